@@ -1,0 +1,47 @@
+"""Event fan-out and durable, resumable steps for Celery apps that already exist."""
+
+from celery_fanout.app import Fanout, aemit, emit, emit_many, explain, get_fanout
+from celery_fanout.context import Run, current_event, current_run
+from celery_fanout.emission import Emission, Outcome, RunHandle
+from celery_fanout.events import Event, event_type
+from celery_fanout.exceptions import (
+    EmitError,
+    FanoutError,
+    NonRetriable,
+    RetryAfter,
+    RunFailed,
+    StepFailed,
+)
+from celery_fanout.registry import Explanation, Registry, Subscription, on_event
+from celery_fanout.steps import Step, step
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Emission",
+    "EmitError",
+    "Event",
+    "Explanation",
+    "Fanout",
+    "FanoutError",
+    "NonRetriable",
+    "Outcome",
+    "Registry",
+    "RetryAfter",
+    "Run",
+    "RunFailed",
+    "RunHandle",
+    "Step",
+    "StepFailed",
+    "Subscription",
+    "aemit",
+    "current_event",
+    "current_run",
+    "emit",
+    "emit_many",
+    "event_type",
+    "explain",
+    "get_fanout",
+    "on_event",
+    "step",
+]

@@ -1,0 +1,344 @@
+"""Where the parts are put together, once per app; and the doors ``emit`` and ``aemit``."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import threading
+import time as clock_module
+from contextlib import suppress
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, overload
+
+from celery import _state, current_app
+from celery import signals as celery_signals
+from celery_fanout import context, registry
+from celery_fanout.canvas import FrozenChain
+from celery_fanout.context import Engine, Run
+from celery_fanout.drafts import draft
+from celery_fanout.failures import report_failure
+from celery_fanout.publisher import Publisher
+from celery_fanout.registry import Explanation, Registry
+from celery_fanout.runs import Runs
+from celery_fanout.settings import Settings
+from celery_fanout.stores.backend import BackendStore
+from celery_fanout.stores.memory import MemoryStore
+from celery_fanout.suspension import Suspension
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from celery import Celery
+    from pydantic import BaseModel
+
+    from celery_fanout.emission import Emission
+    from celery_fanout.events import Event
+    from celery_fanout.stores import CheckpointStore
+
+__all__ = ["Fanout", "aemit", "emit", "emit_many", "get_fanout"]
+
+_ATTRIBUTE = "_celery_fanout"
+_lock = threading.RLock()
+
+
+class Fanout:
+    """Everything of celery-fanout that belongs to one Celery app.
+
+    Use :func:`get_fanout` to get it. Parts are built when they are first needed.
+
+    Attributes:
+        app: the Celery app.
+        registry: the app's subscriptions.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self.clock = clock_module.time
+        self.suspension = Suspension(app, self._now)
+        self.runs = Runs(self._engine, self.suspension)
+        self.registry = Registry(app, self.runs.wrap)
+        self._imported = False
+
+    def _now(self) -> float:
+        return self.clock()
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The app's ``fanout_*`` settings, read once.
+
+        Raises:
+            ConfigurationError: if one is unknown or cannot be used.
+        """
+        return Settings.from_app(self.app)
+
+    @cached_property
+    def store(self) -> CheckpointStore:
+        """Where step results are kept.
+
+        Raises:
+            StoreUnsupported: if the result backend cannot be read back.
+        """
+        if self.settings.store_url == "memory://":
+            return self.memory_store
+        return BackendStore(self.app, self.settings)
+
+    @cached_property
+    def memory_store(self) -> MemoryStore:
+        """The store of eager runs, and of ``fanout_store_url = "memory://"``."""
+        return MemoryStore(self.settings.checkpoint_expires, self._now)
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """Publishes events."""
+        return Publisher(
+            self.app, self.settings, self.registry, self._run_eagerly, self.suspension.hop
+        )
+
+    def _engine(self, eager: bool) -> Engine:
+        return self._eager_engine if eager else self._worker_engine
+
+    @cached_property
+    def _worker_engine(self) -> Engine:
+        return Engine(_LazyStore(self), self.settings, self._emit_from_step, self._now)
+
+    @cached_property
+    def _eager_engine(self) -> Engine:
+        return Engine(
+            self.memory_store, self.settings, self._emit_from_step, self._now, waits=False
+        )
+
+    def _emit_from_step(self, event: Any, data: Any, *, cause: Run, **options: Any) -> Emission:
+        return self.emit(event, data, cause=cause, **options)
+
+    def _run_eagerly(self, chain: FrozenChain) -> Any:
+        """Execute one chain in place, as ``task_always_eager`` does with any task."""
+        from celery.canvas import signature
+
+        first = chain.subscription.task
+        result = first.apply_async(
+            args=chain.args,
+            task_id=chain.run_id,
+            headers=chain.headers,
+            link_error=[signature(errback, app=self.app) for errback in chain.errbacks or ()],
+            **{k: v for k, v in chain.subscription.options.items() if k != "headers"},
+        )
+        for link in reversed(chain.chain or []):
+            if not result.successful():
+                break
+            sig = signature(link, app=self.app)
+            result = sig.apply(args=() if sig.immutable else (result.get(),))
+        return result
+
+    # -- doors ---------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Import the app's task modules and finalise it, once.
+
+        A web process imports no tasks by itself (``autodiscover_tasks`` is lazy), and would fan
+        out to nobody in silence.
+        """
+        if self._imported:
+            return
+        with _lock:
+            if not self._imported:
+                self._imported = True  # a task module may emit while it is imported
+                try:
+                    self.app.loader.import_default_modules()
+                    self.app.finalize()
+                except BaseException:
+                    self._imported = False
+                    raise
+
+    def emit(
+        self,
+        event: str | BaseModel | Event,
+        data: Any = None,
+        *,
+        delay: float | dt.timedelta | None = None,
+        **attributes: Any,
+    ) -> Emission:
+        """Publish an event to the app's subscribers; see :func:`emit`."""
+        self.load()
+        resume_at = None
+        if delay is not None:
+            seconds = delay.total_seconds() if isinstance(delay, dt.timedelta) else float(delay)
+            resume_at = self.clock() + seconds
+        return self.publisher.emit([draft(self.settings, event, data, **attributes)], resume_at)[0]
+
+    def emit_many(self, events: Iterable[Any]) -> list[Emission]:
+        """Publish several events in one batch; see :func:`emit_many`."""
+        self.load()
+        drafts = [
+            draft(self.settings, *(item if isinstance(item, tuple) else (item,))) for item in events
+        ]
+        return self.publisher.emit(drafts)
+
+    def explain(self, event: str | BaseModel | Event, data: Any = None) -> list[Explanation]:
+        """Return for every subscription why it does or does not match; see :func:`explain`."""
+        self.load()
+        return self.registry.explain(draft(self.settings, event, data))
+
+
+class _LazyStore:
+    """The app's store, opened by the first step, so that runs without steps need none."""
+
+    def __init__(self, fanout: Fanout) -> None:
+        self._fanout = fanout
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fanout.store, name)
+
+
+def get_fanout(app: Celery | None = None) -> Fanout:
+    """Return the :class:`Fanout` of an app, of the current app by default."""
+    found: Celery = app if app is not None else current_app._get_current_object()
+    fanout = found.__dict__.get(_ATTRIBUTE)
+    if fanout is None:
+        with _lock:
+            fanout = found.__dict__.get(_ATTRIBUTE)
+            if fanout is None:
+                fanout = found.__dict__[_ATTRIBUTE] = Fanout(found)
+    return fanout  # type: ignore[no-any-return]
+
+
+@overload
+def emit(
+    event: BaseModel | Event,
+    *,
+    id: str | None = None,
+    subject: str | None = None,
+    source: str | None = None,
+    time: dt.datetime | str | None = None,
+    delay: float | dt.timedelta | None = None,
+    app: Celery | None = None,
+) -> Emission: ...
+
+
+@overload
+def emit(
+    event: str,
+    data: Any = None,
+    *,
+    id: str | None = None,
+    subject: str | None = None,
+    source: str | None = None,
+    time: dt.datetime | str | None = None,
+    delay: float | dt.timedelta | None = None,
+    app: Celery | None = None,
+) -> Emission: ...
+
+
+def emit(
+    event: str | BaseModel | Event,
+    data: Any = None,
+    *,
+    app: Celery | None = None,
+    **attributes: Any,
+) -> Emission:
+    """Publish an event to all its subscribers, each as its own Celery chain.
+
+    Args:
+        event: an event name, an instance of a typed event, or an :class:`Event` to pass on.
+        data: JSON data; what subscribers receive. Texts, numbers, lists, dicts with text keys;
+            dates, UUIDs, Decimals and enums become texts.
+        id: the event's id, at most 1,000 characters; a new one by default. The same name and id
+            give the same runs, so a repeat after an error is safe.
+        subject: what the event is about, within the source.
+        source: where it happened; ``fanout_source`` by default.
+        time: when it happened; now by default. A datetime with a time zone, or RFC 3339.
+        delay: seconds, or a timedelta, before subscribers start.
+        app: the Celery app; the current one by default.
+
+    Returns:
+        The event and one handle per run; no runs if nothing subscribes to it.
+
+    Raises:
+        InvalidEvent: if name, data, size or an attribute cannot be used. Nothing was published.
+        RegistrationError: if a subscription is wrong. Nothing was published.
+        EmitError: if publishing was cut short. It says what is known of each run.
+    """
+    return get_fanout(app).emit(event, data, **attributes)
+
+
+def emit_many(
+    events: Iterable[tuple[str, Any] | BaseModel | Event], *, app: Celery | None = None
+) -> list[Emission]:
+    """Publish several events in one batch.
+
+    All are validated before the first is published.
+
+    Args:
+        events: pairs of name and data, typed events, or :class:`Event` objects.
+        app: the Celery app; the current one by default.
+
+    Raises:
+        InvalidEvent: if one cannot be emitted. Nothing was published.
+        RegistrationError: if a subscription is wrong. Nothing was published.
+        EmitError: if publishing was cut short, about the first event it concerns.
+    """
+    return get_fanout(app).emit_many(events)
+
+
+async def aemit(
+    event: str | BaseModel | Event,
+    data: Any = None,
+    *,
+    app: Celery | None = None,
+    **attributes: Any,
+) -> Emission:
+    """Like :func:`emit`, for async code: publishing happens in a thread.
+
+    Context variables, such as the current trace, are those of the caller.
+    """
+    fanout = get_fanout(app)  # the current app is thread-local
+    return await asyncio.to_thread(partial(fanout.emit, event, data, **attributes))
+
+
+def explain(
+    event: str | BaseModel | Event, data: Any = None, *, app: Celery | None = None
+) -> list[Explanation]:
+    """Say for every subscription of the app whether and why an event would reach it.
+
+    Args:
+        event: an event name, a typed event, or an :class:`Event`.
+        data: its data, for filters.
+        app: the Celery app; the current one by default.
+
+    Raises:
+        InvalidEvent: if the event could not be emitted.
+    """
+    return get_fanout(app).explain(event, data)
+
+
+# -- attaching to apps -------------------------------------------------------------------------
+
+
+def _refresh(sender: Celery | None = None, **kwargs: Any) -> None:
+    if sender is not None:
+        get_fanout(sender).registry.refresh()
+
+
+@_state.connect_on_app_finalize
+def _on_finalize(app: Celery) -> None:
+    # finalisers run in no order, perhaps before those of shared tasks; this signal comes last
+    app.on_after_finalize.connect(_refresh, weak=False)
+
+
+def _refresh_finalized() -> None:
+    for app in list(_state._get_active_apps()):
+        if app.finalized:
+            get_fanout(app).registry.refresh()
+
+
+def _refresh_worker(sender: Any = None, **kwargs: Any) -> None:
+    # tasks that were registered without a new declaration, such as classes
+    with suppress(AttributeError):
+        get_fanout(sender.app).load()
+        get_fanout(sender.app).registry.refresh()
+
+
+celery_signals.worker_init.connect(_refresh_worker, weak=False)
+registry._declared_hooks.append(_refresh_finalized)
+context._default_emit.append(emit)
+
+assert report_failure is not None  # registers the errback task

@@ -1,0 +1,120 @@
+"""An event and a subscription become one frozen Celery chain. No I/O happens here.
+
+Ids are frozen so that publishing the same event twice gives the same runs, and every link is
+stamped with the event: headers given to a chain would reach its first link only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery_fanout.ids import child_id, run_id
+from celery_fanout.jsondata import encode
+
+if TYPE_CHECKING:
+    from celery_fanout.events import Event
+    from celery_fanout.registry import Subscription
+
+__all__ = ["FrozenChain", "freeze"]
+
+#: Header with the run's id; equal to the task id of the link that it is on.
+RUN_HEADER = "fanout_run"
+#: Header with the subscription's id.
+SUBSCRIPTION_HEADER = "fanout_subscription"
+#: Header with the version of this wire format.
+VERSION_HEADER = "fanout_version"
+#: Header with the event's data as JSON, on links whose arguments are something else.
+DATA_HEADER = "fanout_data"
+#: Header with the POSIX time before which a message that came early is sent on its way again.
+RESUME_HEADER = "fanout_resume_at"
+#: Header with how often the run was put back in a row because the store did not answer.
+STORE_RETRIES_HEADER = "fanout_store_retries"
+
+VERSION = 1
+
+#: Name of the errback task that stands between Celery and the user's ``on_failure`` task.
+ERRBACK = "celery_fanout.report_failure"
+
+
+@dataclass(frozen=True)
+class FrozenChain:
+    """One chain, ready to publish.
+
+    Attributes:
+        subscription: whose chain it is.
+        run_id: id of the run and task id of the first link.
+        result_id: task id of the last link, the first one's if there is no tail.
+        args: arguments of the first link: the event's data.
+        headers: headers of the first link.
+        chain: the remaining links in the order that Celery's ``chain`` option wants, last first.
+        errbacks: signatures for ``link_error``.
+    """
+
+    subscription: Subscription
+    run_id: str
+    result_id: str
+    args: tuple[Any, ...]
+    headers: dict[str, Any]
+    chain: list[dict[str, Any]] | None
+    errbacks: list[dict[str, Any]] | None
+
+
+def freeze(
+    event: Event, event_headers: dict[str, str], subscription: Subscription, reply_to: str
+) -> FrozenChain:
+    """Return the chain of one subscription for one event.
+
+    Args:
+        event: the event.
+        event_headers: its ``ce_*`` headers, computed once per event.
+        subscription: the subscription.
+        reply_to: where an RPC result backend sends the results of later links.
+    """
+    first = run_id(event.name, event.id, subscription.id)
+    stamp = {
+        **event_headers,
+        SUBSCRIPTION_HEADER: subscription.id,
+        VERSION_HEADER: VERSION,
+    }
+    errbacks = [errback(subscription.on_failure)] if subscription.on_failure else None
+    tail = []
+    for number, signature in enumerate(subscription.tail, start=1):
+        link = child_id(first, "then", number)
+        options = dict(signature.get("options") or {})
+        headers = {
+            **(options.get("headers") or {}),
+            **stamp,
+            RUN_HEADER: link,
+            DATA_HEADER: encode(event.data),
+        }
+        options.update(task_id=link, headers=headers, reply_to=reply_to)
+        if errbacks:
+            options["link_error"] = [*(options.get("link_error") or []), *errbacks]
+        tail.append({**signature, "options": options})
+    return FrozenChain(
+        subscription=subscription,
+        run_id=first,
+        result_id=tail[-1]["options"]["task_id"] if tail else first,
+        args=(event.data,),
+        headers={**stamp, RUN_HEADER: first},
+        chain=tail[::-1] or None,
+        errbacks=errbacks,
+    )
+
+
+def errback(task_name: str) -> dict[str, Any]:
+    """Return the signature that reports a failure to ``task_name``.
+
+    Celery calls an errback that takes ``(request, exc, traceback)`` in place, also for failures
+    that only the worker's main process sees; ours publishes the user's task, so that it has its
+    own queue and retries.
+    """
+    return {
+        "task": ERRBACK,
+        "args": (),
+        "kwargs": {"on_failure": task_name},
+        "options": {},
+        "subtask_type": None,
+        "immutable": False,
+    }

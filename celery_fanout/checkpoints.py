@@ -1,0 +1,303 @@
+"""The path of one step: number the call, look for its checkpoint, call, store, read back."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+
+from celery_fanout import signals
+from celery_fanout.context import Execution, active_runs, current
+from celery_fanout.exceptions import (
+    InvalidStep,
+    NestedStep,
+    NonRetriable,
+    NotDurableWarning,
+    RetryAfter,
+    SleepTooLong,
+    StepFailed,
+    StoreUnavailable,
+    StoreUnsupported,
+    SwallowedSuspensionWarning,
+    describe,
+)
+from celery_fanout.ids import child_id
+from celery_fanout.stores import Checkpoint
+from celery_fanout.suspension import Suspended
+from celery_fanout.timeouts import time_limit
+from celery_fanout.values import decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from celery_fanout.policy import StepPolicy
+    from celery_fanout.stores import CheckpointStore, StepKey
+
+__all__ = ["enter", "inside", "run_step", "sleep_step", "warn_swallowed"]
+
+#: Id and idempotency key of the step that is being executed.
+inside: ContextVar[tuple[str, str] | None] = ContextVar("celery_fanout_step", default=None)
+
+
+def enter(id: str) -> Execution | None:
+    """Return the execution that a step belongs to; ``None`` where it is an ordinary call."""
+    if not isinstance(id, str) or not 0 < len(id) <= 200:
+        raise InvalidStep(str(id)[:50], "has no valid id", "Use a text of 1 to 200 characters.")
+    execution = current.get()
+    if execution is None:
+        if active_runs() and _may_be_a_lost_thread():
+            warnings.warn(
+                NotDurableWarning(
+                    f"The step {id!r} was called outside of the run that is active in this "
+                    "process, so it is not durable. Call it from the task's own thread, or start "
+                    "the thread with contextvars.copy_context().run."
+                ),
+                stacklevel=3,
+            )
+        return None
+    outer = inside.get()
+    if outer is not None:
+        raise NestedStep(id, outer[0])
+    if execution.suspension is not None:
+        warn_swallowed(execution, f"before the step {id!r}")
+        raise execution.suspension
+    return execution
+
+
+def _may_be_a_lost_thread() -> bool:
+    # the pools' own threads execute ordinary tasks beside runs; those have a request
+    from celery import current_task
+
+    return not current_task
+
+
+def warn_swallowed(execution: Execution, place: str) -> None:
+    """Warn that the body caught a suspension."""
+    error = execution.suspension
+    frame = error.__traceback__ if error else None
+    while frame is not None and frame.tb_next and __file__ == frame.tb_frame.f_code.co_filename:
+        frame = frame.tb_next
+    where = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "the body"
+    warnings.warn(
+        SwallowedSuspensionWarning(
+            f"{execution.run.task} caught the suspension raised at {where} {place}; it is raised "
+            "again. Let celery.exceptions.Ignore pass: put `except Ignore: raise` before "
+            "`except Exception`."
+        ),
+        stacklevel=3,
+    )
+
+
+def _load(execution: Execution, key: StepKey) -> Checkpoint | None:
+    with _reachable(execution) as store:
+        text = store.get(execution.run.id, key)
+    return None if text is None else Checkpoint.loads(text)
+
+
+def _save(execution: Execution, key: StepKey, checkpoint: Checkpoint, text: str = "") -> None:
+    with _reachable(execution) as store:
+        store.put(execution.run.id, key, text or checkpoint.dumps(), final=checkpoint.final)
+
+
+@contextmanager
+def _reachable(execution: Execution) -> Iterator[CheckpointStore]:
+    """Lend the store; an outage leaves the worker like a suspension, also when it is caught."""
+    try:
+        yield execution.engine.store
+    except StoreUnavailable as exc:
+        execution.suspension = exc
+        raise
+
+
+def _suspend(execution: Execution, suspended: Suspended) -> Suspended:
+    execution.suspension = suspended
+    return suspended
+
+
+def run_step(
+    execution: Execution,
+    id: str,
+    policy: StepPolicy,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    key = execution.next_key(id)
+    while True:
+        checkpoint = _load(execution, key) or Checkpoint("retrying")
+        if checkpoint.final:
+            return _cached(execution, key, checkpoint, fn)
+        if not execution.is_due(checkpoint.due):
+            raise _suspend(execution, Suspended(checkpoint.due or 0.0, "step-retry", id))
+        checkpoint.attempts += 1
+        try:
+            value = _call(execution, key, policy, fn, args, kwargs)
+        except NonRetriable as exc:
+            raise _failed(execution, key, checkpoint, exc.error) from exc
+        except RetryAfter as exc:
+            if not policy.max_retries:
+                raise  # the task's retries decide
+            again = policy.next_try(checkpoint.attempts, exc.seconds)
+            _tried(execution, key, checkpoint, exc.cause or exc, again)
+        except (Ignore, Retry, Reject, SoftTimeLimitExceeded):
+            raise  # Celery's control flow, and the last moment before the worker kills the process
+        except policy.retry_on as exc:
+            if not policy.max_retries:
+                raise
+            _tried(execution, key, checkpoint, exc, policy.next_try(checkpoint.attempts))
+        else:
+            return _complete(execution, key, checkpoint, fn, value)
+
+
+def _cached(execution: Execution, key: StepKey, checkpoint: Checkpoint, fn: Any) -> Any:
+    if checkpoint.status == "failed":
+        error = checkpoint.error or {}
+        raise StepFailed(
+            key[0], error.get("type", "?"), error.get("message", ""), checkpoint.attempts
+        )
+    _announce_completed(execution, key, checkpoint, cached=True)
+    return decode(key[0], fn, checkpoint.value)
+
+
+def _call(
+    execution: Execution,
+    key: StepKey,
+    policy: StepPolicy,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    token = inside.set((key[0], child_id(execution.run.id, *key)))
+    try:
+        with time_limit(key[0], policy.timeout):
+            return fn(*args, **kwargs)
+    finally:
+        inside.reset(token)
+
+
+def _complete(
+    execution: Execution, key: StepKey, checkpoint: Checkpoint, fn: Any, value: Any
+) -> Any:
+    checkpoint.status, checkpoint.error, checkpoint.due = "done", None, None
+    limit = execution.engine.settings.max_step_size
+    try:
+        checkpoint.value = encode(fn, value)
+        text = checkpoint.dumps()
+        stored = Checkpoint.loads(text)
+        size = len(text.encode())
+        if size > limit:
+            raise ValueError(
+                f"its result has {size:,} bytes and fanout_max_step_size allows {limit:,}; "
+                "store it elsewhere and return a reference to it"
+            )
+        _save(execution, key, checkpoint, text)
+    except (TypeError, ValueError, RecursionError, StoreUnsupported) as exc:
+        # the effect has happened, so no retry may repeat it
+        error = ValueError(f"the step's result cannot be stored: {exc}")
+        raise _failed(execution, key, checkpoint, error) from exc
+    _announce_completed(execution, key, checkpoint, cached=False)
+    if execution.engine.after_step is not None:
+        execution.engine.after_step(key)
+    return decode(key[0], fn, stored.value)
+
+
+def _tried(
+    execution: Execution,
+    key: StepKey,
+    checkpoint: Checkpoint,
+    error: BaseException,
+    again: float | None,
+) -> None:
+    """Note a failed try. Return to try again at once; raise to do so later, or never.
+
+    Args:
+        execution: the execution.
+        key: the step's key.
+        checkpoint: what is known about the step.
+        error: what its function raised.
+        again: seconds to the next try, or ``None`` when there is none left.
+    """
+    if again is None:
+        raise _failed(execution, key, checkpoint, error) from error
+    checkpoint.error = describe(error)
+    checkpoint.due = execution.now() + again
+    _save(execution, key, checkpoint)
+    _announce_failed(execution, key, checkpoint, error, final=False)
+    if again > 0:
+        raise _suspend(execution, Suspended(checkpoint.due, "step-retry", key[0])) from error
+
+
+def _failed(
+    execution: Execution, key: StepKey, checkpoint: Checkpoint, error: BaseException
+) -> StepFailed:
+    """Store that a step failed for good, and return what to raise into the body."""
+    checkpoint.status, checkpoint.due, checkpoint.value = "failed", None, None
+    checkpoint.error = describe(error)
+    _save(execution, key, checkpoint)
+    _announce_failed(execution, key, checkpoint, error, final=True)
+    return StepFailed(key[0], type(error).__name__, str(error), checkpoint.attempts)
+
+
+def sleep_step(execution: Execution, id: str, wake: Callable[[], float]) -> None:
+    key = execution.next_key(id)
+    checkpoint = _load(execution, key)
+    if checkpoint is not None and checkpoint.final:
+        _announce_completed(execution, key, checkpoint, cached=True)
+        return
+    if checkpoint is None:
+        checkpoint = Checkpoint("waiting", due=wake())
+        _refuse_too_long(execution, id, (checkpoint.due or 0.0) - execution.now())
+        if not execution.is_due(checkpoint.due):
+            _save(execution, key, checkpoint)
+    if not execution.is_due(checkpoint.due):
+        until = checkpoint.due or 0.0
+        with _reachable(execution) as store:  # what this run already has must outlive the sleep
+            keep = until - execution.now() + (store.keeps or 0.0)
+            store.extend(execution.run.id, execution.used, keep)
+        raise _suspend(execution, Suspended(until, "sleep", id))
+    checkpoint.status = "done"
+    _save(execution, key, checkpoint)
+    _announce_completed(execution, key, checkpoint, cached=False)
+    if execution.engine.after_step is not None:
+        execution.engine.after_step(key)
+
+
+def _refuse_too_long(execution: Execution, id: str, seconds: float) -> None:
+    store = execution.engine.store
+    if store.keeps is not None and not store.supports_extend and seconds > store.keeps:
+        raise SleepTooLong(id, seconds, store.keeps, store.keeps_setting)
+
+
+def _announce_completed(
+    execution: Execution, key: StepKey, checkpoint: Checkpoint, *, cached: bool
+) -> None:
+    signals.step_completed.send(
+        sender=execution.task,
+        run=execution.run,
+        step=key[0],
+        number=key[1],
+        cached=cached,
+        attempts=checkpoint.attempts,
+    )
+
+
+def _announce_failed(
+    execution: Execution,
+    key: StepKey,
+    checkpoint: Checkpoint,
+    error: BaseException,
+    *,
+    final: bool,
+) -> None:
+    signals.step_failed.send(
+        sender=execution.task,
+        run=execution.run,
+        step=key[0],
+        number=key[1],
+        attempts=checkpoint.attempts,
+        error_type=type(error).__name__,
+        final=final,
+    )

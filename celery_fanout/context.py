@@ -1,0 +1,203 @@
+"""What the code of a subscriber can ask about the run it is in."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from celery import current_task
+
+from celery_fanout.canvas import DATA_HEADER, RUN_HEADER, SUBSCRIPTION_HEADER
+from celery_fanout.events import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from celery_fanout.settings import Settings
+    from celery_fanout.stores import CheckpointStore, StepKey
+
+__all__ = ["Run", "current_event", "current_run"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One subscription's handling of one event.
+
+    Attributes:
+        id: the same over retries, redeliveries and suspensions; also the Celery task id.
+        subscription: id of the subscription, ``"{task name}@{pattern}"``.
+        task: name of the task that is running: the subscriber, or a link of its tail.
+        attempt: 1 for the first execution; Celery's retries count up, suspensions do not.
+        event: the event that is handled.
+    """
+
+    id: str
+    subscription: str
+    task: str
+    attempt: int
+    event: Event
+
+
+class Clock(Protocol):
+    """Where the time comes from. Tests move it."""
+
+    def __call__(self) -> float:
+        """Return the POSIX time in seconds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What an execution works with; a test or an eager app gives it other parts.
+
+    Attributes:
+        store: where step results are kept.
+        settings: the app's settings.
+        emit: publishes an event that a step emits.
+        clock: the time.
+        after_step: called with the step's key when a fresh result was stored; tests crash here.
+        waits: whether a suspension leaves the worker (or the test); without, time is skipped.
+    """
+
+    store: CheckpointStore
+    settings: Settings
+    emit: Callable[..., Any]
+    clock: Clock = time.time
+    after_step: Callable[[StepKey], None] | None = None
+    waits: bool = True
+
+
+@dataclass
+class Execution:
+    """One attempt in progress. Not shared between processes; a body's threads may share it."""
+
+    run: Run
+    task: Any
+    request: Any
+    engine: Engine
+    numbers: Counter[str] = field(default_factory=Counter)
+    used: list[StepKey] = field(default_factory=list)
+    suspension: BaseException | None = None
+    skipped: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def now(self) -> float:
+        """Return the time as this run sees it: eager runs skip their sleeps."""
+        return self.engine.clock() + self.skipped
+
+    def is_due(self, until: float | None) -> bool:
+        """Whether a time has come; messages carry times in whole microseconds."""
+        return until is None or until <= self.now() + 0.001
+
+    def restart(self) -> None:
+        """Forget what belongs to one pass through the body."""
+        self.numbers.clear()
+        self.used.clear()
+        self.suspension = None
+
+    def next_key(self, step: str) -> StepKey:
+        """Return the key of the next call with this id: its number counts calls in order."""
+        with self.lock:
+            self.numbers[step] += 1
+            key = (step, self.numbers[step])
+            self.used.append(key)
+        return key
+
+
+current: ContextVar[Execution | None] = ContextVar("celery_fanout_execution", default=None)
+
+#: Parts that replace those of the app, set by the testing module.
+engine_override: ContextVar[Engine | None] = ContextVar("celery_fanout_engine", default=None)
+
+_default_emit: list[Callable[..., Any]] = []
+
+
+def default_emit() -> Callable[..., Any]:
+    """Return ``emit`` of the app that is current, for steps outside of a run."""
+    return _default_emit[0]
+
+
+_active_lock = threading.Lock()
+_active = 0
+
+
+def active_runs() -> int:
+    """Return how many bodies are being executed in this process."""
+    return _active
+
+
+class activate:  # noqa: N801 - used like a function
+    """Make an execution the current one for the length of a ``with`` block."""
+
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+
+    def __enter__(self) -> Execution:
+        global _active
+        with _active_lock:
+            _active += 1
+        self.token = current.set(self.execution)
+        return self.execution
+
+    def __exit__(self, *exc_info: object) -> None:
+        global _active
+        current.reset(self.token)
+        with _active_lock:
+            _active -= 1
+
+
+def event_of(request: Any) -> Event | None:
+    """Rebuild the event from the headers of a task's request; ``None`` if there is none.
+
+    The subscriber has the data as its first argument; later links carry it in a header.
+    """
+    headers: Mapping[str, Any] = request.headers or {}
+    if DATA_HEADER in headers:
+        import json  # only links of a tail get here
+
+        return Event.from_headers(headers, json.loads(headers[DATA_HEADER]))
+    args = request.args or ()
+    return Event.from_headers(headers, args[0] if args else None)
+
+
+def run_of(task: Any, request: Any) -> Run | None:
+    """Return the run that a task's request belongs to; ``None`` for an ordinary call."""
+    headers: Mapping[str, Any] = request.headers or {}
+    run_id = headers.get(RUN_HEADER)
+    if run_id is None or run_id != request.id:
+        return None
+    event = event_of(request)
+    if event is None:
+        return None
+    return Run(
+        id=run_id,
+        subscription=headers.get(SUBSCRIPTION_HEADER, ""),
+        task=task.name,
+        attempt=(request.retries or 0) + 1,
+        event=event,
+    )
+
+
+def _tasks() -> Iterator[tuple[Any, Any]]:
+    task = current_task._get_current_object() if current_task else None
+    if task is not None:
+        yield task, task.request
+
+
+def current_run() -> Run | None:
+    """Return the run that the calling code belongs to, or ``None`` outside of runs."""
+    execution = current.get()
+    if execution is not None:
+        return execution.run
+    # hooks such as Task.before_start and on_failure run outside the body
+    return next((run_of(task, request) for task, request in _tasks()), None)
+
+
+def current_event() -> Event | None:
+    """Return the event that the calling code handles, or ``None`` outside of runs."""
+    run = current_run()
+    return run.event if run is not None else None

@@ -1,0 +1,91 @@
+"""From what a caller passes to ``emit`` to a checked :class:`~celery_fanout.Event`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from celery_fanout.context import Run, current_run
+from celery_fanout.events import Event, check_name, checked_data, name_of, parse_time
+from celery_fanout.exceptions import InvalidEvent
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from celery_fanout.settings import Settings
+
+__all__ = ["draft"]
+
+
+def draft(
+    settings: Settings,
+    event: str | BaseModel | Event,
+    data: Any = None,
+    *,
+    id: str | None = None,
+    subject: str | None = None,
+    source: str | None = None,
+    time: dt.datetime | str | None = None,
+    cause: Run | None = None,
+) -> Event:
+    """Return the event that :func:`~celery_fanout.emit` would publish. Nothing is sent.
+
+    Args:
+        settings: the app's settings.
+        event: an event name, a typed event, or an Event to pass on.
+        data: the event's data.
+        id: the event's id; a new one by default.
+        subject: what the event is about.
+        source: where it happened.
+        time: when it happened.
+        cause: the run that emits it; the current one by default.
+
+    Raises:
+        InvalidEvent: if it cannot be emitted.
+    """
+    if isinstance(event, Event):
+        if any(value is not None for value in (data, id, subject, source, time)):
+            raise InvalidEvent(
+                event.name,
+                "was given as an Event together with other attributes",
+                "Put them into the Event, for example with dataclasses.replace().",
+            )
+        return _checked(event, settings)
+    schema = None
+    if isinstance(event, BaseModel):
+        name, schema = name_of(type(event))
+        if data is not None:
+            raise InvalidEvent(name, "was given data twice", "Emit the model alone.")
+        data = event
+    else:
+        name = check_name(event)
+    cause = cause or current_run()
+    found = Event(
+        name=name,
+        data=checked_data(name, data, settings.max_event_size),
+        source=_text(name, "source", source) or settings.source,
+        time=parse_time(name, time),
+        subject=_text(name, "subject", subject),
+        dataschema=schema,
+        correlationid=(cause.event.correlationid or cause.event.id) if cause else None,
+        causationid=cause.id if cause else None,
+    )
+    return found if id is None else replace(found, id=_text(name, "id", id))
+
+
+def _checked(event: Event, settings: Settings) -> Event:
+    name = check_name(event.name)
+    for attribute in ("id", "source"):
+        _text(name, attribute, getattr(event, attribute))
+    data = checked_data(name, event.data, settings.max_event_size)
+    return replace(event, data=data, time=parse_time(name, event.time))
+
+
+def _text(name: str, attribute: str, value: Any) -> Any:
+    if value is None or (isinstance(value, str) and 0 < len(value) <= 1000):
+        return value
+    raise InvalidEvent(
+        name, f"has the {attribute} {str(value)[:100]!r}", "Use a text of 1 to 1,000 characters."
+    )

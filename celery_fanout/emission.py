@@ -1,0 +1,123 @@
+"""What ``emit()`` returns: the event, and one handle per run."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import TimeoutError as CeleryTimeoutError
+
+from celery_fanout.exceptions import EmissionTimeout
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from celery.result import AsyncResult
+
+    from celery_fanout.events import Event
+    from celery_fanout.registry import Subscription
+
+__all__ = ["Emission", "Outcome", "RunHandle"]
+
+
+@dataclass
+class RunHandle:
+    """One run of an emission.
+
+    Attributes:
+        id: the run's id, and the subscriber's task id.
+        subscription: the subscription it handles the event for.
+    """
+
+    _app: Celery = field(repr=False)
+    id: str
+    _result_id: str = field(repr=False)
+    subscription: Subscription
+    eager: Any = field(default=None, repr=False)
+
+    @property
+    def result(self) -> AsyncResult[Any]:
+        """Celery's result of the chain: of its last link, or of the subscriber if it has none.
+
+        When a link fails, Celery marks the links after it as failed with the same error.
+        """
+        if self.eager is not None:
+            return self.eager  # type: ignore[no-any-return]
+        return self._app.AsyncResult(self._result_id)
+
+    @property
+    def ignored(self) -> bool:
+        """Whether the result will not be stored, so that nothing can be waited for."""
+        task = self.subscription.task
+        if self.subscription.tail:
+            task = self._app.tasks.get(self.subscription.tail[-1]["task"], task)
+        return bool(self.subscription.options.get("ignore_result", task.ignore_result))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        run: the run.
+        value: what the chain returned; ``None`` if it failed.
+        error: what it failed with; ``None`` if it did not.
+        ignored: whether the result is not stored, so that neither is known.
+    """
+
+    run: RunHandle
+    value: Any = None
+    error: BaseException | None = None
+    ignored: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run is known to have succeeded."""
+        return self.error is None and not self.ignored
+
+
+@dataclass(frozen=True)
+class Emission:
+    """An event that was published.
+
+    Attributes:
+        event: the event.
+        runs: one handle per subscription that matched, in the order of their declaration.
+    """
+
+    event: Event
+    runs: list[RunHandle]
+
+    def get(self, timeout: float | None = None) -> list[Outcome]:
+        """Wait for all runs and return their outcomes, errors included, in the order of ``runs``.
+
+        Like ``AsyncResult.get()`` it must not be called inside a task.
+
+        Args:
+            timeout: how long to wait for all of them together, in seconds; ``None``: for ever.
+
+        Raises:
+            EmissionTimeout: if some had no outcome by then.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        outcomes: dict[str, Outcome] = {}
+        late: list[str] = []
+        for run in self.runs:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            try:
+                outcomes[run.id] = _outcome(run, left)
+            except CeleryTimeoutError:
+                late.append(run.subscription.id)
+        if late:
+            raise EmissionTimeout(self.event.name, self.event.id, timeout or 0.0, late)
+        return [outcomes[run.id] for run in self.runs]
+
+
+def _outcome(run: RunHandle, timeout: float | None) -> Outcome:
+    if run.ignored and run.eager is None:
+        return Outcome(run, ignored=True)
+    result = run.result
+    value = result.get(timeout=timeout, propagate=False)
+    if result.failed() or isinstance(value, BaseException):
+        return Outcome(run, error=value)
+    return Outcome(run, value=value)

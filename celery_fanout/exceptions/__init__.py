@@ -1,0 +1,131 @@
+"""Every error of celery-fanout, with its message: the problem first, then the remedy.
+
+::
+
+    CeleryError
+     └── FanoutError
+          ├── ConfigurationError (ImproperlyConfigured)
+          │    ├── UnknownSetting
+          │    ├── InvalidSetting
+          │    └── StoreUnsupported
+          ├── RegistrationError
+          │    ├── NotATask (TypeError)
+          │    ├── InvalidPattern (ValueError)
+          │    ├── InvalidSubscription (ValueError)
+          │    ├── InvalidEventType (ValueError)
+          │    ├── DuplicateEventType
+          │    └── DuplicateSubscription
+          ├── InvalidEvent (ValueError)
+          │    ├── InvalidEventName
+          │    ├── InvalidEventData
+          │    └── EventTooLarge
+          ├── EmitError
+          ├── EmissionTimeout (celery.exceptions.TimeoutError)
+          ├── StoreUnavailable (Ignore)
+          ├── RunFailed
+          ├── StepError
+          │    ├── InvalidStep (ValueError)
+          │    ├── NestedStep
+          │    ├── StepTimeout (TimeoutError)
+          │    ├── StepTimeoutUnsupported
+          │    ├── SleepTooLong
+          │    └── StepFailed (Ignore)
+          ├── RetryAfter (Ignore)
+          └── NonRetriable (Ignore)
+    UserWarning
+     └── FanoutWarning
+          ├── NotDurableWarning
+          ├── StepValueWarning
+          └── SwallowedSuspensionWarning
+
+Constructors take data and the class builds the message, so that an error survives pickling and
+Celery's JSON result backends: both rebuild it from ``args``.
+
+What must pass Celery's ``autoretry_for=(Exception,)`` untouched derives from
+:class:`celery.exceptions.Ignore`, the only family that it lets through besides ``Retry``; the
+wrapper around a subscriber's body translates it (see :mod:`celery_fanout.runs`).
+"""
+
+from __future__ import annotations
+
+from celery_fanout.exceptions.base import (
+    ConfigurationError,
+    FanoutError,
+    InvalidSetting,
+    StoreUnsupported,
+    UnknownSetting,
+)
+from celery_fanout.exceptions.emission import (
+    EmissionTimeout,
+    EmitError,
+    EventTooLarge,
+    InvalidEvent,
+    InvalidEventData,
+    InvalidEventName,
+)
+from celery_fanout.exceptions.registration import (
+    DuplicateEventType,
+    DuplicateSubscription,
+    InvalidEventType,
+    InvalidPattern,
+    InvalidSubscription,
+    NotATask,
+    RegistrationError,
+)
+from celery_fanout.exceptions.runs import (
+    InvalidStep,
+    NestedStep,
+    NonRetriable,
+    RetryAfter,
+    RunFailed,
+    SleepTooLong,
+    StepError,
+    StepFailed,
+    StepTimeout,
+    StepTimeoutUnsupported,
+    StoreUnavailable,
+    describe,
+)
+from celery_fanout.exceptions.warnings import (
+    FanoutWarning,
+    NotDurableWarning,
+    StepValueWarning,
+    SwallowedSuspensionWarning,
+)
+
+__all__ = [
+    "ConfigurationError",
+    "DuplicateEventType",
+    "DuplicateSubscription",
+    "EmissionTimeout",
+    "EmitError",
+    "EventTooLarge",
+    "FanoutError",
+    "FanoutWarning",
+    "InvalidEvent",
+    "InvalidEventData",
+    "InvalidEventName",
+    "InvalidEventType",
+    "InvalidPattern",
+    "InvalidSetting",
+    "InvalidStep",
+    "InvalidSubscription",
+    "NestedStep",
+    "NonRetriable",
+    "NotATask",
+    "NotDurableWarning",
+    "RegistrationError",
+    "RetryAfter",
+    "RunFailed",
+    "SleepTooLong",
+    "StepError",
+    "StepFailed",
+    "StepTimeout",
+    "StepTimeoutUnsupported",
+    "StepValueWarning",
+    "StoreUnavailable",
+    "StoreUnsupported",
+    "SwallowedSuspensionWarning",
+    "UnknownSetting",
+    "describe",
+]

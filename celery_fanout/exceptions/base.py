@@ -1,0 +1,69 @@
+"""The root of all errors, and the errors of configuration."""
+
+from __future__ import annotations
+
+from celery.exceptions import CeleryError, ImproperlyConfigured
+
+
+class FanoutError(CeleryError):
+    """Root of everything that celery-fanout raises."""
+
+
+class ConfigurationError(FanoutError, ImproperlyConfigured):
+    """The app's configuration does not allow what was asked."""
+
+
+class UnknownSetting(ConfigurationError):
+    """A ``fanout_*`` setting that does not exist.
+
+    Args:
+        name: the setting as the user wrote it.
+        nearest: the existing setting that looks most like it, or an empty string.
+    """
+
+    def __init__(self, name: str, nearest: str = "") -> None:
+        super().__init__(name, nearest)
+        self.name = name
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        hint = f"Did you mean {self.nearest!r}?" if self.nearest else "Remove it."
+        return f"There is no setting {self.name!r}. {hint}"
+
+
+class InvalidSetting(ConfigurationError):
+    """A setting whose value cannot be used.
+
+    Args:
+        name: the setting.
+        value: a short text of the value found.
+        rule: what the value must be.
+    """
+
+    def __init__(self, name: str, value: str, rule: str) -> None:
+        super().__init__(name, value, rule)
+        self.name = name
+        self.value = value
+        self.rule = rule
+
+    def __str__(self) -> str:
+        return f"{self.name} is {self.value}. It must be {self.rule}."
+
+
+class StoreUnsupported(ConfigurationError):
+    """The store cannot do what was asked of it.
+
+    Args:
+        store: the store or result backend, by name.
+        feature: what was asked, as a noun.
+        remedy: what to change.
+    """
+
+    def __init__(self, store: str, feature: str, remedy: str) -> None:
+        super().__init__(store, feature, remedy)
+        self.store = store
+        self.feature = feature
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.store} does not support {self.feature}. {self.remedy}"

@@ -1,0 +1,69 @@
+"""``on_failure=``: telling a task that a run has failed for good."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import shared_task
+
+from celery_fanout.canvas import (
+    DATA_HEADER,
+    ERRBACK,
+    RUN_HEADER,
+    SUBSCRIPTION_HEADER,
+    VERSION,
+    VERSION_HEADER,
+)
+from celery_fanout.context import event_of
+from celery_fanout.exceptions import describe
+from celery_fanout.ids import child_id
+from celery_fanout.jsondata import encode
+
+if TYPE_CHECKING:
+    from celery_fanout.events import Event
+
+__all__ = ["failure_of"]
+
+
+def failure_of(request: Any, event: Event, exc: BaseException, traceback: Any) -> dict[str, Any]:
+    """Return what an ``on_failure`` task receives.
+
+    Its keys: ``run``, ``subscription``, ``task``, ``attempts``, ``event`` (a CloudEvent), and
+    ``error`` with ``type``, ``message`` and ``traceback``.
+    """
+    headers = request.headers or {}
+    return {
+        "run": headers[RUN_HEADER],
+        "subscription": headers.get(SUBSCRIPTION_HEADER, ""),
+        "task": request.task,
+        "attempts": (request.retries or 0) + 1,
+        "event": event.to_cloudevent(),
+        "error": {**describe(exc), "traceback": str(traceback or "")},
+    }
+
+
+@shared_task(name=ERRBACK, ignore_result=True)
+def report_failure(request: Any, exc: BaseException, traceback: Any, on_failure: str) -> None:
+    """Publish the user's ``on_failure`` task. Celery calls this in place, as an errback."""
+    event = event_of(request)
+    headers = request.headers or {}
+    if event is None or RUN_HEADER not in headers:
+        return
+    failed = headers[RUN_HEADER]
+    task_id = child_id(failed, "on_failure")
+    stamp = {
+        **event.headers(),
+        SUBSCRIPTION_HEADER: headers.get(SUBSCRIPTION_HEADER, ""),
+        VERSION_HEADER: VERSION,
+        RUN_HEADER: task_id,
+        DATA_HEADER: encode(event.data),
+    }
+    report_failure.app.tasks[on_failure].apply_async(
+        (failure_of(request, event, exc, traceback),),
+        task_id=task_id,
+        headers=stamp,
+        argsrepr=f"({event.name!r} {event.id!r} run {failed!r},)",
+        parent_id=request.id,
+        root_id=getattr(request, "root_id", None),
+        add_to_parent=False,
+    )

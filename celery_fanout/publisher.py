@@ -1,0 +1,179 @@
+"""``emit()`` as a list of verbs: validate, match, freeze, publish, report.
+
+Messages are Celery's own. For tasks whose ``apply_async`` nothing has replaced, what is the same
+for every event of a subscription is computed once (:mod:`celery_fanout.templates`); for all
+others ``Task.apply_async`` is called. A test holds that both put equal messages on the wire.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+
+from celery_fanout.canvas import RESUME_HEADER, FrozenChain, freeze
+from celery_fanout.connection import Deadline, ProducerPool, confirm_window
+from celery_fanout.emission import Emission, RunHandle
+from celery_fanout.exceptions import EmitError
+from celery_fanout.signals import event_emitted
+from celery_fanout.templates import Templates
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from celery import Celery
+
+    from celery_fanout.events import Event
+    from celery_fanout.registry import Registry
+    from celery_fanout.settings import Settings
+
+__all__ = ["Publisher"]
+
+logger = get_logger(__name__)
+
+
+@dataclass
+class Delivery:
+    """One chain on its way: the broker has it, may have it, or does not."""
+
+    event: Event
+    chain: FrozenChain
+    state: str = "unpublished"
+
+
+def _batch(producer: Any, messages: int) -> Any:
+    # one flush, at the end; a topic exchange may make several commands of one message
+    return producer.batch(max_size=1000 + 10 * messages)
+
+
+class Publisher:
+    """Publishes events to the subscribers that one app knows.
+
+    Args:
+        app: the Celery app.
+        settings: its settings.
+        registry: its subscriptions.
+        run_eagerly: executes one chain in place, for ``task_always_eager``.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        settings: Settings,
+        registry: Registry,
+        run_eagerly: Callable[[FrozenChain], Any],
+        hop: Callable[[float], float],
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._registry = registry
+        self._run_eagerly = run_eagerly
+        self._hop = hop
+        self._templates = Templates(app)
+        self._producers = ProducerPool(app, settings.publish_timeout)
+
+    def emit(self, events: Sequence[Event], resume_at: float | None = None) -> list[Emission]:
+        """Publish events to their subscribers, all in one batch.
+
+        Args:
+            events: the events, already validated.
+            resume_at: POSIX time before which the subscribers do not start.
+
+        Raises:
+            RegistrationError: if a subscription is wrong. Nothing was published.
+            EmitError: if publishing was cut short.
+        """
+        deliveries = [delivery for event in events for delivery in self._freeze(event)]
+        if resume_at is not None:
+            for delivery in deliveries:
+                delivery.chain.headers[RESUME_HEADER] = resume_at
+        if self._app.conf.task_always_eager:
+            results = self._apply(deliveries)
+        else:
+            results = {}
+            if deliveries:
+                self._publish(deliveries, resume_at)
+        return self._report(events, deliveries, results)
+
+    def _freeze(self, event: Event) -> list[Delivery]:
+        matching = self._registry.match(event)
+        if not matching:
+            return []
+        headers = event.headers()
+        reply_to = self._app.thread_oid
+        return [Delivery(event, freeze(event, headers, sub, reply_to)) for sub in matching]
+
+    def _publish(self, deliveries: list[Delivery], resume_at: float | None) -> None:
+        deadline = Deadline(self._settings.publish_timeout)
+        options = {} if resume_at is None else {"countdown": self._hop(resume_at)}
+        try:
+            with self._producers.acquire(deadline) as producer:
+                self._send(producer, deliveries, options, deadline)
+        except EmitError:
+            raise
+        except Exception as exc:
+            # a broker's library raises errors of its own; what a hook raises ends the batch too
+            raise self._cut_short(deliveries, exc) from exc
+
+    def _send(
+        self, producer: Any, deliveries: list[Delivery], options: dict[str, Any], deadline: Deadline
+    ) -> None:
+        batched = bool(getattr(producer, "supports_batch_publish", False))
+        window = confirm_window(producer, deadline)
+        together = batched or window is not None
+        with window or nullcontext():
+            with _batch(producer, len(deliveries)) if batched else nullcontext():
+                sending = self._templates.begin(producer, together)
+                for delivery in deliveries:
+                    deadline.check()
+                    if window is not None:
+                        window.delivery = delivery
+                    if not batched:  # in a batch nothing leaves before the flush
+                        delivery.state = "unknown"
+                    sending.send(delivery.chain, options)
+                    if not together:
+                        delivery.state = "published"
+                for delivery in deliveries if batched else ():
+                    delivery.state = "unknown"
+            if window is not None:
+                window.wait()
+        for delivery in deliveries:
+            delivery.state = "published"
+
+    def _cut_short(self, deliveries: list[Delivery], exc: Exception) -> EmitError:
+        broken = next((d for d in deliveries if d.state != "published"), deliveries[0])
+        event = broken.event
+        states = {d.chain.run_id: d.state for d in deliveries if d.event is event}
+        reason = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+        return EmitError(event.name, event.id, states, reason)
+
+    def _apply(self, deliveries: list[Delivery]) -> dict[str, Any]:
+        results: dict[str, Any] = {}
+        errors: list[BaseException] = []
+        for delivery in deliveries:
+            try:
+                results[delivery.chain.run_id] = self._run_eagerly(delivery.chain)
+            except Exception as exc:  # task_eager_propagates; a failing one stops no other
+                errors.append(exc)
+            delivery.state = "published"
+        if errors:
+            raise errors[0]
+        return results
+
+    def _report(
+        self, events: Sequence[Event], deliveries: list[Delivery], results: dict[str, Any]
+    ) -> list[Emission]:
+        by_event: dict[int, list[RunHandle]] = {id(event): [] for event in events}
+        for delivery in deliveries:
+            chain = delivery.chain
+            handle = RunHandle(self._app, chain.run_id, chain.result_id, chain.subscription)
+            handle.eager = results.get(chain.run_id)
+            by_event[id(delivery.event)].append(handle)
+        emissions = []
+        for event in events:
+            runs = by_event[id(event)]
+            emissions.append(Emission(event, runs))
+            event_emitted.send(sender=self._app, event=event, runs=runs)
+        return emissions

@@ -1,0 +1,185 @@
+"""The wrapper around a subscriber's body: recognise the run, call the body, settle.
+
+It stands outside Celery's own ``autoretry`` wrapper and is put there in the same manner, on
+``task.run``. A call that is no run goes straight through.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import TYPE_CHECKING, Any
+
+from celery import signals as celery_signals
+from celery.exceptions import Ignore, Reject, Retry
+from celery.utils.log import get_task_logger
+
+from celery_fanout import signals
+from celery_fanout.canvas import RESUME_HEADER, RUN_HEADER, STORE_RETRIES_HEADER
+from celery_fanout.context import (
+    Engine,
+    Execution,
+    Run,
+    activate,
+    current,
+    engine_override,
+    run_of,
+)
+from celery_fanout.exceptions import (
+    NonRetriable,
+    RetryAfter,
+    RunFailed,
+    StepFailed,
+    StoreUnavailable,
+)
+from celery_fanout.checkpoints import warn_swallowed
+from celery_fanout.suspension import Suspended, Suspension
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Runs"]
+
+logger = get_task_logger(__name__)
+
+#: How often a run is put back in a row while the store does not answer, before it fails. With the
+#: pauses below that is about an hour.
+MAX_STORE_RETRIES = 70
+STORE_PAUSE_MAX = 60.0
+
+
+class Runs:
+    """Makes tasks of one app execute runs.
+
+    Args:
+        engine: gives the parts that runs work with: those for eager execution, or the app's.
+        suspension: publishes a run again.
+    """
+
+    def __init__(self, engine: Callable[[bool], Engine], suspension: Suspension) -> None:
+        self._engine = engine
+        self._suspension = suspension
+
+    def wrap(self, task: Any) -> None:
+        """Wrap ``task.run``, once."""
+        if getattr(task.run, "fanout_wrapped", False):
+            return
+        body = task.run
+
+        @functools.wraps(body)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            request = task.request
+            headers = request.headers
+            if not headers or RUN_HEADER not in headers or request.called_directly:
+                return body(*args, **kwargs)
+            active = current.get()
+            if active is not None and active.request is request:
+                return body(*args, **kwargs)  # the body called its own run()
+            found = run_of(task, request)
+            if found is None:
+                return body(*args, **kwargs)
+            return self._execute(task, request, found, functools.partial(body, *args, **kwargs))
+
+        run.fanout_wrapped = True  # type: ignore[attr-defined]
+        task.run = run
+
+    def _execute(self, task: Any, request: Any, run: Run, body: Callable[[], Any]) -> Any:
+        engine = engine_override.get() or self._engine(bool(request.is_eager))
+        execution = Execution(run, task, request, engine)
+        self._hop_on(execution)
+        signals.run_started.send(sender=task, run=run)
+        while True:
+            try:
+                return self._call(execution, body)
+            except Suspended as suspended:
+                self._leave(execution, suspended)
+            except StoreUnavailable as exc:
+                self._put_back(execution, exc)
+            except RetryAfter as exc:
+                raise task.retry(countdown=exc.seconds, exc=_cause(exc)) from exc
+            except NonRetriable as exc:
+                raise exc.error from exc
+            except StepFailed as exc:
+                raise RunFailed(str(exc)) from exc
+
+    def _hop_on(self, execution: Execution) -> None:
+        """Send a message that came early on its way again, without calling the body."""
+        until = (execution.request.headers or {}).get(RESUME_HEADER)
+        if until is not None and not execution.is_due(until):
+            self._leave(execution, Suspended(until, "delay"))
+
+    def _call(self, execution: Execution, body: Callable[[], Any]) -> Any:
+        """Call the body; a suspension that it swallowed wins over how it ended."""
+        with activate(execution):
+            try:
+                value = body()
+            except (Suspended, StoreUnavailable, Retry, Reject):
+                raise
+            except Exception as exc:
+                if execution.suspension is None:
+                    raise
+                warn_swallowed(execution, f"and raised {type(exc).__name__}")
+                raise execution.suspension from exc
+            if execution.suspension is not None:
+                warn_swallowed(execution, "and returned")
+                raise execution.suspension
+            return value
+
+    def _leave(self, execution: Execution, suspended: Suspended) -> None:
+        """Leave the worker until ``suspended.until``; where nothing waits, skip the time."""
+        engine = execution.engine
+        if not engine.waits:
+            execution.restart()
+            execution.skipped += max(0.0, suspended.until - execution.now())
+            return
+        if engine_override.get() is None:
+            self._suspension.republish(execution.task, execution.request, suspended.until)
+        signals.run_suspended.send(
+            sender=execution.task,
+            run=execution.run,
+            until=suspended.until,
+            reason=suspended.reason,
+            step=suspended.step,
+        )
+        raise suspended
+
+    def _put_back(self, execution: Execution, error: StoreUnavailable) -> None:
+        """Try again later because the store did not answer."""
+        retries = (execution.request.headers or {}).get(STORE_RETRIES_HEADER) or 0
+        if retries >= MAX_STORE_RETRIES or not execution.engine.waits:
+            raise RunFailed(f"{error.store} could not be reached: {error.reason}") from error
+        logger.warning("%s", error)
+        until = execution.now() + min(STORE_PAUSE_MAX, 2.0**retries)
+        if engine_override.get() is None:
+            self._suspension.republish(
+                execution.task, execution.request, until, store_retries=retries + 1
+            )
+        signals.run_suspended.send(
+            sender=execution.task, run=execution.run, until=until, reason="store", step=None
+        )
+        raise Suspended(until, "store") from error
+
+
+def _cause(exc: RetryAfter) -> BaseException:
+    return exc.cause or RunFailed("The run asked to be tried again, and no retry is left.")
+
+
+# Celery's own signals tell how a run ended: success only after its tail was dispatched.
+
+
+def _on_success(sender: Any = None, runtime: float | None = None, **kwargs: Any) -> None:
+    run = run_of(sender, sender.request)
+    if run is not None:
+        signals.run_succeeded.send(sender=sender, run=run, runtime=runtime)
+
+
+def _on_failure(sender: Any = None, exception: Any = None, **kwargs: Any) -> None:
+    run = run_of(sender, sender.request)
+    if run is not None:
+        signals.run_failed.send(sender=sender, run=run, exception=exception)
+
+
+celery_signals.task_success.connect(_on_success, weak=False)
+celery_signals.task_failure.connect(_on_failure, weak=False)
+
+assert issubclass(Suspended, Ignore)

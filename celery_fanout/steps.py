@@ -1,0 +1,191 @@
+"""``step.*``: named parts of a run that are executed once after their result is stored.
+
+The path of ``step.run``: number the call, look for its checkpoint, call the function, store the
+result, return it as it will be read back.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from celery_fanout.checkpoints import enter, inside, run_step, sleep_step
+from celery_fanout.context import default_emit
+from celery_fanout.exceptions import InvalidStep
+from celery_fanout.ids import child_id
+from celery_fanout.policy import NO_RETRIES, StepPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["BoundStep", "Step", "step"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class BoundStep:
+    """``step`` with options: ``step.options(max_retries=3).run(...)``."""
+
+    def __init__(self, policy: StepPolicy) -> None:
+        self._policy = policy
+
+    def run(self, id: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Like :meth:`Step.run`, with these options."""
+        execution = enter(id)
+        if execution is None:
+            return fn(*args, **kwargs)
+        return run_step(execution, id, self._policy, fn, args, kwargs)
+
+
+class Step:
+    """Durable steps of the run that the calling code belongs to.
+
+    Outside of a run every method simply does its work, so that tasks can be called and tested
+    directly: ``run`` calls the function, ``sleep`` returns at once, ``emit`` emits.
+    """
+
+    def run(self, id: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call ``fn(*args, **kwargs)`` once in this run and return its result.
+
+        Later attempts of the run get the stored result. The value comes back as it is stored, as
+        JSON, already the first time; where ``fn`` is annotated with a return type, it comes back
+        as that type. An exception of ``fn`` is not stored: it leaves this call, and the task's
+        own retries decide.
+
+        Args:
+            id: the step's name. Calls with the same name are numbered in their order.
+            fn: the function.
+            *args: its arguments.
+            **kwargs: its keyword arguments.
+
+        Raises:
+            StepFailed: if the step has failed for good, in this attempt or an earlier one.
+            NestedStep: if it is called inside another step.
+            InvalidStep: if ``id`` is no text of 1 to 200 characters.
+        """
+        execution = enter(id)
+        if execution is None:
+            return fn(*args, **kwargs)
+        return run_step(execution, id, NO_RETRIES, fn, args, kwargs)
+
+    def options(
+        self,
+        *,
+        max_retries: int = 0,
+        retry_backoff: float | bool = False,
+        retry_backoff_max: float = 600,
+        retry_jitter: bool = True,
+        retry_on: type[Exception] | tuple[type[Exception], ...] = Exception,
+        timeout: float | None = None,
+    ) -> BoundStep:
+        """Return ``step`` with retries of the step's own, as Celery's options of these names.
+
+        They are durable, counted per step, spend no retry of the task, and leave the worker free
+        while they wait. When they are exhausted :class:`StepFailed` is raised into the task, now
+        and on every later attempt.
+
+        Args:
+            max_retries: how often the step is tried again.
+            retry_backoff: ``True`` or a number of seconds: wait 1, 2, 4, ... times that long.
+                Without it the step is tried again at once.
+            retry_backoff_max: the longest wait, in seconds.
+            retry_jitter: wait a random time up to the one computed.
+            retry_on: the exceptions that are worth another try; any other leaves the call.
+            timeout: how long one call of the function may take, in seconds. Only where Python
+                can interrupt a function: in prefork, solo and gevent workers.
+
+        Raises:
+            InvalidStep: if a value cannot be used.
+        """
+        return BoundStep(
+            StepPolicy(
+                max_retries=max_retries,
+                retry_backoff=retry_backoff,
+                retry_backoff_max=retry_backoff_max,
+                retry_jitter=retry_jitter,
+                retry_on=retry_on,
+                timeout=timeout,
+            ).validated()
+        )
+
+    def sleep(self, id: str, duration: float | dt.timedelta) -> None:
+        """Leave the worker and go on after a time. Spends no retry of the task.
+
+        Args:
+            id: the step's name.
+            duration: seconds, or a timedelta.
+
+        Raises:
+            SleepTooLong: if the store would drop the run's checkpoints before its end.
+        """
+        seconds = duration.total_seconds() if isinstance(duration, dt.timedelta) else duration
+        execution = enter(id)
+        if execution is not None:
+            sleep_step(execution, id, lambda: execution.now() + float(seconds))
+
+    def sleep_until(self, id: str, when: dt.datetime | float) -> None:
+        """Leave the worker and go on at a time. Spends no retry of the task.
+
+        Args:
+            id: the step's name.
+            when: a datetime with a time zone, or a POSIX timestamp.
+
+        Raises:
+            InvalidStep: if ``when`` has no time zone.
+            SleepTooLong: if the store would drop the run's checkpoints before then.
+        """
+        if isinstance(when, dt.datetime):
+            if when.tzinfo is None:
+                raise InvalidStep(
+                    id,
+                    f"sleeps until {when.isoformat()}, which names no instant",
+                    "Use a datetime with a time zone, such as datetime.now(timezone.utc).",
+                )
+            when = when.timestamp()
+        execution = enter(id)
+        if execution is not None:
+            sleep_step(execution, id, lambda: float(when))
+
+    def emit(self, id: str, event: Any, data: Any = None, **options: Any) -> str:
+        """Emit an event once in this run and return its id.
+
+        The event's ``causationid`` is this run's id, and its ``correlationid`` that of the event
+        which this run handles.
+
+        Args:
+            id: the step's name.
+            event: an event name, or an instance of a typed event.
+            data: the event's data.
+            **options: what :func:`~celery_fanout.emit` takes besides.
+
+        Raises:
+            InvalidEvent: if the event cannot be emitted.
+            EmitError: if publishing was cut short; the next attempt repeats it with the same ids.
+        """
+        execution = enter(id)
+        if execution is None:
+            return str(default_emit()(event, data, **options).event.id)
+        run = execution.run
+        number = execution.numbers[id] + 1
+        # fixed before the first try, so that a repeat after a lost answer gives the same runs
+        options.setdefault("id", child_id(run.id, "emit", id, number))
+
+        def publish() -> str:
+            return str(execution.engine.emit(event, data, cause=run, **options).event.id)
+
+        return run_step(execution, id, NO_RETRIES, publish, (), {})
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """A key for the effect of the step that is being executed.
+
+        The same whenever this step of this run is executed again, for services that take an
+        ``Idempotency-Key``. ``None`` outside of a step.
+        """
+        found = inside.get()
+        return found[1] if found else None
+
+
+#: Durable steps of the current run.
+step = Step()
