@@ -3,7 +3,8 @@
 from celery_fanout.app import Fanout, aemit, emit, emit_many, explain, get_fanout
 from celery_fanout.context import Run, current_event, current_run
 from celery_fanout.emission import Emission, Outcome, RunHandle
-from celery_fanout.events import Event, event_type
+from celery_fanout.events import Event
+from celery_fanout.eventtypes import event_type
 from celery_fanout.exceptions import (
     EmitError,
     FanoutError,

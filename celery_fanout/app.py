@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from celery import _state, current_app
 from celery import signals as celery_signals
-from celery_fanout import context, registry
+from celery_fanout import context, logs, registry
 from celery_fanout.canvas import FrozenChain
 from celery_fanout.context import Engine, Run
 from celery_fanout.drafts import draft
@@ -341,4 +341,4 @@ celery_signals.worker_init.connect(_refresh_worker, weak=False)
 registry._declared_hooks.append(_refresh_finalized)
 context._default_emit.append(emit)
 
-assert report_failure is not None  # registers the errback task
+assert report_failure and logs  # imported for what they register

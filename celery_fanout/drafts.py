@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from celery_fanout.context import Run, current_run
-from celery_fanout.events import Event, check_name, checked_data, name_of, parse_time
+from celery_fanout.events import Event, check_name, parse_time
+from celery_fanout.eventtypes import checked_data, model_of, name_of
 from celery_fanout.exceptions import InvalidEvent
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Events: immutable records with CloudEvents attributes, their names, data and types.
+"""Events: immutable records with CloudEvents attributes, their names and patterns.
 
 Attribute names follow CloudEvents 1.0.2 (https://github.com/cloudevents/spec); ``name`` is its
 ``type``, because that is the word a Python programmer expects beside ``data``.
@@ -11,25 +11,15 @@ import json
 import re
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
-
-from celery_fanout.exceptions import (
-    DuplicateEventType,
-    EventTooLarge,
-    InvalidEvent,
-    InvalidEventData,
-    InvalidEventName,
-    InvalidEventType,
-    InvalidPattern,
-)
+from celery_fanout.exceptions import InvalidEvent, InvalidEventName, InvalidPattern
 from celery_fanout.jsondata import as_json_data, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-__all__ = ["Event", "event_type"]
+__all__ = ["Event"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 PATTERN = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._/-]{0,198}[./])?\*")
@@ -39,8 +29,6 @@ HEADER_PREFIX = "ce_"
 
 #: Extension attributes that are fields of an Event.
 EXTENSIONS = ("traceparent", "correlationid", "causationid")
-
-ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def check_name(name: object) -> str:
@@ -106,7 +94,7 @@ class Event:
             "id": self.id,
             "source": self.source,
             "type": self.name,
-            "time": self.time.isoformat().replace("+00:00", "Z"),
+            "time": _rfc3339(self.time),
         }
         for key in ("subject", "dataschema", *EXTENSIONS):
             value = getattr(self, key)
@@ -172,9 +160,7 @@ class Event:
             raise InvalidEvent("?", "is no JSON object", "Pass one CloudEvent, not a batch.")
         attributes = dict(body)
         if "data_base64" in attributes:
-            import base64  # rarely needed
-
-            raw = base64.b64decode(attributes.pop("data_base64"))
+            raw = _decode_base64(attributes)
             return _from_cloudevent(attributes, _load_body(attributes, raw))
         return _from_cloudevent(attributes, attributes.pop("data", None))
 
@@ -184,6 +170,19 @@ def _load_json(name: str, text: bytes | str) -> Any:
         return json.loads(text)
     except ValueError as exc:
         raise InvalidEvent(name, f"is no JSON ({exc})", "Send JSON in UTF-8.") from exc
+
+
+def _decode_base64(attributes: dict[str, Any]) -> bytes:
+    import base64  # rarely needed
+
+    try:
+        return base64.b64decode(attributes.pop("data_base64"), validate=True)
+    except (TypeError, ValueError) as exc:
+        raise InvalidEvent(
+            str(attributes.get("type", "?")),
+            f"has a data_base64 that is no Base64 ({exc})",
+            "Encode the bytes of the JSON text, or put JSON into data.",
+        ) from exc
 
 
 def _load_body(attributes: Mapping[str, Any], body: bytes | str) -> Any:
@@ -259,6 +258,14 @@ def parse_time(name: str, value: object) -> dt.datetime:
     return value
 
 
+def _rfc3339(time: dt.datetime) -> str:
+    offset = time.utcoffset() or dt.timedelta(0)
+    if offset % dt.timedelta(minutes=1):  # such as local mean time, which RFC 3339 cannot say
+        time = time.astimezone(dt.timezone.utc)
+    text = time.isoformat()
+    return f"{text[:-6]}Z" if text.endswith("+00:00") else text
+
+
 #: What CloudEvents' HTTP binding asks to be percent-encoded (section 3.1.3.2).
 _UNSAFE = re.compile(r"[^\x21\x23\x24\x26-\x7e]")
 
@@ -270,109 +277,6 @@ def _percent_encode(value: str) -> str:
 def _percent_decode(value: str) -> str:
     from urllib.parse import unquote  # only needed for binary mode
 
+    if len(value) > 1 and value[0] == value[-1] == '"':  # a quoted string of RFC 7230, unescaped first
+        value = re.sub(r"\\(.)", r"\1", value[1:-1])
     return unquote(value)
-
-
-# -- typed events ------------------------------------------------------------------------------
-
-_types: dict[str, type[BaseModel]] = {}
-_names: dict[type[BaseModel], tuple[str, str | None]] = {}
-
-
-def event_type(
-    name: str, *, dataschema: str | None = None
-) -> Callable[[type[ModelT]], type[ModelT]]:
-    """Register a pydantic model as the type of an event's data.
-
-    Afterwards ``on_event(Model)`` and ``emit(Model(...))`` work, and data emitted under that name
-    is validated where it is emitted.
-
-    Args:
-        name: the event name.
-        dataschema: URI of the schema, for the CloudEvents attribute of that name.
-
-    Raises:
-        InvalidEventName: if the name is none.
-        DuplicateEventType: if another class already has that name.
-        InvalidEventType: if the class is no pydantic model.
-    """
-    check_name(name)
-
-    def register(model: type[ModelT]) -> type[ModelT]:
-        # a wrong use is what a run without a type checker would not notice
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            raise InvalidEventType(
-                getattr(model, "__name__", repr(model)),
-                "is no pydantic model",
-                "Derive the class from pydantic.BaseModel.",
-            )
-        known = _types.get(name)
-        if known is not None and _place(known) != _place(model):
-            raise DuplicateEventType(name, _place(known), _place(model))
-        _types[name] = model  # the newer one wins: a module that is reloaded defines it again
-        _names[model] = (name, dataschema)
-        return model
-
-    return register
-
-
-def _place(model: type) -> str:
-    return f"{model.__module__}.{model.__qualname__}"
-
-
-def model_of(name: str) -> type[BaseModel] | None:
-    """Return the model registered for an event name, if any."""
-    return _types.get(name)
-
-
-def name_of(model: type[BaseModel]) -> tuple[str, str | None]:
-    """Return the event name and the dataschema of a registered model.
-
-    Raises:
-        InvalidEventType: if the model was not registered.
-    """
-    for base in model.__mro__:  # a subclass of an event's type is that event too
-        if base in _names:
-            return _names[base]
-    raise InvalidEventType(
-        model.__name__,
-        "is the type of no event",
-        f'Decorate it: @event_type("...") above class {model.__name__}.',
-    )
-
-
-def checked_data(name: str, data: Any, limit: int) -> Any:
-    """Return data as JSON data that every subscriber receives: validated, copied, measured.
-
-    Args:
-        name: the event's name.
-        data: what the caller passed.
-        limit: ``fanout_max_event_size``, in bytes of UTF-8 JSON.
-
-    Raises:
-        InvalidEventData: if JSON cannot carry it, or it does not fit the event's type.
-        EventTooLarge: if it is larger than ``limit``.
-    """
-    model = model_of(name)
-    if model is not None:
-        data = _fit(name, model, data)
-    data = as_json_data(name, data)
-    size = len(encode(data).encode())
-    if size > limit:
-        raise EventTooLarge(name, size, limit)
-    return data
-
-
-def _fit(name: str, model: type[BaseModel], data: Any) -> Any:
-    try:
-        found = data if isinstance(data, model) else model.model_validate(data)
-    except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False)[0]
-        path = "".join(f"[{part!r}]" for part in first["loc"])
-        raise InvalidEventData(
-            name,
-            f"data{path}",
-            f"{first['msg']} ({exc.error_count()} problem(s) in all)",
-            f"The event's type is {_place(model)}.",
-        ) from exc
-    return found.model_dump(mode="json")

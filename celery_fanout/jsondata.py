@@ -24,6 +24,9 @@ __all__ = ["as_json_data", "encode"]
 #: Deeper nesting is a mistake, and decoders stop somewhere (Python's own near 1,000).
 MAX_DEPTH = 100
 
+#: Python reads and writes no whole numbers above 4,300 digits (its ``int_max_str_digits``).
+MAX_BITS = 14_000
+
 
 def encode(data: Any) -> str:
     """Return compact JSON text."""
@@ -51,11 +54,13 @@ def _refuse(name: str, path: str, problem: str, remedy: str) -> InvalidEventData
 
 
 def _convert(name: str, value: Any, path: str, depth: int, inside: set[int]) -> Any:
-    kind = type(value)
+    kind: Any = type(value)
     if kind is str:
         return _text(name, value, path)
-    if value is None or kind is bool or kind is int:
+    if value is None or kind is bool:
         return value
+    if kind is int:
+        return _whole(name, value, path)
     if kind is float:
         return _number(name, value, path)
     if kind is dict or kind is list or kind is tuple:
@@ -73,7 +78,13 @@ def _text(name: str, value: str, path: str) -> str:
             "its text holds half a surrogate pair",
             "Decode the text properly, or clean it with .encode(errors='replace').decode().",
         ) from exc
-    return str(value)
+    return str.__str__(value)  # not str(): enums and Django's SafeString have a __str__ of their own
+
+
+def _whole(name: str, value: int, path: str) -> int:
+    if value.bit_length() > MAX_BITS:
+        raise _refuse(name, path, "its number is too long for JSON", "Use a text instead.")
+    return int(value)
 
 
 def _number(name: str, value: float, path: str) -> float:
@@ -92,9 +103,10 @@ def _container(name: str, value: Any, path: str, depth: int, inside: set[int]) -
     inside.add(id(value))
     try:
         if isinstance(value, dict):
+            items: Any = value.items()
             return {
                 _key(name, key, path): _convert(name, item, f"{path}[{key!r}]", depth + 1, inside)
-                for key, item in value.items()
+                for key, item in items
             }
         return [
             _convert(name, item, f"{path}[{index}]", depth + 1, inside)
@@ -112,7 +124,17 @@ def _key(name: str, key: Any, path: str) -> str:
     return _text(name, key, f"the key {key!r} of {path}")
 
 
-def _other(name: str, value: Any, path: str, depth: int, inside: set[int]) -> Any:
+def _dump(name: str, model: BaseModel, path: str) -> Any:
+    try:
+        return model.model_dump(mode="json")
+    except ValueError as exc:  # pydantic's PydanticSerializationError is one
+        problem = f"{type(model).__name__} cannot be written as JSON ({exc})"
+        raise _refuse(name, path, problem, "Give its fields types that JSON has.") from exc
+
+
+def _other(  # noqa: PLR0911 - one line per kind of value
+    name: str, value: Any, path: str, depth: int, inside: set[int]
+) -> Any:
     if isinstance(value, enum.Enum):
         return _convert(name, value.value, path, depth, inside)
     if isinstance(value, (dt.datetime, dt.date, dt.time)):
@@ -120,15 +142,15 @@ def _other(name: str, value: Any, path: str, depth: int, inside: set[int]) -> An
     if isinstance(value, (uuid.UUID, decimal.Decimal)):
         return str(value)
     if isinstance(value, BaseModel):
-        return _convert(name, value.model_dump(mode="json"), path, depth, inside)
+        return _convert(name, _dump(name, value, path), path, depth, inside)
     if is_dataclass(value) and not isinstance(value, type):
         plain = {item.name: getattr(value, item.name) for item in fields(value)}
         return _convert(name, plain, path, depth, inside)
     # subclasses, such as Django's SafeString or an OrderedDict
     if isinstance(value, str):
-        return _text(name, str(value), path)
+        return _text(name, value, path)
     if isinstance(value, int):
-        return int(value)
+        return _whole(name, value, path)
     if isinstance(value, float):
         return _number(name, float(value), path)
     if isinstance(value, (dict, list, tuple)):

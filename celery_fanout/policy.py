@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 from celery_fanout.exceptions import InvalidStep
 
@@ -27,11 +28,12 @@ class StepPolicy:
         Raises:
             InvalidStep: if a value cannot be used.
         """
-        retry_on = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
+        given: Any = self  # not everybody runs a type checker
+        retry_on = given.retry_on if isinstance(given.retry_on, tuple) else (given.retry_on,)
         rules = [
             (
                 "max_retries",
-                isinstance(self.max_retries, int) and self.max_retries >= 0,
+                isinstance(given.max_retries, int) and given.max_retries >= 0,
                 "a whole number, 0 or more",
             ),
             ("retry_backoff", self.retry_backoff >= 0, "True, False or a number of seconds"),

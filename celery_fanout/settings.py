@@ -60,6 +60,9 @@ class Settings:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 raise UnknownSetting(PREFIX + key, PREFIX + near[0] if near else "")
+        if app.conf.task_protocol != 2:
+            # version 1 has no headers, so a worker could not tell a run from an ordinary task
+            raise InvalidSetting("task_protocol", str(app.conf.task_protocol), "2")
         values: dict[str, Any] = {"source": f"/{app.main or 'celery'}"}
         for key in known:
             value = app.conf.get(PREFIX + key)

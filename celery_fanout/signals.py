@@ -21,32 +21,32 @@ __all__ = [
 
 #: An event was published. ``event``: the :class:`~celery_fanout.Event`; ``runs``: its
 #: :class:`~celery_fanout.RunHandle` objects, an empty list when nothing subscribes to it.
-event_emitted = Signal(name="event_emitted", providing_args={"event", "runs"})
+event_emitted = Signal(name="event_emitted", providing_args=["event", "runs"])
 
 #: An attempt of a run begins. ``run``: the :class:`~celery_fanout.Run`.
-run_started = Signal(name="run_started", providing_args={"run"})
+run_started = Signal(name="run_started", providing_args=["run"])
 
 #: A run returned and Celery dispatched what follows it. ``run``; ``runtime``: seconds of the
 #: last attempt.
-run_succeeded = Signal(name="run_succeeded", providing_args={"run", "runtime"})
+run_succeeded = Signal(name="run_succeeded", providing_args=["run", "runtime"])
 
 #: A run ended for good in an error. ``run``; ``exception``. Not sent when the worker process was
 #: killed, by a hard time limit for example: ``on_failure=`` and Celery's ``task_failure`` see that.
-run_failed = Signal(name="run_failed", providing_args={"run", "exception"})
+run_failed = Signal(name="run_failed", providing_args=["run", "exception"])
 
 #: A run left the worker. ``run``; ``until``: a POSIX timestamp; ``reason``: ``"sleep"``,
 #: ``"step-retry"``, ``"delay"`` or ``"store"``; ``step``: the step id or ``None``.
-run_suspended = Signal(name="run_suspended", providing_args={"run", "until", "reason", "step"})
+run_suspended = Signal(name="run_suspended", providing_args=["run", "until", "reason", "step"])
 
 #: A step has its value. ``run``; ``step``: the step id; ``number``: the how-manieth step of that
 #: id; ``cached``: whether the value came from its checkpoint; ``attempts``.
 step_completed = Signal(
-    name="step_completed", providing_args={"run", "step", "number", "cached", "attempts"}
+    name="step_completed", providing_args=["run", "step", "number", "cached", "attempts"]
 )
 
 #: A step's function raised. ``run``; ``step``; ``number``; ``attempts``; ``error_type``;
 #: ``final``: whether it failed for good.
 step_failed = Signal(
     name="step_failed",
-    providing_args={"run", "step", "number", "attempts", "error_type", "final"},
+    providing_args=["run", "step", "number", "attempts", "error_type", "final"],
 )

@@ -48,9 +48,8 @@ wrapper around a subscriber's body translates it (see :mod:`celery_fanout.runs`)
 
 from __future__ import annotations
 
-from celery_fanout.exceptions.base import (
+from celery_fanout.exceptions.configuration import (
     ConfigurationError,
-    FanoutError,
     InvalidSetting,
     StoreUnsupported,
     UnknownSetting,
@@ -72,6 +71,7 @@ from celery_fanout.exceptions.registration import (
     NotATask,
     RegistrationError,
 )
+from celery_fanout.exceptions.root import FanoutError
 from celery_fanout.exceptions.runs import (
     InvalidStep,
     NestedStep,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
-from celery_fanout.exceptions.base import FanoutError
+from celery_fanout.exceptions.root import FanoutError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celery_fanout.exceptions.base import FanoutError
+from celery_fanout.exceptions.root import FanoutError
 
 
 class RegistrationError(FanoutError):

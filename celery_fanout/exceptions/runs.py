@@ -6,7 +6,7 @@ from typing import Any
 
 from celery.exceptions import Ignore
 
-from celery_fanout.exceptions.base import FanoutError
+from celery_fanout.exceptions.root import FanoutError
 
 
 class StoreUnavailable(FanoutError, Ignore):

@@ -1,12 +1,10 @@
-"""The root of all errors, and the errors of configuration."""
+"""Errors of settings and stores."""
 
 from __future__ import annotations
 
-from celery.exceptions import CeleryError, ImproperlyConfigured
+from celery.exceptions import ImproperlyConfigured
 
-
-class FanoutError(CeleryError):
-    """Root of everything that celery-fanout raises."""
+from celery_fanout.exceptions.root import FanoutError
 
 
 class ConfigurationError(FanoutError, ImproperlyConfigured):

@@ -1,0 +1,119 @@
+# Everything a contributor runs. Works on a bare machine: it makes its own virtual environment, and the tests
+# install the servers they need, or say which those are. Plain `make` lists the targets.
+
+PYTHON ?= python3#        the Python that .venv is made with
+ARGS ?=#                  handed to pytest: make test ARGS="-k emit -x"
+FILES ?=#                 handed to the demo
+FAULTS ?= full#           how long the fault tests look for trouble: full or bounded
+MATRIX ?= oldest newest#  which pairs of versions make test-matrix runs
+MATRIX_ARGS ?=#           handed to pytest by make test-matrix
+MATRIX_PYTHON ?=#         in place of the Python that make test-matrix finds by itself
+export FAULTS MATRIX_ARGS MATRIX_PYTHON
+
+venv := .venv
+python := $(venv)/bin/python
+pip := $(python) -m pip --disable-pip-version-check install --quiet
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- to see it work ---------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(venv)/.has-runtime ## run the example on a few documents, with no server at all
+	@$(python) -m example_project.demo $(FILES)
+
+# --- to test it -------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: $(venv)/.has-test ## all tests but the slow ones below, against real servers
+	@scripts/ensure-servers
+	$(python) -m pytest --ignore=tests/faults --ignore=tests/benchmarks $(ARGS)
+
+.PHONY: test-faults
+test-faults: $(venv)/.has-test ## kill workers and servers, and count (FAULTS=bounded: the short form)
+	@scripts/ensure-servers
+	@if ls tests/faults/test_*.py >/dev/null 2>&1; then \
+		echo $(python) -m pytest tests/faults $(ARGS); \
+		$(python) -m pytest tests/faults $(ARGS); \
+	else \
+		echo "There are no fault tests yet."; \
+	fi
+
+.PHONY: test-matrix
+test-matrix: ## the tests on the oldest and on the newest versions of everything
+	@scripts/ensure-servers
+	@scripts/test-matrix $(MATRIX)
+
+.PHONY: bench
+bench: $(venv)/.has-bench ## measure emit, runs and steps against plain Celery
+	@scripts/ensure-servers
+	$(python) -m tests.benchmarks $(ARGS)
+
+# --- to check it ------------------------------------------------------------------------------------------
+
+.PHONY: check
+check: check-format check-lint check-types check-floors check-size check-docs check-dist ## all that needs no run
+
+.PHONY: check-format check-lint check-types check-floors check-size check-docs check-dist
+check-format: $(venv)/.has-check
+	$(python) -m ruff format --check
+
+check-lint: $(venv)/.has-check
+	$(python) -m ruff check
+
+check-types: $(venv)/.has-check
+	$(python) -m mypy
+	$(venv)/bin/pyright
+
+check-floors: $(venv)/.has-check
+	$(venv)/bin/lint-imports
+
+check-size:
+	@find celery_fanout -name '*.py' -exec wc -l {} + | awk '$$2 != "total" && $$1 > 400 \
+		{ print $$2 ": " $$1 " lines; at most 400, so that a file can be read in one go"; bad = 1 } \
+		END { exit bad }'
+
+check-docs: $(venv)/.has-check
+	$(venv)/bin/zensical build --clean --strict
+
+check-dist: $(venv)/.has-check
+	@rm -rf dist
+	$(python) -m build --outdir dist
+	$(python) scripts/check-dist dist
+
+# --- to write about it ------------------------------------------------------------------------------------
+
+.PHONY: docs
+docs: $(venv)/.has-docs ## build the documentation into site/
+	$(venv)/bin/zensical build --clean
+
+# --- to begin again ---------------------------------------------------------------------------------------
+
+.PHONY: clean
+clean: ## remove what was built, the environments too
+	rm -rf $(venv) .matrix build dist site .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One virtual environment, and a stamp for each group of dependencies that it has.
+
+$(python):
+	@scripts/make-venv '$(PYTHON)' '$(venv)'
+
+# The runtime dependencies alone: the demo shows that nothing else is needed. The pip that Debian's venv comes
+# with will do.
+$(venv)/.has-runtime: pyproject.toml | $(python)
+	@$(pip) --editable .
+	@touch $@
+
+# pip knows --group since 25.1.
+$(venv)/.has-%: pyproject.toml | $(python)
+	@echo "Installing the dependencies of: $*"
+	@$(pip) --upgrade 'pip>=25.1'
+	@$(pip) --editable . --group $*
+	@touch $@ $(venv)/.has-runtime

@@ -1,0 +1,323 @@
+"""What may go wrong with an app's configuration, each with what to do about it.
+
+Nothing here connects to a server; :func:`live_findings` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import celery
+from kombu.utils.url import url_to_parts
+
+from celery_fanout.exceptions import ConfigurationError, FanoutError
+from celery_fanout.suspension import VISIBILITY_TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery_fanout.app import Fanout
+
+__all__ = ["Finding", "findings", "live_findings"]
+
+Level = Literal["error", "warning", "info"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know about an app's configuration.
+
+    Attributes:
+        id: stable, such as ``"fanout.W003"``.
+        level: ``"error"``: something does not work; ``"warning"``: something may be lost or done
+            twice; ``"info"``: how things are.
+        message: the problem.
+        remedy: what to do about it.
+    """
+
+    id: str
+    level: Level
+    message: str
+    remedy: str
+
+
+def findings(fanout: Fanout) -> list[Finding]:
+    """Return what is to be said about an app, errors first."""
+    found: list[Finding] = []
+    try:
+        fanout.load()
+        _ = fanout.settings
+    except ConfigurationError as exc:
+        return [Finding("fanout.E001", "error", str(exc), "Correct the setting.")]
+    for check in (_registrations, _content, _store, _broker, _acks, _others):
+        found.extend(check(fanout))
+    order = {"error": 0, "warning": 1, "info": 2}
+    return sorted(found, key=lambda finding: order[finding.level])
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(sorted(names)[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _subscribers(fanout: Fanout) -> list[Any]:
+    return list({sub.task.name: sub.task for sub in fanout.registry}.values())
+
+
+def _registrations(fanout: Fanout) -> Iterator[Finding]:
+    fanout.registry.refresh()
+    for error in fanout.registry.errors:
+        yield Finding("fanout.E002", "error", str(error), "emit() refuses until this is mended.")
+    if not fanout.registry.errors and not list(fanout.registry):
+        yield Finding(
+            "fanout.W001",
+            "warning",
+            "No task of this app subscribes to an event.",
+            "Decorate a task with @on_event, and list its module in include= or imports=.",
+        )
+
+
+def _content(fanout: Fanout) -> Iterator[Finding]:
+    conf = fanout.app.conf
+    for setting in ("accept_content", "result_accept_content"):
+        accepted = conf.get(setting) or ()
+        if any("pickle" in str(kind) or "python-serialize" in str(kind) for kind in accepted):
+            yield Finding(
+                "fanout.E003",
+                "error",
+                f"{setting} accepts pickle: whoever can write to the broker or result backend can "
+                "execute code in every worker.",
+                'Accept ["json"] only.',
+            )
+
+
+def _store(fanout: Fanout) -> Iterator[Finding]:
+    try:
+        store = fanout.store
+    except ConfigurationError as exc:
+        yield Finding("fanout.E004", "error", str(exc), "Until then step.* raises this error.")
+        return
+    url = str(fanout.settings.store_url or fanout.app.conf.result_backend or "")
+    if url.startswith(("memory://", "cache+memory://")):
+        yield Finding(
+            "fanout.W002",
+            "warning",
+            "Step results are kept in the memory of one process: another worker, or this one after "
+            "a restart, runs every step again.",
+            "Use a result backend that all workers share.",
+        )
+    wanted = fanout.settings.checkpoint_expires
+    if store.keeps is not None and store.keeps < wanted:
+        yield Finding(
+            "fanout.W003",
+            "warning",
+            f"Step results may be dropped after {store.keeps:,.0f} s, although "
+            f"fanout_checkpoint_expires is {wanted:,.0f} s: {store.name} has no expiry per value.",
+            f"Raise {store.keeps_setting}, or keep step results elsewhere with fanout_store_url.",
+        )
+    for task in _subscribers(fanout):
+        horizon = _retry_horizon(task)
+        if store.keeps is not None and horizon > store.keeps:
+            yield Finding(
+                "fanout.W004",
+                "warning",
+                f"{task.name} may be retried for {horizon:,.0f} s, and step results may be dropped "
+                f"after {store.keeps:,.0f} s, so finished steps would run again.",
+                f"Raise {store.keeps_setting}, or retry for a shorter time.",
+            )
+
+
+def _longest_delay(task: Any) -> float:
+    """Return the longest countdown of a retry, in seconds."""
+    if getattr(task, "retry_backoff", False):
+        return float(getattr(task, "retry_backoff_max", 600))
+    return float(task.default_retry_delay or 0)
+
+
+def _retry_horizon(task: Any) -> float:
+    """Return how long after its start a run may still be retried, in seconds."""
+    retries = task.max_retries
+    if retries is None:
+        return float("inf") if getattr(task, "autoretry_for", ()) else 0.0
+    factor = float(getattr(task, "retry_backoff", False) or 0)
+    longest = _longest_delay(task)
+    if not factor:
+        return float(retries) * longest
+    return sum(min(longest, factor * 2**n) for n in range(min(retries, 10_000)))
+
+
+def _driver(fanout: Fanout) -> str:
+    return str(fanout.app.connection_for_write().transport.driver_type)
+
+
+def _broker(fanout: Fanout) -> Iterator[Finding]:
+    driver = _driver(fanout)
+    options = dict(fanout.app.conf.broker_transport_options or {})
+    if driver == "amqp" and not options.get("confirm_publish"):
+        yield Finding(
+            "fanout.W005",
+            "warning",
+            "RabbitMQ does not confirm what is published: an event may be lost while the broker "
+            "restarts or is out of memory or disk, and emit() would not know.",
+            'Set broker_transport_options = {"confirm_publish": True}.',
+        )
+    if driver == "redis":
+        yield from _visibility(fanout, float(options.get("visibility_timeout") or 3600))
+    if driver == "memory":
+        yield Finding(
+            "fanout.W006",
+            "warning",
+            "The broker memory:// reaches the workers of this process only.",
+            "Use Redis or RabbitMQ outside of tests and demos.",
+        )
+
+
+def _visibility(fanout: Fanout, timeout: float) -> Iterator[Finding]:
+    conf = fanout.app.conf
+    slow = []
+    late = []
+    for task in _subscribers(fanout):
+        limit = task.time_limit or conf.task_time_limit
+        if task.acks_late and (limit is None or limit >= timeout):
+            slow.append(task.name)
+        if _longest_delay(task) >= timeout:
+            late.append(task.name)
+    remedy = (
+        f'Raise broker_transport_options["visibility_timeout"] (now {timeout:,.0f} s), for all '
+        "apps that share the broker: the shortest counts"
+    )
+    if slow:
+        yield Finding(
+            "fanout.W007",
+            "warning",
+            f"Redis delivers a message again that was not acknowledged in time, and these "
+            f"subscribers acknowledge late and may run longer: {_names(slow)}.",
+            f"Give them a time_limit below it. Or: {remedy}.",
+        )
+    if late:
+        yield Finding(
+            "fanout.W008",
+            "warning",
+            f"Redis delivers a waiting retry to several workers if it waits too long, as with: "
+            f"{_names(late)}.",
+            f"Lower retry_backoff_max or default_retry_delay. Or: {remedy}.",
+        )
+    if timeout < VISIBILITY_TIMEOUT / 60:
+        yield Finding(
+            "fanout.I001",
+            "info",
+            f"visibility_timeout is {timeout:,.0f} s, so step.sleep goes in hops of "
+            f"{timeout / 2:,.0f} s.",
+            "Raise it if that makes too many messages.",
+        )
+
+
+def _acks(fanout: Fanout) -> Iterator[Finding]:
+    early, lost = [], []
+    for task in _subscribers(fanout):
+        if not task.acks_late:
+            early.append(task.name)
+        elif not (
+            task.reject_on_worker_lost or getattr(task, "retry_on_worker_lost", False) is True
+        ):
+            lost.append(task.name)
+    if early:
+        yield Finding(
+            "fanout.W009",
+            "warning",
+            f"A run is lost when its worker dies, because its message is acknowledged before it "
+            f"starts: {_names(early)}.",
+            "Set acks_late=True on the task, or task_acks_late; steps make the second execution "
+            "cheap and safe.",
+        )
+    if lost:
+        setting = (
+            "retry_on_worker_lost=True (bounded by max_retries)"
+            if hasattr(celery.Task, "retry_on_worker_lost")
+            else "reject_on_worker_lost=True (not bounded: a run that kills its worker loops)"
+        )
+        yield Finding(
+            "fanout.W010",
+            "warning",
+            f"A run fails when its pool process is killed, although it acknowledges late: "
+            f"{_names(lost)}.",
+            f"Set {setting}.",
+        )
+
+
+def _others(fanout: Fanout) -> Iterator[Finding]:
+    conf = fanout.app.conf
+    version = tuple(int(part) for part in celery.__version__.split(".")[:2])
+    tails = [sub.id for sub in fanout.registry if sub.tail]
+    if conf.worker_deduplicate_successful_tasks and version < (5, 7) and tails:
+        yield Finding(
+            "fanout.W011",
+            "warning",
+            "worker_deduplicate_successful_tasks drops the tail of a redelivered run before Celery "
+            f"5.7 (celery#9835): {_names(tails)}.",
+            "Turn it off, or use Celery 5.7.",
+        )
+    if conf.task_always_eager:
+        yield Finding(
+            "fanout.I002",
+            "info",
+            "task_always_eager is on: emit() runs every subscriber in place.",
+            "Turn it off outside of tests.",
+        )
+
+
+def live_findings(fanout: Fanout) -> list[Finding]:
+    """Connect to the broker and the store, and return what they say about themselves."""
+    found: list[Finding] = []
+    try:
+        with fanout.app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=fanout.settings.publish_timeout)
+    except Exception as exc:  # each transport has errors of its own
+        found.append(
+            Finding(
+                "fanout.E005",
+                "error",
+                f"The broker cannot be reached: {exc}",
+                "Start it, or correct broker_url.",
+            )
+        )
+    try:
+        fanout.store.get("00000000-0000-0000-0000-000000000000", ("check", 1))
+    except ConfigurationError:
+        return found  # said by findings()
+    except FanoutError as exc:
+        found.append(
+            Finding("fanout.E006", "error", str(exc), "Start it, or correct result_backend.")
+        )
+    else:
+        found.extend(_redis_findings(fanout))
+    return found
+
+
+def _redis_findings(fanout: Fanout) -> Iterator[Finding]:
+    url = str(fanout.settings.store_url or fanout.app.conf.result_backend or "")
+    if not url.startswith(("redis://", "rediss://")):
+        return
+    host = url_to_parts(url).hostname
+    client = fanout.app.backend.client
+    try:
+        config = {**client.config_get("maxmemory*"), **client.config_get("append*")}
+    except Exception:  # managed Redis servers refuse CONFIG
+        return
+    policy = config.get("maxmemory-policy", "noeviction")
+    if policy != "noeviction" and int(config.get("maxmemory", 0)):
+        yield Finding(
+            "fanout.W012",
+            "warning",
+            f"Redis at {host} may evict step results when it is full ({policy}).",
+            "Set maxmemory-policy noeviction, so that a full Redis is noticed.",
+        )
+    if config.get("appendonly") != "yes":
+        yield Finding(
+            "fanout.W013",
+            "warning",
+            f"Redis at {host} does not persist every write: after a crash finished steps may run "
+            "again.",
+            "Set appendonly yes.",
+        )

@@ -1,0 +1,250 @@
+"""``celery -A proj fanout ...``: what is subscribed, what would happen, and what may go wrong.
+
+Exit codes: 0 done, 1 the command found or met a problem, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from celery_fanout.app import Fanout
+
+__all__ = ["fanout"]
+
+
+@click.group()
+def fanout(**_: Any) -> None:
+    """Events, their subscribers, and their runs."""
+
+
+def _command(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the app's Fanout, ``--json``, and errors as one line and exit code 1."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @click.pass_context
+    @functools.wraps(fn)
+    def command(ctx: click.Context, /, **options: Any) -> None:
+        # Celery 5.7 passes the user's preload options on to plug-in commands
+        known = {parameter.name for parameter in ctx.command.params}
+        options = {key: value for key, value in options.items() if key in known}
+        from celery_fanout.app import get_fanout
+        from celery_fanout.exceptions import FanoutError
+
+        try:
+            fn(get_fanout(ctx.obj.app), **options)
+        except FanoutError as exc:
+            raise click.ClickException(str(exc)) from exc
+
+    return command
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print aligned columns; an empty last column leaves no spaces behind."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    for row in [head, *rows]:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(line.rstrip())
+
+
+def _parse(text: str | None) -> Any:
+    if text is None:
+        return None
+    if text == "-":
+        text = sys.stdin.read()
+    elif text.startswith("@"):
+        with click.open_file(text[1:]) as file:
+            text = file.read()
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise click.UsageError(
+            f"DATA is no JSON ({exc}). Quote it for the shell: '{{\"id\": 1}}'."
+        ) from exc
+
+
+def _filter_name(subscription: Any) -> str:
+    if subscription.filter is None:
+        return ""
+    return str(getattr(subscription.filter, "__qualname__", repr(subscription.filter)))
+
+
+@fanout.command()
+@_command
+def subscriptions(fanout: Fanout, as_json: bool) -> None:
+    """List what every task subscribes to."""
+    fanout.load()
+    rows = [
+        {
+            "event": sub.pattern,
+            "task": sub.task.name,
+            "filter": _filter_name(sub),
+            "then": [link["task"] for link in sub.tail],
+            "on_failure": sub.on_failure or "",
+            "options": dict(sub.options),
+            "where": sub.where,
+        }
+        for sub in fanout.registry
+    ]
+    if fanout.registry.errors:
+        for error in fanout.registry.errors:
+            click.echo(f"Error: {error}", err=True)
+    if as_json:
+        _print_json(rows)
+    elif rows:
+        _print_table(
+            ["EVENT", "TASK", "FILTER", "THEN", "ON FAILURE"],
+            [
+                [
+                    str(row["event"]),
+                    str(row["task"]),
+                    str(row["filter"]),
+                    " -> ".join(row["then"]),
+                    str(row["on_failure"]),
+                ]
+                for row in rows
+            ],
+        )
+    else:
+        click.echo("No task subscribes to an event.")
+    if fanout.registry.errors:
+        raise click.exceptions.Exit(1)
+
+
+@fanout.command()
+@click.argument("name")
+@click.argument("data", required=False)
+@_command
+def explain(fanout: Fanout, name: str, data: str | None, as_json: bool) -> None:
+    """Say for every subscription whether an event would reach it, and why.
+
+    DATA is JSON, "-" for standard input, or @FILE. Nothing is published.
+    """
+    found = fanout.explain(name, _parse(data))
+    if as_json:
+        _print_json(
+            [
+                {"subscription": e.subscription.id, "matches": e.matches, "reason": e.reason}
+                for e in found
+            ]
+        )
+    elif found:
+        _print_table(
+            ["RUNS", "SUBSCRIPTION", "REASON"],
+            [["yes" if e.matches else "no", e.subscription.id, e.reason] for e in found],
+        )
+    else:
+        click.echo("No task subscribes to an event.")
+
+
+@fanout.command()
+@click.argument("name")
+@click.argument("data", required=False)
+@click.option("--id", "event_id", help="The event's id; the same id gives the same runs.")
+@click.option("--subject", help="What the event is about.")
+@click.option("--source", help="Where it happened.")
+@click.option("--delay", type=float, help="Seconds before subscribers start.")
+@click.option("--wait", type=float, help="Wait up to this many seconds for the results.")
+@_command
+def emit(
+    fanout: Fanout,
+    name: str,
+    data: str | None,
+    event_id: str | None,
+    subject: str | None,
+    source: str | None,
+    delay: float | None,
+    wait: float | None,
+    as_json: bool,
+) -> None:
+    """Publish an event to its subscribers.
+
+    DATA is JSON, "-" for standard input, or @FILE. With --wait the exit code is 1 if a run failed.
+    """
+    emission = fanout.emit(
+        name, _parse(data), id=event_id, subject=subject, source=source, delay=delay
+    )
+    outcomes = {} if wait is None else {o.run.id: o for o in emission.get(wait)}
+    rows = []
+    for run in emission.runs:
+        row: dict[str, Any] = {"run": run.id, "subscription": run.subscription.id}
+        outcome = outcomes.get(run.id)
+        if outcome is not None:
+            row["outcome"] = "succeeded" if outcome.ok else "failed"
+            row["outcome"] = "not stored" if outcome.ignored else row["outcome"]
+            if outcome.error is None:
+                row["value"] = outcome.value
+            else:
+                row["error"] = f"{type(outcome.error).__name__}: {outcome.error}"
+        rows.append(row)
+    if as_json:
+        _print_json({"event": emission.event.to_cloudevent(), "runs": rows})
+    else:
+        _print_emission(emission.event, rows)
+    if any(row.get("outcome") == "failed" for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+def _print_emission(event: Any, rows: list[dict[str, Any]]) -> None:
+    click.echo(f"{event.name}  {event.id}")
+    if not rows:
+        click.echo("No task subscribes to it.")
+        return
+    click.echo("")
+    if "outcome" not in rows[0]:
+        _print_table(["RUN", "SUBSCRIPTION"], [[r["run"], r["subscription"]] for r in rows])
+        return
+    _print_table(
+        ["RUN", "SUBSCRIPTION", "OUTCOME", ""],
+        [
+            [
+                r["run"],
+                r["subscription"],
+                r["outcome"],
+                r.get("error") or json.dumps(r.get("value"), default=str, ensure_ascii=False),
+            ]
+            for r in rows
+        ],
+    )
+
+
+@fanout.command()
+@click.option("--connect", is_flag=True, help="Also connect to the broker and the store.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["error", "warning"]),
+    default="error",
+    show_default=True,
+    help="The least that makes the exit code 1.",
+)
+@_command
+def check(fanout: Fanout, connect: bool, fail_on: str, as_json: bool) -> None:
+    """Look for settings that lose or repeat work, each with its remedy."""
+    from celery_fanout.checks import findings, live_findings
+
+    found = findings(fanout)
+    if connect:
+        found += live_findings(fanout)
+    if as_json:
+        _print_json([vars(finding) for finding in found])
+    else:
+        for finding in found:
+            click.echo(f"{finding.level.upper():8} {finding.id}  {finding.message}")
+            click.echo(f"{'':8} -> {finding.remedy}")
+        errors = sum(finding.level == "error" for finding in found)
+        warnings = sum(finding.level == "warning" for finding in found)
+        click.echo(f"{errors} error(s), {warnings} warning(s).")
+    failing = {"error"} if fail_on == "error" else {"error", "warning"}
+    if any(finding.level in failing for finding in found):
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,20 @@
+"""The pytest fixture ``fanout``. Imports nothing of Celery before a test asks for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from celery_fanout.testing import FanoutTester
+
+__all__ = ["fanout"]
+
+
+@pytest.fixture
+def fanout() -> FanoutTester:
+    """Capture emitted events and run subscribers in memory; see :mod:`celery_fanout.testing`."""
+    from celery_fanout.testing import FanoutTester
+
+    return FanoutTester()

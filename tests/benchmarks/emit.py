@@ -1,0 +1,113 @@
+"""What publishing one event to many subscribers costs, beside what a Celery user has today.
+
+CPU time of the publishing process; the broker's own is not in it. The subscribers differ in their
+names alone, results are stored on Redis, and the event is what a web application sends.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import celery_pubsub
+from celery import Celery, group
+from kombu.common import ignore_errors
+
+from celery_fanout import emit, on_event
+from tests.benchmarks.measure import interleave, microseconds, table
+from tests.servers import RabbitServer, RedisServer
+
+SUBSCRIBERS = (1, 5, 20, 100)
+
+#: The most that `emit` may use of what a loop of `apply_async` uses.
+BUDGETS = {
+    ("Redis", 5): 0.20,
+    ("Redis", 20): 0.11,
+    ("Redis", 100): 0.07,
+    ("RabbitMQ", 20): 0.25,
+    ("RabbitMQ with confirms", 20): 0.35,
+}
+
+DATA = {
+    "id": "d-1",
+    "name": "invoice-2026-0042.pdf",
+    "size": 48_213,
+    "type": "application/pdf",
+    "owner": {"id": 42, "email": "someone@example.com"},
+    "tags": ["invoice", "2026", "unread"],
+    "url": "https://storage.example.com/documents/d-1/invoice-2026-0042.pdf",
+}
+
+
+class Site:
+    """One app, with as many subscribers as asked for and no worker."""
+
+    def __init__(self, broker: str, backend: str, subscribers: int, **conf: Any) -> None:
+        self.name = uuid.uuid4().hex
+        self.app = Celery(self.name, broker=broker, backend=backend, set_as_current=False)
+        self.app.conf.update(conf)
+        self.tasks = [self._subscribe(number) for number in range(subscribers)]
+        for task in self.tasks:
+            celery_pubsub.subscribe(self.name, task)
+        self.app.finalize()
+        self._group = group(task.s(DATA) for task in self.tasks)
+
+    def _subscribe(self, number: int) -> Any:
+        @self.app.task(name=f"documents.tasks.subscriber_{number}")
+        def subscriber(document: dict[str, Any]) -> None: ...
+
+        return on_event(self.name)(subscriber)
+
+    def contestants(self) -> dict[str, Callable[[], object]]:
+        return {
+            "a loop of apply_async": lambda: [task.apply_async((DATA,)) for task in self.tasks],
+            "group": lambda: self._group.apply_async(),
+            "celery-pubsub": lambda: celery_pubsub.publish(self.name, DATA),
+            "emit": lambda: emit(self.name, DATA, app=self.app),
+        }
+
+    def empty(self) -> None:
+        """Throw the messages away, or the broker has more and more to keep."""
+        with self.app.connection_for_write() as connection, ignore_errors(connection):
+            connection.default_channel.queue_purge("celery")
+
+
+def compare(broker: str, title: str, backend: str, rounds: int, **conf: Any) -> None:
+    """Print one table: a row for each number of subscribers and each way to reach them."""
+    rows = []
+    for subscribers in SUBSCRIBERS:
+        site = Site(broker, backend, subscribers, **conf)
+        found = interleave(
+            site.contestants(), rounds=max(7, rounds // subscribers), between=site.empty
+        )
+        base = found["a loop of apply_async"]
+        for name, samples in found.items():
+            budget = BUDGETS.get((title, subscribers)) if name == "emit" else None
+            rows.append(
+                [
+                    str(subscribers),
+                    name,
+                    microseconds(samples.cpu, subscribers),
+                    microseconds(samples.wall, subscribers),
+                    f"{samples.ratio(base):.2f}",
+                    f"{budget:.2f}" if budget else "",
+                ]
+            )
+    head = ["subscribers", "way", "CPU us each", "wall us each", "CPU ratio", "budget"]
+    table(f"Publishing one event, {title}", head, rows)
+
+
+def main(rounds: int = 200) -> None:
+    """Measure on both brokers."""
+    with RedisServer() as redis, RabbitServer() as rabbit:
+        backend = redis.url(1)
+        compare(redis.url(), "Redis", backend, rounds)
+        compare(rabbit.url(), "RabbitMQ", backend, rounds)
+        compare(
+            rabbit.url(),
+            "RabbitMQ with confirms",
+            backend,
+            rounds,
+            broker_transport_options={"confirm_publish": True},
+        )

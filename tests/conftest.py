@@ -1,0 +1,131 @@
+"""Fixtures for all tests: real servers, started when first asked for and shared from then on.
+
+A test that stops, kills or reconfigures a server starts one of its own, from :mod:`tests.servers`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import dismiss_guardian
+from tests.servers import (
+    MemcachedServer,
+    Oracle,
+    PostgresServer,
+    RabbitServer,
+    RedisServer,
+    Worker,
+)
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that are marked by where they are."""
+    for item in items:
+        if HERE / "faults" in item.path.parents:
+            item.add_marker("faults")
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing behind."""
+    dismiss_guardian()
+
+
+# --- servers, one of each for the whole run ------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis server without persistence."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbit_server() -> Iterator[RabbitServer]:
+    """A RabbitMQ node."""
+    with RabbitServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def memcached_server() -> Iterator[MemcachedServer]:
+    """A memcached server."""
+    with MemcachedServer() as server:
+        yield server
+
+
+# --- a clean place on a server, for each test ----------------------------------------------------
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """The URL of database 0; all databases are empty."""
+    redis_server.flush()
+    return redis_server.url()
+
+
+@pytest.fixture
+def rabbit_url(rabbit_server: RabbitServer) -> str:
+    """The URL of a new virtual host."""
+    return rabbit_server.url(rabbit_server.add_vhost())
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """The URL of a new database, with the scheme ``postgresql``."""
+    return postgres_server.url(postgres_server.add_database())
+
+
+@pytest.fixture
+def memcached_url(memcached_server: MemcachedServer) -> str:
+    """The URL of the server as a Celery result backend; it is empty."""
+    memcached_server.flush()
+    return memcached_server.url()
+
+
+# --- workers -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start_worker() -> Iterator[Callable[..., Worker]]:
+    """A function like :class:`~tests.servers.Worker`, whose workers are killed after the test."""
+    with ExitStack() as stack:
+
+        def end(worker: Worker) -> None:
+            worker.kill()
+            print(f"--- {worker.hostname} ---\n{worker.log[-20_000:]}")  # noqa: T201 - pytest shows it if the test failed
+            worker.close()
+
+        def start(app: str, **options: Any) -> Worker:
+            worker = Worker(app, **options)
+            stack.callback(end, worker)
+            return worker.start()
+
+        yield start
+
+
+@pytest.fixture
+def oracle(tmp_path: Path) -> Oracle:
+    """A file where tasks write down what they did."""
+    return Oracle(tmp_path / "oracle.jsonl")
+
+
+@pytest.fixture(scope="session")
+def bounded() -> bool:
+    """Whether to look for trouble for a short time only: ``make test-faults FAULTS=bounded``."""
+    return os.environ.get("FAULTS") == "bounded"

@@ -1,0 +1,136 @@
+"""What the design says of the code as a whole, held by machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import grimp
+import pytest
+
+import celery_fanout
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "celery_fanout"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for file in FILES
+}
+# A door may use the package as a user does. Nothing else may, or the floors could be walked around.
+DOORS = (
+    "celery_fanout.cli",
+    "celery_fanout.contrib",
+    "celery_fanout.dashboard",
+    "celery_fanout.pytest_plugin",
+    "celery_fanout.testing",
+)
+# Names that say nothing, and so attract everything.
+BANNED = {
+    "base",
+    "common",
+    "core",
+    "helpers",
+    "lib",
+    "manager",
+    "managers",
+    "misc",
+    "tools",
+    "util",
+    "utils",
+}
+
+
+def lint_imports(directory: Path) -> subprocess.CompletedProcess[str]:
+    """Hold the package in the directory against the contracts in the project's configuration."""
+    return subprocess.run(
+        [
+            Path(sys.executable).with_name("lint-imports"),
+            "--config",
+            ROOT / "pyproject.toml",
+            "--no-cache",
+        ],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(directory), "COLUMNS": "200"},
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_file_can_be_read_in_one_go(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 400
+
+
+def test_each_module_is_named_for_what_it_does() -> None:
+    assert {module for module in MODULES if BANNED & set(module.lower().split("."))} == set()
+
+
+def test_imports_go_down_only() -> None:
+    result = lint_imports(ROOT)
+    assert result.returncode == 0, result.stdout
+
+
+def test_only_doors_use_the_package_as_a_user_does() -> None:
+    graph = grimp.build_graph("celery_fanout", exclude_type_checking_imports=False)
+    importers = graph.find_modules_that_directly_import("celery_fanout")
+    assert {module for module in importers if not module.startswith(DOORS)} == set()
+
+
+def test_the_public_names_are_in_alphabetical_order() -> None:
+    names = celery_fanout.__all__
+    assert list(names) == sorted(names)
+    assert [name for name in names if not hasattr(celery_fanout, name)] == []
+
+
+class TestTheContracts:
+    """They hold because of what the modules import, and not because nobody looks."""
+
+    @pytest.fixture
+    def package(self, tmp_path: Path) -> Path:
+        package = tmp_path / "celery_fanout"
+        package.mkdir()
+        for name in ("__init__", "app", "cli", "events", "exceptions", "publisher", "steps"):
+            (package / f"{name}.py").touch()
+        return package
+
+    def test_an_honest_package(self, package: Path) -> None:
+        (package / "app.py").write_text("import celery_fanout.steps, celery_fanout.events\n")
+        result = lint_imports(package.parent)
+        assert result.returncode == 0, result.stdout
+
+    @pytest.mark.parametrize(
+        ("module", "text", "complaint"),
+        [
+            (
+                "publisher",
+                "import celery_fanout.app\n",
+                "celery_fanout.publisher -> celery_fanout.app",
+            ),
+            (
+                "events",
+                "import typing\nif typing.TYPE_CHECKING:\n    import celery_fanout.steps\n",
+                "celery_fanout.events -> celery_fanout.steps",
+            ),
+            ("app", "from celery_fanout import cli\n", "celery_fanout.app -> celery_fanout.cli"),
+            ("homeless", "", "celery_fanout.homeless"),
+        ],
+    )
+    def test_a_breach_is_found(self, package: Path, module: str, text: str, complaint: str) -> None:
+        (package / f"{module}.py").write_text(text)
+        result = lint_imports(package.parent)
+        assert result.returncode == 1
+        assert "Imports go down only BROKEN" in result.stdout
+        assert complaint in result.stdout
+
+    def test_a_circle_on_one_floor_is_found(self, package: Path) -> None:
+        (package / "events.py").write_text("import celery_fanout.exceptions\n")
+        (package / "exceptions.py").write_text("import celery_fanout.events\n")
+        result = lint_imports(package.parent)
+        assert result.returncode == 1
+        assert "Imports go down only KEPT" in result.stdout
+        assert "No circles BROKEN" in result.stdout
