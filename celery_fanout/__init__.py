@@ -2,6 +2,7 @@
 
 from celery_fanout.app import Fanout, aemit, emit, emit_many, explain, get_fanout
 from celery_fanout.context import Run, current_event, current_run
+from celery_fanout.declarations import on_event
 from celery_fanout.emission import Emission, Outcome, RunHandle
 from celery_fanout.events import Event
 from celery_fanout.eventtypes import event_type
@@ -13,7 +14,7 @@ from celery_fanout.exceptions import (
     RunFailed,
     StepFailed,
 )
-from celery_fanout.registry import Explanation, Registry, Subscription, on_event
+from celery_fanout.registry import Explanation, Registry, Subscription
 from celery_fanout.steps import Step, step
 
 __version__ = "0.1.0"

@@ -6,16 +6,17 @@ import asyncio
 import datetime as dt
 import threading
 import time as clock_module
-from contextlib import suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, overload
 
-from celery import _state, current_app
+from celery import _state
 from celery import signals as celery_signals
-from celery_fanout import context, logs, registry
+from celery_fanout import context, logs
 from celery_fanout.canvas import FrozenChain
 from celery_fanout.context import Engine, Run
+from celery_fanout.declarations import declared
 from celery_fanout.drafts import draft
+from celery_fanout.exceptions import NoApp
 from celery_fanout.failures import report_failure
 from celery_fanout.publisher import Publisher
 from celery_fanout.registry import Explanation, Registry
@@ -57,7 +58,8 @@ class Fanout:
         self.suspension = Suspension(app, self._now)
         self.runs = Runs(self._engine, self.suspension)
         self.registry = Registry(app, self.runs.wrap)
-        self._imported = False
+        self._loaded = False
+        self._loading = False
 
     def _now(self) -> float:
         return self.clock()
@@ -137,17 +139,18 @@ class Fanout:
         A web process imports no tasks by itself (``autodiscover_tasks`` is lazy), and would fan
         out to nobody in silence.
         """
-        if self._imported:
+        if self._loaded:
             return
-        with _lock:
-            if not self._imported:
-                self._imported = True  # a task module may emit while it is imported
-                try:
-                    self.app.loader.import_default_modules()
-                    self.app.finalize()
-                except BaseException:
-                    self._imported = False
-                    raise
+        with _lock:  # other threads wait: half of the subscribers would be fewer than all
+            if self._loaded or self._loading:
+                return  # a task module may emit while it is imported
+            self._loading = True
+            try:
+                self.app.loader.import_default_modules()
+                self.app.finalize()
+                self._loaded = True
+            finally:
+                self._loading = False
 
     def emit(
         self,
@@ -190,8 +193,16 @@ class _LazyStore:
 
 
 def get_fanout(app: Celery | None = None) -> Fanout:
-    """Return the :class:`Fanout` of an app, of the current app by default."""
-    found: Celery = app if app is not None else current_app._get_current_object()
+    """Return the :class:`Fanout` of an app.
+
+    Args:
+        app: the Celery app; by default the current one, and in a thread where none is current the
+            only one of the process.
+
+    Raises:
+        NoApp: if there is none, or several and none is current.
+    """
+    found = app if app is not None else _app_in_use()
     fanout = found.__dict__.get(_ATTRIBUTE)
     if fanout is None:
         with _lock:
@@ -199,6 +210,18 @@ def get_fanout(app: Celery | None = None) -> Fanout:
             if fanout is None:
                 fanout = found.__dict__[_ATTRIBUTE] = Fanout(found)
     return fanout  # type: ignore[no-any-return]
+
+
+def _app_in_use() -> Celery:
+    # Celery(...) makes an app current for its own thread only. In the other threads of a web
+    # server celery.current_app is a made-up app without tasks, named "default".
+    current = _state._tls.current_app or _state.default_app
+    if current is not None and current.main != "default":
+        return current  # type: ignore[no-any-return]
+    apps = [app for app in _state._get_active_apps() if app.main != "default"]
+    if len(apps) == 1:
+        return apps[0]  # type: ignore[no-any-return]
+    raise NoApp(sorted(str(app.main) for app in apps))
 
 
 @overload
@@ -330,15 +353,14 @@ def _refresh_finalized() -> None:
             get_fanout(app).registry.refresh()
 
 
-def _refresh_worker(sender: Any = None, **kwargs: Any) -> None:
+def _refresh_worker(sender: Any, **kwargs: Any) -> None:
     # tasks that were registered without a new declaration, such as classes
-    with suppress(AttributeError):
-        get_fanout(sender.app).load()
-        get_fanout(sender.app).registry.refresh()
+    get_fanout(sender.app).load()
+    get_fanout(sender.app).registry.refresh()
 
 
 celery_signals.worker_init.connect(_refresh_worker, weak=False)
-registry._declared_hooks.append(_refresh_finalized)
-context._default_emit.append(emit)
+declared.hooks.append(_refresh_finalized)
+context.set_default_emit(emit)
 
 assert report_failure and logs  # imported for what they register

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from celery._state import get_current_task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
 from celery_fanout import signals
@@ -31,12 +32,15 @@ from celery_fanout.timeouts import time_limit
 from celery_fanout.values import decode, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from celery_fanout.policy import StepPolicy
     from celery_fanout.stores import CheckpointStore, StepKey
 
 __all__ = ["enter", "inside", "run_step", "sleep_step", "warn_swallowed"]
+
+#: The longest step id, in characters.
+MAX_ID = 200
 
 #: Id and idempotency key of the step that is being executed.
 inside: ContextVar[tuple[str, str] | None] = ContextVar("celery_fanout_step", default=None)
@@ -44,8 +48,9 @@ inside: ContextVar[tuple[str, str] | None] = ContextVar("celery_fanout_step", de
 
 def enter(id: str) -> Execution | None:
     """Return the execution that a step belongs to; ``None`` where it is an ordinary call."""
-    if not isinstance(id, str) or not 0 < len(id) <= 200:
-        raise InvalidStep(str(id)[:50], "has no valid id", "Use a text of 1 to 200 characters.")
+    given: Any = id  # not everybody runs a type checker
+    if not isinstance(given, str) or not 0 < len(given) <= MAX_ID:
+        raise InvalidStep(str(given)[:50], "has no valid id", "Use a text of 1 to 200 characters.")
     execution = current.get()
     if execution is None:
         if active_runs() and _may_be_a_lost_thread():
@@ -69,9 +74,7 @@ def enter(id: str) -> Execution | None:
 
 def _may_be_a_lost_thread() -> bool:
     # the pools' own threads execute ordinary tasks beside runs; those have a request
-    from celery import current_task
-
-    return not current_task
+    return get_current_task() is None
 
 
 def warn_swallowed(execution: Execution, place: str) -> None:
@@ -103,7 +106,7 @@ def _save(execution: Execution, key: StepKey, checkpoint: Checkpoint, text: str 
 
 
 @contextmanager
-def _reachable(execution: Execution) -> Iterator[CheckpointStore]:
+def _reachable(execution: Execution) -> Generator[CheckpointStore]:
     """Lend the store; an outage leaves the worker like a suspension, also when it is caught."""
     try:
         yield execution.engine.store
@@ -117,7 +120,7 @@ def _suspend(execution: Execution, suspended: Suspended) -> Suspended:
     return suspended
 
 
-def run_step(
+def run_step(  # noqa: C901 - the whole path of a step, to be read in one go
     execution: Execution,
     id: str,
     policy: StepPolicy,
@@ -125,6 +128,12 @@ def run_step(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
+    """Return a step's value: the stored one, or that of calling its function.
+
+    Raises:
+        StepFailed: if the step has failed for good.
+        Suspended: if it is tried again later.
+    """
     key = execution.next_key(id)
     while True:
         checkpoint = _load(execution, key) or Checkpoint("retrying")
@@ -189,7 +198,7 @@ def _complete(
         stored = Checkpoint.loads(text)
         size = len(text.encode())
         if size > limit:
-            raise ValueError(
+            raise ValueError(  # noqa: TRY301 - all that cannot be stored ends below
                 f"its result has {size:,} bytes and fanout_max_step_size allows {limit:,}; "
                 "store it elsewhere and return a reference to it"
             )
@@ -242,6 +251,12 @@ def _failed(
 
 
 def sleep_step(execution: Execution, id: str, wake: Callable[[], float]) -> None:
+    """Return if the sleep is over; ``wake`` says when it is, asked once in the run.
+
+    Raises:
+        Suspended: if it is not.
+        SleepTooLong: if the store would drop the run's checkpoints before.
+    """
     key = execution.next_key(id)
     checkpoint = _load(execution, key)
     if checkpoint is not None and checkpoint.final:

@@ -16,9 +16,10 @@ from kombu.exceptions import OperationalError
 from kombu.pools import ProducerPool as KombuProducerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from celery import Celery
+    from typing_extensions import Self
 
 __all__ = ["Deadline", "ProducerPool", "confirm_window"]
 
@@ -96,7 +97,7 @@ class ProducerPool:
         return KombuProducerPool(connection.Pool(limit), limit=limit)
 
     @contextmanager
-    def acquire(self, deadline: Deadline) -> Iterator[Any]:
+    def acquire(self, deadline: Deadline) -> Generator[Any]:
         """Lend a producer whose connection is established.
 
         Raises:
@@ -108,7 +109,7 @@ class ProducerPool:
             try:
                 if not connect(producer, deadline):
                     self._pid = 0  # the pool is left to the thread that still holds a connection
-                    raise OperationalError(
+                    raise OperationalError(  # noqa: TRY301 - cleaned up after below
                         "the broker did not answer within fanout_publish_timeout "
                         f"({deadline.seconds:g} s)"
                     )
@@ -138,7 +139,7 @@ def connect(producer: Any, deadline: Deadline) -> bool:
         try:
             producer.channel  # noqa: B018 - opens the connection and its channel
             found.append(None)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - raised in the thread that waits
             found.append(exc)
 
     thread = threading.Thread(target=establish, name="fanout-connect", daemon=True)
@@ -168,7 +169,7 @@ class ConfirmWindow:
         #: What is being published: an object whose ``state`` follows the broker's answer.
         self.delivery: Any = None
 
-    def __enter__(self) -> ConfirmWindow:
+    def __enter__(self) -> Self:
         channel = self._channel
         if not channel._confirm_selected:
             channel._confirm_selected = True
@@ -192,19 +193,19 @@ class ConfirmWindow:
         self._outstanding[tag] = self.delivery
         return self._channel._basic_publish(*args, **kwargs)
 
-    def _settle(self, tag: int, multiple: bool, state: str) -> None:
+    def _settle(self, tag: int, state: str, *, multiple: bool) -> None:
         tags = [t for t in self._outstanding if t <= tag] if multiple else [tag]
         for found in tags:
             delivery = self._outstanding.pop(found, None)
             if delivery is not None:
                 delivery.state = state
 
-    def _on_ack(self, tag: int, multiple: bool) -> None:
-        self._settle(tag, multiple, "published")
+    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it
+        self._settle(tag, "published", multiple=multiple)
 
-    def _on_nack(self, tag: int, multiple: bool) -> None:
+    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it
         self._refused += 1
-        self._settle(tag, multiple, "unpublished")
+        self._settle(tag, "unpublished", multiple=multiple)
 
     def wait(self) -> None:
         """Wait until the broker has answered for every message.

@@ -9,13 +9,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from celery import current_task
+from celery._state import get_current_task
 
 from celery_fanout.canvas import DATA_HEADER, RUN_HEADER, SUBSCRIPTION_HEADER
 from celery_fanout.events import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from celery_fanout.settings import Settings
     from celery_fanout.stores import CheckpointStore, StepKey
@@ -79,8 +79,8 @@ class Execution:
     task: Any
     request: Any
     engine: Engine
-    numbers: Counter[str] = field(default_factory=Counter)
-    used: list[StepKey] = field(default_factory=list)
+    numbers: Counter[str] = field(default_factory=Counter[str])
+    used: list[StepKey] = field(default_factory=list["StepKey"])
     suspension: BaseException | None = None
     skipped: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -116,18 +116,34 @@ engine_override: ContextVar[Engine | None] = ContextVar("celery_fanout_engine", 
 _default_emit: list[Callable[..., Any]] = []
 
 
+def set_default_emit(emit: Callable[..., Any]) -> None:
+    """Say what :func:`default_emit` returns; the floor above knows it."""
+    _default_emit[:] = [emit]
+
+
 def default_emit() -> Callable[..., Any]:
     """Return ``emit`` of the app that is current, for steps outside of a run."""
     return _default_emit[0]
 
 
-_active_lock = threading.Lock()
-_active = 0
+class _Active:
+    """How many bodies are being executed in this process."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.lock = threading.Lock()
+
+    def add(self, number: int) -> None:
+        with self.lock:
+            self.count += number
+
+
+_active = _Active()
 
 
 def active_runs() -> int:
     """Return how many bodies are being executed in this process."""
-    return _active
+    return _active.count
 
 
 class activate:  # noqa: N801 - used like a function
@@ -137,17 +153,13 @@ class activate:  # noqa: N801 - used like a function
         self.execution = execution
 
     def __enter__(self) -> Execution:
-        global _active
-        with _active_lock:
-            _active += 1
+        _active.add(1)
         self.token = current.set(self.execution)
         return self.execution
 
     def __exit__(self, *exc_info: object) -> None:
-        global _active
         current.reset(self.token)
-        with _active_lock:
-            _active -= 1
+        _active.add(-1)
 
 
 def event_of(request: Any) -> Event | None:
@@ -182,19 +194,14 @@ def run_of(task: Any, request: Any) -> Run | None:
     )
 
 
-def _tasks() -> Iterator[tuple[Any, Any]]:
-    task = current_task._get_current_object() if current_task else None
-    if task is not None:
-        yield task, task.request
-
-
 def current_run() -> Run | None:
     """Return the run that the calling code belongs to, or ``None`` outside of runs."""
     execution = current.get()
     if execution is not None:
         return execution.run
     # hooks such as Task.before_start and on_failure run outside the body
-    return next((run_of(task, request) for task, request in _tasks()), None)
+    task: Any = get_current_task()
+    return None if task is None else run_of(task, task.request)
 
 
 def current_event() -> Event | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from celery_fanout.context import Run, current_run
-from celery_fanout.events import Event, check_name, parse_time
+from celery_fanout.events import EXTENSIONS, Event, check_name, parse_time
 from celery_fanout.eventtypes import checked_data, model_of, name_of
 from celery_fanout.exceptions import InvalidEvent
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from celery_fanout.settings import Settings
 
 __all__ = ["draft"]
+
+#: The longest attribute of an event, in characters.
+MAX_TEXT = 1000
 
 
 def draft(
@@ -54,7 +57,6 @@ def draft(
                 "Put them into the Event, for example with dataclasses.replace().",
             )
         return _checked(event, settings)
-    schema = None
     if isinstance(event, BaseModel):
         name, schema = name_of(type(event))
         if data is not None:
@@ -62,6 +64,8 @@ def draft(
         data = event
     else:
         name = check_name(event)
+        model = model_of(name)
+        schema = name_of(model)[1] if model else None
     cause = cause or current_run()
     found = Event(
         name=name,
@@ -78,15 +82,25 @@ def draft(
 
 def _checked(event: Event, settings: Settings) -> Event:
     name = check_name(event.name)
-    for attribute in ("id", "source"):
-        _text(name, attribute, getattr(event, attribute))
+    for attribute in ("id", "source", "subject", "dataschema", *EXTENSIONS):
+        value = getattr(event, attribute)
+        if value is not None or attribute in ("id", "source"):
+            _text(name, attribute, value or "")
     data = checked_data(name, event.data, settings.max_event_size)
     return replace(event, data=data, time=parse_time(name, event.time))
 
 
 def _text(name: str, attribute: str, value: Any) -> Any:
-    if value is None or (isinstance(value, str) and 0 < len(value) <= 1000):
+    if value is None or (isinstance(value, str) and 0 < len(value) <= MAX_TEXT and _encodes(value)):
         return value
     raise InvalidEvent(
         name, f"has the {attribute} {str(value)[:100]!r}", "Use a text of 1 to 1,000 characters."
     )
+
+
+def _encodes(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return True

@@ -277,6 +277,7 @@ def _percent_encode(value: str) -> str:
 def _percent_decode(value: str) -> str:
     from urllib.parse import unquote  # only needed for binary mode
 
-    if len(value) > 1 and value[0] == value[-1] == '"':  # a quoted string of RFC 7230, unescaped first
+    # RFC 7230's quoted strings are unquoted first, as CloudEvents' section 3.1.3.2 asks
+    if len(value) > 1 and value[0] == value[-1] == '"':
         value = re.sub(r"\\(.)", r"\1", value[1:-1])
     return unquote(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery import shared_task
+from celery import current_task, shared_task
 
 from celery_fanout.canvas import (
     DATA_HEADER,
@@ -20,6 +20,8 @@ from celery_fanout.ids import child_id
 from celery_fanout.jsondata import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery_fanout.events import Event
 
 __all__ = ["failure_of"]
@@ -31,7 +33,7 @@ def failure_of(request: Any, event: Event, exc: BaseException, traceback: Any) -
     Its keys: ``run``, ``subscription``, ``task``, ``attempts``, ``event`` (a CloudEvent), and
     ``error`` with ``type``, ``message`` and ``traceback``.
     """
-    headers = request.headers or {}
+    headers: Mapping[str, Any] = request.headers or {}
     return {
         "run": headers[RUN_HEADER],
         "subscription": headers.get(SUBSCRIPTION_HEADER, ""),
@@ -46,7 +48,7 @@ def failure_of(request: Any, event: Event, exc: BaseException, traceback: Any) -
 def report_failure(request: Any, exc: BaseException, traceback: Any, on_failure: str) -> None:
     """Publish the user's ``on_failure`` task. Celery calls this in place, as an errback."""
     event = event_of(request)
-    headers = request.headers or {}
+    headers: Mapping[str, Any] = request.headers or {}
     if event is None or RUN_HEADER not in headers:
         return
     failed = headers[RUN_HEADER]
@@ -58,7 +60,9 @@ def report_failure(request: Any, exc: BaseException, traceback: Any, on_failure:
         RUN_HEADER: task_id,
         DATA_HEADER: encode(event.data),
     }
-    report_failure.app.tasks[on_failure].apply_async(
+    # of the task that Celery calls: report_failure itself means the current app's
+    task: Any = current_task.app.tasks[on_failure]
+    task.apply_async(
         (failure_of(request, event, exc, traceback),),
         task_id=task_id,
         headers=stamp,

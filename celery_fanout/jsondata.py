@@ -78,7 +78,8 @@ def _text(name: str, value: str, path: str) -> str:
             "its text holds half a surrogate pair",
             "Decode the text properly, or clean it with .encode(errors='replace').decode().",
         ) from exc
-    return str.__str__(value)  # not str(): enums and Django's SafeString have a __str__ of their own
+    # not str(value): enums and Django's SafeString have a __str__ of their own
+    return str.__str__(value)
 
 
 def _whole(name: str, value: int, path: str) -> int:

@@ -125,7 +125,7 @@ class Publisher:
         together = batched or window is not None
         with window or nullcontext():
             with _batch(producer, len(deliveries)) if batched else nullcontext():
-                sending = self._templates.begin(producer, together)
+                sending = self._templates.begin(producer, together=together)
                 for delivery in deliveries:
                     deadline.check()
                     if window is not None:
@@ -155,7 +155,7 @@ class Publisher:
         for delivery in deliveries:
             try:
                 results[delivery.chain.run_id] = self._run_eagerly(delivery.chain)
-            except Exception as exc:  # task_eager_propagates; a failing one stops no other
+            except Exception as exc:  # noqa: BLE001 - a failing one stops no other
                 errors.append(exc)
             delivery.state = "published"
         if errors:
@@ -171,7 +171,7 @@ class Publisher:
             handle = RunHandle(self._app, chain.run_id, chain.result_id, chain.subscription)
             handle.eager = results.get(chain.run_id)
             by_event[id(delivery.event)].append(handle)
-        emissions = []
+        emissions: list[Emission] = []
         for event in events:
             runs = by_event[id(event)]
             emissions.append(Emission(event, runs))

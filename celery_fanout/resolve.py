@@ -6,13 +6,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celery import Task, _state
-from celery.canvas import Signature, _chain, chord, group
+from celery.canvas import (
+    Signature,
+    _chain,  # pyright: ignore[reportPrivateUsage] - what chain() returns
+    chord,
+    group,
+)
 from celery.local import PromiseProxy, Proxy
 
 from celery_fanout.exceptions import InvalidSubscription
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping
 
     from celery import Celery
 
@@ -25,7 +30,7 @@ def resolve_task(app: Celery, item: Any) -> Any:
     ``None`` means that it belongs to another app or is not registered yet. Opens only proxies
     that Celery has already opened, and those of shared tasks, which every app has.
     """
-    kind = type(item)
+    kind: type = type(item)
     if issubclass(kind, PromiseProxy):  # @app.task before its app was finalised
         if not item.__evaluated__():
             return None
@@ -36,23 +41,23 @@ def resolve_task(app: Celery, item: Any) -> Any:
                 item = item._get_current_object()
             except KeyError:
                 return None
-    elif isinstance(item, type):  # a class, registered later with app.register_task
+    elif issubclass(kind, type):  # a class, registered later with app.register_task
         name = item.name or app.gen_task_name(item.__name__, item.__module__)
-        item = app._tasks.get(name)
-    if not isinstance(item, Task) or item.app is not app:
-        return None
-    return item
+        item = app.tasks.get(name)
+    is_own = isinstance(item, Task) and item.app is app
+    return item if is_own else None
 
 
 @contextmanager
-def _current(app: Celery) -> Iterator[None]:
+def _current(app: Celery) -> Generator[None]:
     # reading it through celery.current_app would create a default app where there is none
-    before = _state._tls.current_app
+    state: Any = _state
+    before = state._tls.current_app
     app.set_current()
     try:
         yield
     finally:
-        _state._tls.current_app = before
+        state._tls.current_app = before
 
 
 def resolve_signatures(
@@ -65,7 +70,7 @@ def resolve_signatures(
     """
     found: list[Mapping[str, Any]] = []
     for item in items:
-        if isinstance(item, Signature) and not issubclass(type(item), Proxy):
+        if issubclass(type(item), Signature):  # isinstance() would open a proxy
             found.extend(_flatten(item, where))
             continue
         task = resolve_task(app, item)
@@ -79,7 +84,7 @@ def resolve_signatures(
     return tuple(found)
 
 
-def _flatten(signature: Signature[Any], where: str) -> Iterator[Mapping[str, Any]]:
+def _flatten(signature: Any, where: str) -> Iterator[Mapping[str, Any]]:
     if isinstance(signature, (group, chord)):
         raise InvalidSubscription(
             f"then= at {where}",

@@ -7,11 +7,10 @@ It stands outside Celery's own ``autoretry`` wrapper and is put there in the sam
 from __future__ import annotations
 
 import functools
-import time
 from typing import TYPE_CHECKING, Any
 
 from celery import signals as celery_signals
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Reject, Retry
 from celery.utils.log import get_task_logger
 
 from celery_fanout import signals
@@ -68,13 +67,11 @@ class Runs:
 
         @functools.wraps(body)
         def run(*args: Any, **kwargs: Any) -> Any:
-            request = task.request
-            headers = request.headers
-            if not headers or RUN_HEADER not in headers or request.called_directly:
-                return body(*args, **kwargs)
+            request = _delivered(task)
             active = current.get()
-            if active is not None and active.request is request:
-                return body(*args, **kwargs)  # the body called its own run()
+            # the second case: the body called its own task
+            if request is None or (active is not None and active.request is request):
+                return body(*args, **kwargs)
             found = run_of(task, request)
             if found is None:
                 return body(*args, **kwargs)
@@ -89,7 +86,7 @@ class Runs:
         self._hop_on(execution)
         signals.run_started.send(sender=task, run=run)
         while True:
-            try:
+            try:  # noqa: PERF203 - a second pass is rare
                 return self._call(execution, body)
             except Suspended as suspended:
                 self._leave(execution, suspended)
@@ -160,6 +157,18 @@ class Runs:
         raise Suspended(until, "store") from error
 
 
+def _delivered(task: Any) -> Any:
+    """Return the request of the message that is being executed, if it is a run's; else ``None``.
+
+    Outside of Celery's workers a task with a ``__call__`` of its own, which calls Celery's, has
+    its body called with an empty request on top of that of the message.
+    """
+    for request in reversed(task.request_stack.stack):
+        if not request.called_directly:
+            return request if RUN_HEADER in (request.headers or ()) else None
+    return None
+
+
 def _cause(exc: RetryAfter) -> BaseException:
     return exc.cause or RunFailed("The run asked to be tried again, and no retry is left.")
 
@@ -167,13 +176,13 @@ def _cause(exc: RetryAfter) -> BaseException:
 # Celery's own signals tell how a run ended: success only after its tail was dispatched.
 
 
-def _on_success(sender: Any = None, runtime: float | None = None, **kwargs: Any) -> None:
+def _on_success(sender: Any = None, runtime: float | None = None, **_: Any) -> None:
     run = run_of(sender, sender.request)
     if run is not None:
         signals.run_succeeded.send(sender=sender, run=run, runtime=runtime)
 
 
-def _on_failure(sender: Any = None, exception: Any = None, **kwargs: Any) -> None:
+def _on_failure(sender: Any = None, exception: Any = None, **_: Any) -> None:
     run = run_of(sender, sender.request)
     if run is not None:
         signals.run_failed.send(sender=sender, run=run, exception=exception)
@@ -181,5 +190,3 @@ def _on_failure(sender: Any = None, exception: Any = None, **kwargs: Any) -> Non
 
 celery_signals.task_success.connect(_on_success, weak=False)
 celery_signals.task_failure.connect(_on_failure, weak=False)
-
-assert issubclass(Suspended, Ignore)

@@ -8,6 +8,7 @@ seconds, sizes are bytes.
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -82,23 +83,25 @@ class Settings:
             _check(self, name, (int, float), "a number of seconds greater than 0")
         for name in ("max_event_size", "max_step_size"):
             _check(self, name, (int,), "a number of bytes greater than 0")
-        if not isinstance(self.source, str) or not self.source:
-            raise InvalidSetting(f"{PREFIX}source", repr(self.source), "a URI reference")
-        if self.store_url is not None and not isinstance(self.store_url, str):
+        given: Any = self  # not everybody runs a type checker
+        if not isinstance(given.source, str) or not given.source:
+            raise InvalidSetting(f"{PREFIX}source", repr(given.source), "a URI reference")
+        if given.store_url is not None and not isinstance(given.store_url, str):
             raise InvalidSetting(
-                f"{PREFIX}store_url", repr(self.store_url), 'a URL, "backend" or "memory://"'
+                f"{PREFIX}store_url", repr(given.store_url), 'a URL, "backend" or "memory://"'
             )
 
 
 def _check(settings: Settings, name: str, types: tuple[type, ...], rule: str) -> None:
-    value = getattr(settings, name)
-    if not isinstance(value, types) or isinstance(value, bool) or not value > 0:
+    value: Any = getattr(settings, name)
+    is_number = isinstance(value, types) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
         raise InvalidSetting(PREFIX + name, repr(value), rule)
 
 
-def _given(app: Celery) -> set[str]:
+def _given(app: Any) -> set[str]:
     """Return the ``fanout_*`` keys that the user set, in whatever form, without the prefix."""
-    found = set()
+    found: set[str] = set()
     namespace = str(app.namespace or "")
     prefixes = (PREFIX, f"{namespace}_{PREFIX}".lower())
     for key in app.conf:

@@ -35,7 +35,8 @@ class BoundStep:
         execution = enter(id)
         if execution is None:
             return fn(*args, **kwargs)
-        return run_step(execution, id, self._policy, fn, args, kwargs)
+        value: R = run_step(execution, id, self._policy, fn, args, kwargs)
+        return value
 
 
 class Step:
@@ -67,7 +68,8 @@ class Step:
         execution = enter(id)
         if execution is None:
             return fn(*args, **kwargs)
-        return run_step(execution, id, NO_RETRIES, fn, args, kwargs)
+        value: R = run_step(execution, id, NO_RETRIES, fn, args, kwargs)
+        return value
 
     def options(
         self,
@@ -147,7 +149,17 @@ class Step:
         if execution is not None:
             sleep_step(execution, id, lambda: float(when))
 
-    def emit(self, id: str, event: Any, data: Any = None, **options: Any) -> str:
+    def emit(
+        self,
+        id: str,
+        event: Any,
+        data: Any = None,
+        *,
+        subject: str | None = None,
+        source: str | None = None,
+        time: dt.datetime | str | None = None,
+        delay: float | dt.timedelta | None = None,
+    ) -> str:
         """Emit an event once in this run and return its id.
 
         The event's ``causationid`` is this run's id, and its ``correlationid`` that of the event
@@ -157,24 +169,28 @@ class Step:
             id: the step's name.
             event: an event name, or an instance of a typed event.
             data: the event's data.
-            **options: what :func:`~celery_fanout.emit` takes besides.
+            subject: what the event is about, within the source.
+            source: where it happened; ``fanout_source`` by default.
+            time: when it happened; now by default.
+            delay: seconds, or a timedelta, before subscribers start.
 
         Raises:
             InvalidEvent: if the event cannot be emitted.
             EmitError: if publishing was cut short; the next attempt repeats it with the same ids.
         """
+        options = {"subject": subject, "source": source, "time": time, "delay": delay}
         execution = enter(id)
         if execution is None:
             return str(default_emit()(event, data, **options).event.id)
         run = execution.run
-        number = execution.numbers[id] + 1
         # fixed before the first try, so that a repeat after a lost answer gives the same runs
-        options.setdefault("id", child_id(run.id, "emit", id, number))
+        event_id = child_id(run.id, "emit", id, execution.numbers[id] + 1)
 
         def publish() -> str:
-            return str(execution.engine.emit(event, data, cause=run, **options).event.id)
+            emission = execution.engine.emit(event, data, id=event_id, cause=run, **options)
+            return str(emission.event.id)
 
-        return run_step(execution, id, NO_RETRIES, publish, (), {})
+        return str(run_step(execution, id, NO_RETRIES, publish, (), {}))
 
     @property
     def idempotency_key(self) -> str | None:

@@ -45,6 +45,9 @@ _PLAIN_OPTIONS = {
     "expires",
 }
 
+#: The version of Celery's message protocol that templates are written in.
+PROTOCOL = 2
+
 _KWARGSREPR = "{}"
 
 
@@ -91,7 +94,7 @@ class Templates:
         self._router: Any = None
         self._known: dict[str, tuple[Subscription, Template | None]] = {}
 
-    def begin(self, producer: Any, together: bool) -> Sending:
+    def begin(self, producer: Any, *, together: bool) -> Sending:
         """Start a series of messages.
 
         Args:
@@ -101,7 +104,7 @@ class Templates:
         router = self._app.amqp.router
         if router is not self._router:  # Celery makes a new one when the configuration changes
             self._router, self._known = router, {}
-        return Sending(self._app, self, producer, together)
+        return Sending(self._app, self, producer, together=together)
 
     def get(self, subscription: Subscription) -> Template | None:
         """Return the template of a subscription; ``None`` if it needs ``apply_async``."""
@@ -119,7 +122,7 @@ class Templates:
         if (
             not options.keys() <= _PLAIN_OPTIONS
             or options.pop("expires", None) is not None
-            or app.conf.task_protocol != 2
+            or app.conf.task_protocol != PROTOCOL
             or app.conf.task_send_sent_event
             or app.conf.task_inherit_parent_priority
             or not all(isinstance(route, MapRoute) for route in self._router.routes)
@@ -163,7 +166,7 @@ def _unreplaced(app: Celery, task: Any) -> bool:
 class Sending:
     """One series of messages through one producer."""
 
-    def __init__(self, app: Celery, templates: Templates, producer: Any, together: bool) -> None:
+    def __init__(self, app: Celery, templates: Templates, producer: Any, *, together: bool) -> None:
         self._app = app
         self._templates = templates
         self._producer = producer

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from celery_fanout.exceptions import StepTimeout, StepTimeoutUnsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 __all__ = ["time_limit"]
 
 
 @contextmanager
-def time_limit(step: str, seconds: float | None) -> Iterator[None]:
+def time_limit(step: str, seconds: float | None) -> Generator[None]:
     """Raise :class:`StepTimeout` in the block after ``seconds``.
 
     Raises:
@@ -26,8 +26,9 @@ def time_limit(step: str, seconds: float | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
-    gevent: Any = sys.modules.get("gevent")
-    if gevent is not None and gevent.monkey.is_module_patched("threading"):
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        gevent: Any = sys.modules["gevent"]
         with gevent.Timeout(seconds, StepTimeout(step, seconds)):
             yield
         return
@@ -36,13 +37,15 @@ def time_limit(step: str, seconds: float | None) -> Iterator[None]:
     ):
         raise StepTimeoutUnsupported(step)
 
-    def interrupt(signum: int, frame: object) -> None:
+    def interrupt(*_: object) -> None:
         raise StepTimeout(step, seconds)
 
     handler = signal.signal(signal.SIGALRM, interrupt)
     left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, left, interval)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
+    finally:  # also if the time was over in the very line above
         signal.signal(signal.SIGALRM, handler)

@@ -15,8 +15,13 @@ import warnings
 from dataclasses import is_dataclass
 from typing import Any
 
-from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
-from pydantic import ValidationError
+from pydantic import (
+    BaseModel,
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from celery_fanout.exceptions import StepValueWarning
@@ -32,12 +37,12 @@ def _annotation(fn: Any) -> Any:
     while isinstance(fn, functools.partial):
         fn = fn.func
     if not isinstance(fn, (types.FunctionType, types.MethodType)):
-        fn = getattr(type(fn), "__call__", fn)
+        fn = getattr(type(fn), "__call__", fn)  # noqa: B004 - its annotations are asked for
     if "return" not in getattr(fn, "__annotations__", {}):
         return Any
     try:
         return typing.get_type_hints(fn, include_extras=True)["return"]
-    except Exception:  # names that exist for type checkers only
+    except Exception:  # noqa: BLE001 - evaluates foreign code: names for type checkers, mostly
         return Any
 
 

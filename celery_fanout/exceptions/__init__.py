@@ -7,6 +7,7 @@
           ├── ConfigurationError (ImproperlyConfigured)
           │    ├── UnknownSetting
           │    ├── InvalidSetting
+          │    ├── NoApp
           │    └── StoreUnsupported
           ├── RegistrationError
           │    ├── NotATask (TypeError)
@@ -51,6 +52,7 @@ from __future__ import annotations
 from celery_fanout.exceptions.configuration import (
     ConfigurationError,
     InvalidSetting,
+    NoApp,
     StoreUnsupported,
     UnknownSetting,
 )
@@ -111,6 +113,7 @@ __all__ = [
     "InvalidStep",
     "InvalidSubscription",
     "NestedStep",
+    "NoApp",
     "NonRetriable",
     "NotATask",
     "NotDurableWarning",

@@ -65,3 +65,26 @@ class StoreUnsupported(ConfigurationError):
 
     def __str__(self) -> str:
         return f"{self.store} does not support {self.feature}. {self.remedy}"
+
+
+class NoApp(ConfigurationError):
+    """There is no Celery app to emit with, or there are several and none is current.
+
+    Args:
+        apps: names of the apps in this process.
+    """
+
+    def __init__(self, apps: list[str]) -> None:
+        super().__init__(apps)
+        self.apps = apps
+
+    def __str__(self) -> str:
+        if not self.apps:
+            return (
+                "There is no Celery app in this process. Import the module that creates it, or "
+                "pass app=."
+            )
+        return (
+            f"There are several Celery apps in this process ({', '.join(self.apps)}) and none is "
+            "current in this thread. Pass app=."
+        )

@@ -7,6 +7,7 @@ characters.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from celery.app import backends
 from celery.backends.base import BaseKeyValueStoreBackend, DisabledBackend
 from celery.backends.cache import CacheBackend
+from celery.exceptions import BackendError
 from celery.states import SUCCESS
 
 from celery_fanout.exceptions import FanoutError, StoreUnavailable, StoreUnsupported
 from celery_fanout.ids import child_id
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from celery import Celery
 
@@ -114,7 +116,7 @@ class BackendStore:
         return self._local.backend
 
     def _open(self) -> Any:
-        return self._cls(app=self._app, url=self._url, expires=int(self._expires))
+        return self._cls(app=self._app, url=self._url, expires=math.ceil(self._expires))
 
     def get(self, run_id: str, key: StepKey) -> str | None:
         """Return the text stored under a key, or ``None``."""
@@ -122,21 +124,35 @@ class BackendStore:
         return self._text(self._ask(self._read, name))
 
     def put(self, run_id: str, key: StepKey, text: str, *, final: bool) -> None:
-        """Store a text under a key."""
+        """Store a text under a key.
+
+        Raises:
+            StoreUnsupported: if the server refuses the text as too large.
+        """
         name = child_id(run_id, *key)
-        self._ask(self._write, name, text, final)
+        try:
+            self._ask(self._write, name, text, final)
+        except StoreUnavailable as exc:
+            if _is_refusal(exc.__cause__):
+                raise self._too_large(text) from exc
+            raise
+        # before Celery 5.7 the client does not wait for the answer, which refuses large items
         if self._is_cache and self.get(run_id, key) != text:
-            # its client does not wait for the server's answer, which refuses large items
-            raise StoreUnsupported(
-                self.name, f"a step result of {len(text):,} characters", "Store a reference to it."
-            )
+            raise self._too_large(text)
+
+    def _too_large(self, text: str) -> StoreUnsupported:
+        return StoreUnsupported(
+            self.name,
+            f"a step result of {len(text):,} characters",
+            "Store it elsewhere and return a reference to it.",
+        )
 
     def extend(self, run_id: str, keys: Sequence[StepKey], seconds: float) -> None:
         """Keep what is stored under these keys for at least ``seconds`` from now."""
         if self._is_cache:
             seconds = min(seconds, MEMCACHED_MAX_EXPIRY)
         for key in keys if self.supports_extend else ():
-            self._ask(self._expire, child_id(run_id, *key), int(seconds))
+            self._ask(self._expire, child_id(run_id, *key), math.ceil(seconds))
 
     def _ask(self, call: Any, *args: Any) -> Any:
         try:
@@ -145,14 +161,14 @@ class BackendStore:
             raise
         except Exception as exc:
             # each backend raises errors of its own library; Celery names no common base for them
-            raise StoreUnavailable(self.name, f"{type(exc).__name__}: {exc}") from exc
+            raise StoreUnavailable(self.name, _reason(exc)) from exc
 
     def _read(self, backend: Any, name: str) -> Any:
         if self._is_kv:
             return backend.get(backend.get_key_for_task(name))
         return backend.get_task_meta(name, cache=False)["result"]
 
-    def _write(self, backend: Any, name: str, text: str, final: bool) -> None:
+    def _write(self, backend: Any, name: str, text: str, final: bool) -> None:  # noqa: FBT001 - called by _ask
         if self._is_kv:
             backend.set(backend.get_key_for_task(name), text)
         else:
@@ -166,3 +182,32 @@ class BackendStore:
         if value is None:
             return None
         return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _reason(error: BaseException) -> str:
+    """Name the error that a backend's own error stands for.
+
+    The first line only: SQL libraries quote the statement's values below it, which are no
+    business of a log's.
+    """
+    root = error.__cause__ if isinstance(error, BackendError) and error.__cause__ else error
+    text = str(root).split("\n", 1)[0]
+    return f"{type(root).__name__}: {text}" if text else type(root).__name__
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether a server answered that it will never take this value.
+
+    PEP 249 calls that a DataError, pylibmc TooBig; pymemcache has no class of its own for it.
+    """
+    for found in _chain(error):
+        names = {kind.__name__ for kind in type(found).__mro__}
+        if names & {"DataError", "TooBig"} or "object too large" in str(found):
+            return True
+    return False

@@ -45,7 +45,7 @@ class MemoryStore:
                 return None
             return entry[0]
 
-    def put(self, run_id: str, key: StepKey, text: str, *, final: bool) -> None:
+    def put(self, run_id: str, key: StepKey, text: str, *, final: bool) -> None:  # noqa: ARG002 - the protocol's
         """Store a text under a key."""
         with self._lock:
             self._entries[run_id, key] = (text, self._clock() + self._expires)

@@ -12,7 +12,6 @@ from typing import Any
 
 import celery_pubsub
 from celery import Celery, group
-from kombu.common import ignore_errors
 
 from celery_fanout import emit, on_event
 from tests.benchmarks.measure import interleave, microseconds, table
@@ -52,9 +51,11 @@ class Site:
             celery_pubsub.subscribe(self.name, task)
         self.app.finalize()
         self._group = group(task.s(DATA) for task in self.tasks)
+        self._channel = self.app.connection_for_write().default_channel
+        self.app.amqp.queues["celery"](self._channel).declare()
 
     def _subscribe(self, number: int) -> Any:
-        @self.app.task(name=f"documents.tasks.subscriber_{number}")
+        @self.app.task(name=f"documents.tasks.subscriber_{number}", shared=False)
         def subscriber(document: dict[str, Any]) -> None: ...
 
         return on_event(self.name)(subscriber)
@@ -69,8 +70,7 @@ class Site:
 
     def empty(self) -> None:
         """Throw the messages away, or the broker has more and more to keep."""
-        with self.app.connection_for_write() as connection, ignore_errors(connection):
-            connection.default_channel.queue_purge("celery")
+        self._channel.queue_purge("celery")
 
 
 def compare(broker: str, title: str, backend: str, rounds: int, **conf: Any) -> None:
@@ -79,7 +79,10 @@ def compare(broker: str, title: str, backend: str, rounds: int, **conf: Any) -> 
     for subscribers in SUBSCRIBERS:
         site = Site(broker, backend, subscribers, **conf)
         found = interleave(
-            site.contestants(), rounds=max(7, rounds // subscribers), between=site.empty
+            site.contestants(),
+            rounds=rounds,
+            calls=max(1, 50 // subscribers),
+            between=site.empty,
         )
         base = found["a loop of apply_async"]
         for name, samples in found.items():
@@ -98,7 +101,7 @@ def compare(broker: str, title: str, backend: str, rounds: int, **conf: Any) -> 
     table(f"Publishing one event, {title}", head, rows)
 
 
-def main(rounds: int = 200) -> None:
+def main(rounds: int = 25) -> None:
     """Measure on both brokers."""
     with RedisServer() as redis, RabbitServer() as rabbit:
         backend = redis.url(1)

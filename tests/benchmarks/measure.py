@@ -29,29 +29,31 @@ def interleave(
     contestants: Mapping[str, Callable[[], object]],
     *,
     rounds: int,
+    calls: int = 1,
     between: Callable[[], object] = lambda: None,
 ) -> dict[str, Samples]:
     """Let the contestants take turns, and return what each used.
 
     Args:
-        contestants: what to call, by name. Each is called once before anything is measured.
-        rounds: how often each is measured.
-        between: called before each measurement, and not measured: to empty a queue, for example.
+        contestants: what to call, by name. Each has one turn before anything is measured.
+        rounds: how often each has its turn.
+        calls: how often it is called in a turn; what is returned is the time of one call.
+        between: called before each turn, and not measured: to empty a queue, for example.
     """
     samples = {name: Samples() for name in contestants}
-    for call in contestants.values():
-        between()
-        call()
     order = list(contestants.items())
-    for _ in range(rounds):
+    for number in range(rounds + 1):
         order.append(order.pop(0))  # nobody always follows the same neighbour
+        gc.collect()
         for name, call in order:
             between()
-            gc.collect()
             wall, cpu = time.perf_counter(), time.process_time()
-            call()
-            samples[name].cpu.append(time.process_time() - cpu)
-            samples[name].wall.append(time.perf_counter() - wall)
+            for _ in range(calls):
+                call()
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+            if number:  # the first turn fills caches and opens connections
+                samples[name].cpu.append(cpu / calls)
+                samples[name].wall.append(wall / calls)
     return samples
 
 

@@ -8,6 +8,7 @@ line of its own under "Kind regards". Against: a heading, a company, words such 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -172,7 +173,9 @@ def _people(place: Place, against: Against) -> Iterator[Person]:
     companies = company_spans(text)
     after_person = -1
     for run in _runs(text):
-        if any(span.start < run[-1].end and run[0].start < span.end for span in companies):
+        # The spans are in order and do not overlap: look at the first that ends after the run starts.
+        near = bisect_right(companies, run[0].start, key=lambda span: span.end)
+        if near < len(companies) and companies[near].start < run[-1].end:
             continue
         for part in _parts(run):
             person = _judge(place, part, against, after_person)

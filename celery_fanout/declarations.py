@@ -1,0 +1,221 @@
+"""``on_event``: which task wants which event, as it was written.
+
+Decorating stores the task proxy unopened, because opening it at import would load the app's
+configuration early. A :class:`~celery_fanout.Registry` opens it when its app is finalised.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from celery import Task
+from celery.canvas import Signature
+from celery.local import Proxy
+
+from celery_fanout.events import check_pattern
+from celery_fanout.eventtypes import name_of
+from celery_fanout.exceptions import (
+    DuplicateSubscription,
+    InvalidPattern,
+    InvalidSubscription,
+    NotATask,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pydantic import BaseModel
+
+    from celery_fanout.events import Event
+
+    Filter = Callable[[Event], object]
+    AnyTask = Task[..., Any] | type[Task[..., Any]]
+
+__all__ = ["Declaration", "on_event"]
+
+TaskT = TypeVar("TaskT", bound="AnyTask")
+
+#: Options of ``apply_async`` that a subscription may not set, and what to use instead.
+_REFUSED_OPTIONS = {
+    "args": "A subscriber receives the event's data.",
+    "kwargs": "A subscriber receives the event's data.",
+    "task_id": "The task id is the run's id.",
+    "link": "Use then=.",
+    "chain": "Use then=.",
+    "link_error": "Use on_failure=.",
+    "group_id": "A run belongs to no group.",
+    "chord": "A run belongs to no chord.",
+    "producer": "emit() publishes with a producer of its own.",
+    "publisher": "emit() publishes with a producer of its own.",
+    "connection": "emit() publishes with a producer of its own.",
+    "retries": "A run starts at its first attempt.",
+    "root_id": "It follows from where emit() is called.",
+    "parent_id": "It follows from where emit() is called.",
+}
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What one use of ``on_event`` said. The task is not opened."""
+
+    task: Any
+    pattern: str
+    filter: Filter | None
+    then: tuple[Any, ...]
+    on_failure: Any
+    options: Mapping[str, Any]
+    where: str
+
+
+class Declarations:
+    """What every use of ``on_event`` in this process said, for all its apps.
+
+    Attributes:
+        all: in the order of their declaration.
+        version: changes with every declaration.
+        hooks: called after every declaration.
+    """
+
+    def __init__(self) -> None:
+        self.all: list[Declaration] = []
+        self.version = 0
+        self.hooks: list[Callable[[], None]] = []
+
+    def add(self, new: Declaration) -> None:
+        """Add one, or put it in the place of the same one from before its module was reloaded.
+
+        Raises:
+            DuplicateSubscription: if the task has one with this pattern from another place.
+        """
+        for index, old in enumerate(self.all):
+            if old.task is new.task and old.pattern == new.pattern:
+                if old.where != new.where:
+                    opened = isinstance_opened(new.task)
+                    name = new.task.name if opened else "a task"
+                    raise DuplicateSubscription(f"{name}@{new.pattern}", old.where, new.where)
+                self.all[index] = new
+                break
+        else:
+            self.all.append(new)
+        self.version += 1
+        for hook in self.hooks:
+            hook()
+
+
+declared = Declarations()
+
+
+def on_event(
+    event: str | type[BaseModel],
+    *,
+    filter: Filter | None = None,
+    then: Any = None,
+    on_failure: Any = None,
+    options: Mapping[str, Any] | None = None,
+) -> Callable[[TaskT], TaskT]:
+    """Subscribe a Celery task to an event.
+
+    Stack it on top of ``@app.task``, ``@shared_task`` or a task class; the task itself stays as
+    it is. The task receives the event's data as its first argument.
+
+    Args:
+        event: an event name, a pattern such as ``"document/*"`` or ``"*"``, or a class
+            registered with :func:`~celery_fanout.event_type`.
+        filter: called with the :class:`~celery_fanout.Event` where it is emitted; the task is
+            subscribed only to events for which it returns a true value. One that raises is
+            logged and counts as no match for this subscription.
+        then: a task, a signature, or a list of them, that follow the subscriber in its chain,
+            each with the previous one's result as its first argument.
+        on_failure: a task that is called with a description of the failure when the run, or a
+            link of its tail, has failed for good.
+        options: options of ``apply_async`` for this subscription: ``queue``, ``priority``, ...
+
+    Raises:
+        NotATask: if it is put on a function, or below ``@app.task`` instead of above.
+        InvalidPattern: if ``event`` is neither a name nor a pattern.
+        InvalidEventType: if ``event`` is a class that is the type of no event.
+        InvalidSubscription: if an option cannot be set for a subscription.
+        DuplicateSubscription: if this task already has a subscription with this pattern.
+    """
+    pattern = _pattern(event)
+    _check_filter(pattern, filter)
+    chosen = dict(options or {})
+    for option in chosen:
+        if option in _REFUSED_OPTIONS:
+            raise InvalidSubscription(
+                f"A subscription to {pattern!r}",
+                f"cannot have the option {option!r}",
+                _REFUSED_OPTIONS[option],
+            )
+    tail = _as_tuple(then)
+    for item in tail:
+        if not isinstance_unopened(item, (Task, Signature)):
+            raise NotATask("then=", describe(item), "Pass tasks or signatures.")
+    if on_failure is not None and not isinstance_unopened(on_failure, (Task,)):
+        raise NotATask("on_failure=", describe(on_failure), "Pass a task.")
+    frame: Any = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+    def subscribe(task: TaskT) -> TaskT:
+        if not isinstance_unopened(task, (Task,)):
+            raise NotATask(
+                "on_event",
+                describe(task),
+                f"Put @app.task or @shared_task between @on_event({pattern!r}) and the function.",
+            )
+        declared.add(Declaration(task, pattern, filter, tail, on_failure, chosen, where))
+        return task
+
+    return subscribe
+
+
+def _check_filter(pattern: str, given: Any) -> None:
+    if given is None or (callable(given) and not inspect.iscoroutinefunction(given)):
+        return
+    raise InvalidSubscription(
+        f"A subscription to {pattern!r}",
+        f"cannot have the filter {describe(given)}",
+        "Use a function that takes the Event and returns whether to deliver it.",
+    )
+
+
+def _pattern(event: Any) -> str:
+    kind: type = type(event)  # not isinstance(), which opens a proxy: @on_event without its event
+    if issubclass(kind, type):
+        return name_of(event)[0]
+    if issubclass(kind, Proxy):
+        raise InvalidPattern("a task")
+    if inspect.isroutine(event):
+        raise InvalidPattern(describe(event))
+    return check_pattern(event)
+
+
+def _as_tuple(then: Any) -> tuple[Any, ...]:
+    if then is None:
+        return ()
+    kind: type = type(then)
+    return tuple(then) if issubclass(kind, (list, tuple)) else (then,)
+
+
+def isinstance_unopened(item: object, kinds: tuple[type, ...]) -> bool:
+    """``isinstance`` that takes a Celery proxy for a task without opening it."""
+    if issubclass(type(item), Proxy):
+        return Task in kinds
+    if isinstance(item, type):
+        return issubclass(item, kinds)
+    return isinstance(item, kinds)
+
+
+def describe(item: object) -> str:
+    """Return what an error calls an object."""
+    if inspect.isroutine(item):
+        return f"the function {item.__module__}.{item.__qualname__}"
+    return repr(item)
+
+
+def isinstance_opened(item: object) -> bool:
+    """Whether an object is a task that needs no opening."""
+    return not issubclass(type(item), Proxy) and isinstance(item, Task)

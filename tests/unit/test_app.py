@@ -1,0 +1,436 @@
+"""emit() and its doors: loading, eager apps, several apps, threads."""
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+from contextvars import ContextVar
+
+import pytest
+from celery import Celery, shared_task
+from pydantic import BaseModel
+
+from celery_fanout import (
+    Event,
+    aemit,
+    current_event,
+    current_run,
+    emit,
+    emit_many,
+    event_type,
+    explain,
+    get_fanout,
+    on_event,
+    step,
+)
+from celery_fanout.exceptions import InvalidEvent, NoApp
+from celery_fanout.signals import event_emitted
+
+
+@pytest.fixture
+def app():
+    app = Celery("eager", broker="memory://", set_as_current=False)
+    app.conf.task_always_eager = True
+    return app
+
+
+def values(emission):
+    return [outcome.value for outcome in emission.get()]
+
+
+def test_every_subscriber_receives_the_data(app):
+    @on_event("thing/made")
+    @app.task(shared=False, name="first")
+    def first(data):
+        return ["first", data]
+
+    @on_event("thing/*")
+    @app.task(shared=False, name="second")
+    def second(data):
+        return ["second", data]
+
+    emission = emit("thing/made", {"n": 1}, app=app)
+
+    assert [run.subscription.id for run in emission.runs] == ["first@thing/made", "second@thing/*"]
+    assert values(emission) == [["first", {"n": 1}], ["second", {"n": 1}]]
+
+
+def test_the_same_id_gives_the_same_runs(app):
+    @on_event("thing/made")
+    @app.task(shared=False, name="first")
+    def first(data): ...
+
+    one = emit("thing/made", {"n": 1}, id="e-1", app=app)
+    two = emit("thing/made", {"n": 1}, id="e-1", app=app)
+    other = emit("thing/made", {"n": 1}, id="e-2", app=app)
+
+    assert [run.id for run in one.runs] == [run.id for run in two.runs]
+    assert [run.id for run in one.runs] != [run.id for run in other.runs]
+
+
+def test_a_failing_subscriber_stops_no_other(app):
+    @on_event("thing/made")
+    @app.task(shared=False, name="first")
+    def first(data):
+        raise ValueError("no")
+
+    @on_event("thing/made")
+    @app.task(shared=False, name="second")
+    def second(data):
+        return "fine"
+
+    bad, good = emit("thing/made", {}, app=app).get()
+
+    assert (type(bad.error), str(bad.error), bad.ok) == (ValueError, "no", False)
+    assert (good.value, good.error, good.ok) == ("fine", None, True)
+
+
+def test_with_propagation_the_error_is_raised_after_all_ran(app):
+    app.conf.task_eager_propagates = True
+    ran = []
+
+    @on_event("thing/made")
+    @app.task(shared=False, name="first")
+    def first(data):
+        raise ValueError("no")
+
+    @on_event("thing/made")
+    @app.task(shared=False, name="second")
+    def second(data):
+        ran.append(data)
+
+    with pytest.raises(ValueError, match=r"\Ano\Z"):
+        emit("thing/made", 7, app=app)
+    assert ran == [7]
+
+
+def test_eager_steps_and_retries_and_sleeps(app):
+    calls = []
+
+    @on_event("thing/made")
+    @app.task(shared=False, name="first", autoretry_for=(ConnectionError,), max_retries=3)
+    def first(data):
+        step.run("fetch", calls.append, "fetch")
+        step.sleep("rest", 86_400)
+        calls.append("body")
+        if current_run().attempt < 3:
+            raise ConnectionError
+        return current_run().attempt
+
+    assert values(emit("thing/made", {}, app=app)) == [3]
+    assert calls == ["fetch", "body", "body", "body"]
+
+
+def test_a_tail_runs_eagerly_and_knows_the_event(app):
+    @app.task(shared=False, name="last")
+    def last(result):
+        return [result, current_event().data, step.run("s", lambda: "from a step")]
+
+    @on_event("thing/made", then=last)
+    @app.task(shared=False, name="first")
+    def first(data):
+        return "result"
+
+    assert values(emit("thing/made", {"n": 1}, app=app)) == [["result", {"n": 1}, "from a step"]]
+
+
+def test_on_failure_runs_eagerly(app):
+    seen = []
+
+    @app.task(shared=False, name="tell")
+    def tell(failure):
+        seen.append((failure, current_event().data))
+
+    @on_event("thing/made", on_failure=tell)
+    @app.task(shared=False, name="first")
+    def first(data):
+        raise ValueError("no")
+
+    emission = emit("thing/made", {"n": 1}, id="e-1", app=app)
+
+    [(failure, data)] = seen
+    assert data == {"n": 1}
+    assert failure["run"] == emission.runs[0].id
+    assert failure["subscription"] == "first@thing/made"
+    assert failure["task"] == "first"
+    assert failure["attempts"] == 1
+    assert failure["event"]["id"] == "e-1"
+    assert (failure["error"]["type"], failure["error"]["message"]) == ("ValueError", "no")
+
+
+def test_outside_of_runs_there_is_no_event_and_no_run():
+    assert current_event() is None
+    assert current_run() is None
+
+
+def test_an_ordinary_call_of_a_subscriber_is_no_run(app):
+    @on_event("thing/made")
+    @app.task(shared=False, name="first")
+    def first(data):
+        return step.run("s", lambda: [current_run(), data])
+
+    assert first(1) == [None, 1]
+    assert first.apply((1,)).get() == [None, 1]
+
+
+def test_emitting_inside_a_run_links_the_events(app):
+    @on_event("thing/made")
+    @app.task(shared=False, name="first")
+    def first(data):
+        nested = emit("thing/seen", {}, app=app).event
+        stepped = step.emit("tell", "thing/seen", {})
+        return [nested.causationid, nested.correlationid, current_run().id, stepped]
+
+    @on_event("thing/seen")
+    @app.task(shared=False, name="second")
+    def second(data):
+        return [current_event().correlationid, current_event().causationid]
+
+    emission = emit("thing/made", {}, id="root", app=app)
+
+    [[causation, correlation, run_id, stepped]] = values(emission)
+    assert causation == run_id == emission.runs[0].id
+    assert correlation == "root"
+    assert stepped != "root"
+
+
+def test_an_event_without_subscriber_is_announced(app):
+    seen = []
+    receiver = lambda sender, event, runs, **_: seen.append((sender, event.name, runs))  # noqa: E731
+    event_emitted.connect(receiver, sender=app)
+
+    emission = emit("nobody/listens", {}, app=app)
+
+    assert emission.runs == []
+    assert seen == [(app, "nobody/listens", [])]
+
+
+def test_emit_many_validates_all_before_the_first(app):
+    ran = []
+
+    @on_event("thing/made")
+    @app.task(shared=False, name="first")
+    def first(data):
+        ran.append(data)
+
+    with pytest.raises(InvalidEvent):
+        emit_many([("thing/made", 1), ("bad name", 2)], app=app)
+    assert ran == []
+
+    emissions = emit_many([("thing/made", 1), Event("thing/made", 2, id="e-2")], app=app)
+    assert ran == [1, 2]
+    assert emissions[1].event.id == "e-2"
+
+
+def test_typed_events(app):
+    @event_type("typed/app-made")
+    class Made(BaseModel):
+        n: int
+
+    @on_event(Made)
+    @app.task(shared=False, name="first")
+    def first(data):
+        return data
+
+    @on_event(Made)
+    @app.task(shared=False, name="typed", pydantic=True)
+    def typed(made: Made):
+        return made.n + 1
+
+    assert values(emit(Made(n=3), app=app)) == [{"n": 3}, 4]
+    assert values(emit("typed/app-made", {"n": "4"}, app=app)) == [{"n": 4}, 5]
+
+
+def test_aemit_keeps_the_callers_context(app):
+    who = ContextVar("who")
+
+    @on_event("thing/made")
+    @app.task(shared=False, name="first")
+    def first(data):
+        return who.get()
+
+    async def main():
+        who.set("me")
+        return await aemit("thing/made", {}, app=app)
+
+    assert values(asyncio.run(main())) == ["me"]
+
+
+def test_a_shared_task_belongs_to_every_app(app):
+    other = Celery("other", broker="memory://", set_as_current=False)
+    other.conf.task_always_eager = True
+
+    @on_event("shared/app-made")
+    @shared_task(name="shared")
+    def shared(data):
+        return shared.app.main if data else None
+
+    for each in (app, other):
+        get_fanout(each).load()
+        [subscription] = [s for s in get_fanout(each).registry if s.task.name == "shared"]
+        assert subscription.task.app is each
+
+
+def test_an_apps_own_task_is_unknown_to_another_app(app):
+    other = Celery("other", broker="memory://", set_as_current=False)
+    other.conf.task_always_eager = True
+
+    @on_event("thing/made")
+    @app.task(shared=False, name="first")
+    def first(data): ...
+
+    assert emit("thing/made", {}, app=other).runs == []
+    assert len(emit("thing/made", {}, app=app).runs) == 1
+
+
+def test_explain_says_why(app):
+    @on_event("thing/*", filter=lambda event: event.data["n"] > 1)
+    @app.task(shared=False, name="first")
+    def first(data): ...
+
+    def why(name, data):
+        [found] = [e for e in explain(name, data, app=app) if e.subscription.task.name == "first"]
+        return found.matches, found.reason
+
+    name = "test_explain_says_why.<locals>.<lambda>"
+    assert why("thing/made", {"n": 2}) == (True, f"its filter {name} returned a true value")
+    assert why("thing/made", {"n": 1}) == (False, f"its filter {name} returned a false value")
+    assert why("thing/made", {}) == (False, f"its filter {name} raised KeyError: 'n'")
+    assert why("else", {}) == (False, "'thing/*' does not match 'else'")
+
+
+def run_python(code: str, tmp_path, **modules: str) -> str:
+    for name, source in modules.items():
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+PROJECT = """
+    from celery import Celery
+    app = Celery("proj", broker="memory://", include=["subscribers"])
+    app.conf.task_always_eager = True
+"""
+SUBSCRIBERS = """
+    from celery import shared_task
+    from celery_fanout import on_event
+
+    @on_event("thing/made")
+    @shared_task
+    def first(data):
+        return data
+"""
+
+
+def test_the_first_emit_imports_the_apps_modules(tmp_path):
+    out = run_python(
+        """
+        import sys
+        import proj
+        from celery_fanout import emit
+        assert "subscribers" not in sys.modules
+        print([run.subscription.id for run in emit("thing/made", {}).runs])
+        """,
+        tmp_path,
+        proj=PROJECT,
+        subscribers=SUBSCRIBERS,
+    )
+    assert out == "['subscribers.first@thing/made']"
+
+
+def test_in_a_thread_the_only_app_is_used(tmp_path):
+    out = run_python(
+        """
+        import threading
+        import proj
+        from celery_fanout import emit
+        thread = threading.Thread(target=lambda: print(emit("thing/made", 5).get()[0].value))
+        thread.start()
+        thread.join()
+        """,
+        tmp_path,
+        proj=PROJECT,
+        subscribers=SUBSCRIBERS,
+    )
+    assert out == "5"
+
+
+def test_without_an_app_emit_refuses(tmp_path):
+    out = run_python(
+        """
+        from celery_fanout import emit
+        from celery_fanout.exceptions import NoApp
+        try:
+            emit("thing/made", {})
+        except NoApp as error:
+            print(error)
+        """,
+        tmp_path,
+    )
+    assert out == (
+        "There is no Celery app in this process. Import the module that creates it, or pass app=."
+    )
+
+
+def test_several_apps_and_none_current():
+    assert str(NoApp(["a", "b"])) == (
+        "There are several Celery apps in this process (a, b) and none is current in this thread. "
+        "Pass app=."
+    )
+
+
+def test_a_module_that_emits_while_it_is_imported(tmp_path):
+    out = run_python(
+        """
+        import proj
+        from celery_fanout import emit
+        print(len(emit("thing/made", {}).runs))
+        """,
+        tmp_path,
+        proj=PROJECT,
+        subscribers=SUBSCRIBERS
+        + """
+    from celery_fanout import emit
+    emit("module/imported", {})
+    """,
+    )
+    assert out == "1"
+
+
+def test_a_module_that_cannot_be_imported_is_tried_again(tmp_path):
+    out = run_python(
+        """
+        import proj
+        from celery_fanout import emit
+        for _ in range(2):
+            try:
+                emit("thing/made", {})
+            except RuntimeError as error:
+                print(error)
+        """,
+        tmp_path,
+        proj=PROJECT,
+        subscribers="raise RuntimeError('broken module')",
+    )
+    assert out == "broken module\nbroken module"
+
+
+def test_an_overridden_call_method_is_still_a_run(app):
+    class Loud(app.Task):
+        def __call__(self, *args, **kwargs):
+            return ["called", super().__call__(*args, **kwargs)]
+
+    @on_event("thing/made")
+    @app.task(base=Loud, shared=False, name="first")
+    def first(data):
+        return current_run().id
+
+    emission = emit("thing/made", {}, app=app)
+    assert values(emission) == [["called", emission.runs[0].id]]
