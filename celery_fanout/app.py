@@ -7,17 +7,20 @@ import datetime as dt
 import threading
 import time as clock_module
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from celery import _state
 from celery import signals as celery_signals
-from celery_fanout import context, logs
-from celery_fanout.canvas import FrozenChain
-from celery_fanout.context import Engine, Run
+
+from celery_fanout import (
+    context,
+    failures,  # noqa: F401  # pyright: ignore[reportUnusedImport] - registers the errback task
+    logs,  # noqa: F401  # pyright: ignore[reportUnusedImport] - listens to the signals
+)
+from celery_fanout.context import Engine
 from celery_fanout.declarations import declared
 from celery_fanout.drafts import draft
 from celery_fanout.exceptions import NoApp
-from celery_fanout.failures import report_failure
 from celery_fanout.publisher import Publisher
 from celery_fanout.registry import Explanation, Registry
 from celery_fanout.runs import Runs
@@ -32,11 +35,13 @@ if TYPE_CHECKING:
     from celery import Celery
     from pydantic import BaseModel
 
+    from celery_fanout.canvas import FrozenChain
+    from celery_fanout.context import Run
     from celery_fanout.emission import Emission
     from celery_fanout.events import Event
     from celery_fanout.stores import CheckpointStore
 
-__all__ = ["Fanout", "aemit", "emit", "emit_many", "get_fanout"]
+__all__ = ["Fanout", "aemit", "emit", "emit_many", "explain", "get_fanout"]
 
 _ATTRIBUTE = "_celery_fanout"
 _lock = threading.RLock()
@@ -96,12 +101,12 @@ class Fanout:
             self.app, self.settings, self.registry, self._run_eagerly, self.suspension.hop
         )
 
-    def _engine(self, eager: bool) -> Engine:
+    def _engine(self, eager: bool) -> Engine:  # noqa: FBT001 - a callback with one argument
         return self._eager_engine if eager else self._worker_engine
 
     @cached_property
     def _worker_engine(self) -> Engine:
-        return Engine(_LazyStore(self), self.settings, self._emit_from_step, self._now)
+        return Engine(_lazy_store(self), self.settings, self._emit_from_step, self._now)
 
     @cached_property
     def _eager_engine(self) -> Engine:
@@ -142,7 +147,7 @@ class Fanout:
         if self._loaded:
             return
         with _lock:  # other threads wait: half of the subscribers would be fewer than all
-            if self._loaded or self._loading:
+            if self._loaded or self._loading:  # type: ignore[redundant-expr] - by another thread
                 return  # a task module may emit while it is imported
             self._loading = True
             try:
@@ -171,9 +176,10 @@ class Fanout:
     def emit_many(self, events: Iterable[Any]) -> list[Emission]:
         """Publish several events in one batch; see :func:`emit_many`."""
         self.load()
-        drafts = [
-            draft(self.settings, *(item if isinstance(item, tuple) else (item,))) for item in events
-        ]
+        drafts: list[Event] = []
+        for item in events:
+            event, data = cast("Any", item) if isinstance(item, tuple) else (item, None)
+            drafts.append(draft(self.settings, event, data))
         return self.publisher.emit(drafts)
 
     def explain(self, event: str | BaseModel | Event, data: Any = None) -> list[Explanation]:
@@ -192,6 +198,10 @@ class _LazyStore:
         return getattr(self._fanout.store, name)
 
 
+def _lazy_store(fanout: Fanout) -> CheckpointStore:
+    return cast("CheckpointStore", _LazyStore(fanout))
+
+
 def get_fanout(app: Celery | None = None) -> Fanout:
     """Return the :class:`Fanout` of an app.
 
@@ -202,25 +212,26 @@ def get_fanout(app: Celery | None = None) -> Fanout:
     Raises:
         NoApp: if there is none, or several and none is current.
     """
-    found = app if app is not None else _app_in_use()
-    fanout = found.__dict__.get(_ATTRIBUTE)
+    found: Celery = app if app is not None else _app_in_use()
+    fanout: Fanout | None = found.__dict__.get(_ATTRIBUTE)
     if fanout is None:
         with _lock:
             fanout = found.__dict__.get(_ATTRIBUTE)
             if fanout is None:
                 fanout = found.__dict__[_ATTRIBUTE] = Fanout(found)
-    return fanout  # type: ignore[no-any-return]
+    return fanout
 
 
-def _app_in_use() -> Celery:
+def _app_in_use() -> Any:
     # Celery(...) makes an app current for its own thread only. In the other threads of a web
     # server celery.current_app is a made-up app without tasks, named "default".
-    current = _state._tls.current_app or _state.default_app
+    state: Any = _state
+    current = state._tls.current_app or state.default_app
     if current is not None and current.main != "default":
-        return current  # type: ignore[no-any-return]
-    apps = [app for app in _state._get_active_apps() if app.main != "default"]
+        return current
+    apps = [app for app in state._get_active_apps() if app.main != "default"]
     if len(apps) == 1:
-        return apps[0]  # type: ignore[no-any-return]
+        return apps[0]
     raise NoApp(sorted(str(app.main) for app in apps))
 
 
@@ -251,7 +262,7 @@ def emit(
 ) -> Emission: ...
 
 
-def emit(
+def emit(  # noqa: D417 - the overloads have the attributes
     event: str | BaseModel | Event,
     data: Any = None,
     *,
@@ -336,7 +347,7 @@ def explain(
 # -- attaching to apps -------------------------------------------------------------------------
 
 
-def _refresh(sender: Celery | None = None, **kwargs: Any) -> None:
+def _refresh(sender: Celery | None = None, **_: Any) -> None:
     if sender is not None:
         get_fanout(sender).registry.refresh()
 
@@ -348,12 +359,13 @@ def _on_finalize(app: Celery) -> None:
 
 
 def _refresh_finalized() -> None:
-    for app in list(_state._get_active_apps()):
+    state: Any = _state
+    for app in list(state._get_active_apps()):
         if app.finalized:
             get_fanout(app).registry.refresh()
 
 
-def _refresh_worker(sender: Any, **kwargs: Any) -> None:
+def _refresh_worker(sender: Any, **_: Any) -> None:
     # tasks that were registered without a new declaration, such as classes
     get_fanout(sender.app).load()
     get_fanout(sender.app).registry.refresh()
@@ -362,5 +374,3 @@ def _refresh_worker(sender: Any, **kwargs: Any) -> None:
 celery_signals.worker_init.connect(_refresh_worker, weak=False)
 declared.hooks.append(_refresh_finalized)
 context.set_default_emit(emit)
-
-assert report_failure and logs  # imported for what they register

@@ -78,11 +78,11 @@ def freeze(
         VERSION_HEADER: VERSION,
     }
     errbacks = [errback(subscription.on_failure)] if subscription.on_failure else None
-    tail = []
+    tail: list[dict[str, Any]] = []
     for number, signature in enumerate(subscription.tail, start=1):
         link = child_id(first, "then", number)
         options = dict(signature.get("options") or {})
-        headers = {
+        headers: dict[str, Any] = {
             **(options.get("headers") or {}),
             **stamp,
             RUN_HEADER: link,

@@ -74,7 +74,8 @@ def enter(id: str) -> Execution | None:
 
 def _may_be_a_lost_thread() -> bool:
     # the pools' own threads execute ordinary tasks beside runs; those have a request
-    return get_current_task() is None
+    task: Any = get_current_task()
+    return task is None
 
 
 def warn_swallowed(execution: Execution, place: str) -> None:

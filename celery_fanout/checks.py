@@ -122,10 +122,14 @@ def _store(fanout: Fanout) -> Iterator[Finding]:
             yield Finding(
                 "fanout.W004",
                 "warning",
-                f"{task.name} may be retried for {horizon:,.0f} s, and step results may be dropped "
+                f"{task.name} may be retried for {_seconds(horizon)}, and step results may be dropped "
                 f"after {store.keeps:,.0f} s, so finished steps would run again.",
                 f"Raise {store.keeps_setting}, or retry for a shorter time.",
             )
+
+
+def _seconds(value: float) -> str:
+    return "ever" if value == float("inf") else f"{value:,.0f} s"
 
 
 def _longest_delay(task: Any) -> float:

@@ -64,8 +64,11 @@ def _parse(text: str | None) -> Any:
     if text == "-":
         text = sys.stdin.read()
     elif text.startswith("@"):
-        with click.open_file(text[1:]) as file:
-            text = file.read()
+        try:
+            with click.open_file(text[1:]) as file:
+                text = file.read()
+        except OSError as exc:
+            raise click.UsageError(f"DATA cannot be read: {exc}.") from exc
     try:
         return json.loads(text)
     except ValueError as exc:
@@ -127,7 +130,7 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
 @click.argument("data", required=False)
 @_command
 def explain(fanout: Fanout, name: str, data: str | None, as_json: bool) -> None:
-    """Say for every subscription whether an event would reach it, and why.
+    """Say whom an event would reach, and why.
 
     DATA is JSON, "-" for standard input, or @FILE. Nothing is published.
     """
@@ -230,7 +233,10 @@ def _print_emission(event: Any, rows: list[dict[str, Any]]) -> None:
 )
 @_command
 def check(fanout: Fanout, connect: bool, fail_on: str, as_json: bool) -> None:
-    """Look for settings that lose or repeat work, each with its remedy."""
+    """Look for settings that lose or repeat work.
+
+    Each finding comes with its remedy. The reference lists them all.
+    """
     from celery_fanout.checks import findings, live_findings
 
     found = findings(fanout)

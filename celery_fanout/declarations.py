@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from celery import Task
 from celery.canvas import Signature
@@ -183,7 +183,9 @@ def _check_filter(pattern: str, given: Any) -> None:
 
 
 def _pattern(event: Any) -> str:
-    kind: type = type(event)  # not isinstance(), which opens a proxy: @on_event without its event
+    kind = cast(
+        "type", type(event)
+    )  # not isinstance(), which opens a proxy: @on_event without its event
     if issubclass(kind, type):
         return name_of(event)[0]
     if issubclass(kind, Proxy):
@@ -196,7 +198,7 @@ def _pattern(event: Any) -> str:
 def _as_tuple(then: Any) -> tuple[Any, ...]:
     if then is None:
         return ()
-    kind: type = type(then)
+    kind = cast("type", type(then))
     return tuple(then) if issubclass(kind, (list, tuple)) else (then,)
 
 

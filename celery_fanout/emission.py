@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
@@ -50,7 +50,7 @@ class RunHandle:
         """Whether the result will not be stored, so that nothing can be waited for."""
         task = self.subscription.task
         if self.subscription.tail:
-            task = self._app.tasks.get(self.subscription.tail[-1]["task"], task)
+            task = cast("Any", self._app.tasks).get(self.subscription.tail[-1]["task"], task)
         return bool(self.subscription.options.get("ignore_result", task.ignore_result))
 
 

@@ -46,10 +46,9 @@ def event_type(
     check_name(name)
 
     def register(model: type[ModelT]) -> type[ModelT]:
-        given: Any = model  # not everybody runs a type checker
-        if not (isinstance(given, type) and issubclass(given, BaseModel)):
+        if not is_model(model):
             raise InvalidEventType(
-                getattr(given, "__name__", repr(given)),
+                getattr(model, "__name__", repr(model)),
                 "is no pydantic model",
                 "Derive the class from pydantic.BaseModel.",
             )
@@ -61,6 +60,11 @@ def event_type(
         return model
 
     return register
+
+
+def is_model(item: object) -> bool:
+    """Whether something is a pydantic model: not everybody runs a type checker."""
+    return isinstance(item, type) and issubclass(item, BaseModel)
 
 
 def _place(model: type) -> str:

@@ -13,7 +13,7 @@ import json
 import math
 import uuid
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 
@@ -54,7 +54,7 @@ def _refuse(name: str, path: str, problem: str, remedy: str) -> InvalidEventData
 
 
 def _convert(name: str, value: Any, path: str, depth: int, inside: set[int]) -> Any:
-    kind: Any = type(value)
+    kind = cast("type", type(value))
     if kind is str:
         return _text(name, value, path)
     if value is None or kind is bool:
@@ -104,7 +104,7 @@ def _container(name: str, value: Any, path: str, depth: int, inside: set[int]) -
     inside.add(id(value))
     try:
         if isinstance(value, dict):
-            items: Any = value.items()
+            items = cast("dict[Any, Any]", value).items()
             return {
                 _key(name, key, path): _convert(name, item, f"{path}[{key!r}]", depth + 1, inside)
                 for key, item in items

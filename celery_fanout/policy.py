@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,22 @@ from typing import Any
 from celery_fanout.exceptions import InvalidStep
 
 __all__ = ["NO_RETRIES", "StepPolicy"]
+
+
+#: Waits double no more often than this; floats end a little above 2**1000.
+MAX_DOUBLINGS = 64
+
+
+def _at_least_0(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < math.inf
+
+
+def _is_exception(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Exception)
+
+
+def _above_0(value: Any) -> bool:
+    return _at_least_0(value) and value > 0
 
 
 @dataclass(frozen=True)
@@ -29,19 +46,24 @@ class StepPolicy:
             InvalidStep: if a value cannot be used.
         """
         given: Any = self  # not everybody runs a type checker
-        retry_on = given.retry_on if isinstance(given.retry_on, tuple) else (given.retry_on,)
+        is_tuple = isinstance(given.retry_on, tuple)
+        retry_on: tuple[Any, ...] = given.retry_on if is_tuple else (given.retry_on,)
         rules = [
             (
                 "max_retries",
                 isinstance(given.max_retries, int) and given.max_retries >= 0,
                 "a whole number, 0 or more",
             ),
-            ("retry_backoff", self.retry_backoff >= 0, "True, False or a number of seconds"),
-            ("retry_backoff_max", self.retry_backoff_max > 0, "a number of seconds above 0"),
-            ("timeout", self.timeout is None or self.timeout > 0, "a number of seconds above 0"),
+            ("retry_backoff", _at_least_0(given.retry_backoff), "True, False or seconds"),
+            ("retry_backoff_max", _above_0(given.retry_backoff_max), "a number of seconds above 0"),
+            (
+                "timeout",
+                given.timeout is None or _above_0(given.timeout),
+                "a number of seconds above 0",
+            ),
             (
                 "retry_on",
-                all(isinstance(kind, type) and issubclass(kind, Exception) for kind in retry_on),
+                all(_is_exception(kind) for kind in retry_on),
                 "an exception class or a tuple of them",
             ),
         ]
@@ -66,7 +88,8 @@ class StepPolicy:
         if not self.retry_backoff:
             return 0.0
         # as Celery's own backoff: https://docs.celeryq.dev/en/stable/userguide/tasks.html
-        wait = min(self.retry_backoff_max, float(self.retry_backoff) * 2 ** (attempts - 1))
+        wait = float(self.retry_backoff) * 2.0 ** min(attempts - 1, MAX_DOUBLINGS)
+        wait = min(self.retry_backoff_max, wait)
         return random.uniform(0, wait) if self.retry_jitter else wait
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from celery import Task, _state
 from celery.canvas import (
@@ -30,7 +30,7 @@ def resolve_task(app: Celery, item: Any) -> Any:
     ``None`` means that it belongs to another app or is not registered yet. Opens only proxies
     that Celery has already opened, and those of shared tasks, which every app has.
     """
-    kind: type = type(item)
+    kind = cast("type", type(item))
     if issubclass(kind, PromiseProxy):  # @app.task before its app was finalised
         if not item.__evaluated__():
             return None
@@ -44,7 +44,7 @@ def resolve_task(app: Celery, item: Any) -> Any:
     elif issubclass(kind, type):  # a class, registered later with app.register_task
         name = item.name or app.gen_task_name(item.__name__, item.__module__)
         item = app.tasks.get(name)
-    is_own = isinstance(item, Task) and item.app is app
+    is_own = issubclass(type(item), Task) and item.app is app
     return item if is_own else None
 
 

@@ -15,6 +15,7 @@ from celery.utils.log import get_task_logger
 
 from celery_fanout import signals
 from celery_fanout.canvas import RESUME_HEADER, RUN_HEADER, STORE_RETRIES_HEADER
+from celery_fanout.checkpoints import warn_swallowed
 from celery_fanout.context import (
     Engine,
     Execution,
@@ -31,11 +32,10 @@ from celery_fanout.exceptions import (
     StepFailed,
     StoreUnavailable,
 )
-from celery_fanout.checkpoints import warn_swallowed
 from celery_fanout.suspension import Suspended, Suspension
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = ["Runs"]
 
@@ -101,7 +101,8 @@ class Runs:
 
     def _hop_on(self, execution: Execution) -> None:
         """Send a message that came early on its way again, without calling the body."""
-        until = (execution.request.headers or {}).get(RESUME_HEADER)
+        headers: Mapping[str, Any] = execution.request.headers or {}
+        until = headers.get(RESUME_HEADER)
         if until is not None and not execution.is_due(until):
             self._leave(execution, Suspended(until, "delay"))
 
@@ -142,7 +143,8 @@ class Runs:
 
     def _put_back(self, execution: Execution, error: StoreUnavailable) -> None:
         """Try again later because the store did not answer."""
-        retries = (execution.request.headers or {}).get(STORE_RETRIES_HEADER) or 0
+        headers: Mapping[str, Any] = execution.request.headers or {}
+        retries = headers.get(STORE_RETRIES_HEADER) or 0
         if retries >= MAX_STORE_RETRIES or not execution.engine.waits:
             raise RunFailed(f"{error.store} could not be reached: {error.reason}") from error
         logger.warning("%s", error)

@@ -14,6 +14,8 @@ from celery.exceptions import Ignore, Reject
 from celery_fanout.canvas import RESUME_HEADER, STORE_RETRIES_HEADER
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery import Celery
 
     from celery_fanout.context import Clock
@@ -65,7 +67,7 @@ class Suspension:
     @property
     def max_hop(self) -> float:
         """The longest countdown of one message, in seconds."""
-        options = self._app.conf.broker_transport_options or {}
+        options: Mapping[str, Any] = self._app.conf.broker_transport_options or {}
         return min(MAX_HOP, float(options.get("visibility_timeout") or VISIBILITY_TIMEOUT) / 2)
 
     def hop(self, until: float) -> float:

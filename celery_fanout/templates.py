@@ -8,7 +8,7 @@ to ``app.amqp.send_task_message``, which sends the signals and publishes as alwa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from celery import signals
 from celery.app import amqp as celery_amqp
@@ -150,7 +150,8 @@ def _plain_queue(queue: Any) -> bool:
 
 def _unreplaced(app: Celery, task: Any) -> bool:
     """Whether publishing is Celery's own all the way: no override, no patch by a tool."""
-    cls = type(task)
+    cls: Any = cast("Any", type(task))
+    amqp: Any = cast("Any", type(app.amqp))
     return (
         "apply_async" not in task.__dict__
         and "send_task" not in app.__dict__
@@ -158,8 +159,8 @@ def _unreplaced(app: Celery, task: Any) -> bool:
         and _is_stock(cls.shadow_name, celery_task)
         and _is_stock(cls._get_exec_options, celery_task)
         and _is_stock(type(app).send_task, celery_base)
-        and _is_stock(type(app.amqp).as_task_v2, celery_amqp)
-        and _is_stock(type(app.amqp)._create_task_sender, celery_amqp)
+        and _is_stock(amqp.as_task_v2, celery_amqp)
+        and _is_stock(amqp._create_task_sender, celery_amqp)
     )
 
 
@@ -199,7 +200,7 @@ class Sending:
     def _apply_async(self, chain: FrozenChain, options: dict[str, Any]) -> None:
         task = chain.subscription.task
         merged = {**chain.subscription.options, **options}
-        headers = {**(merged.pop("headers", None) or {}), **chain.headers}
+        headers: dict[str, Any] = {**(merged.pop("headers", None) or {}), **chain.headers}
         if self._subscribes():
             # ignore_result keeps Celery from subscribing to the result; the header, which is
             # laid over the message afterwards, is what the worker reads

@@ -13,7 +13,7 @@ import types
 import typing
 import warnings
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic import (
     BaseModel,
@@ -36,8 +36,10 @@ def _annotation(fn: Any) -> Any:
     fn = inspect.unwrap(fn)
     while isinstance(fn, functools.partial):
         fn = fn.func
+    if isinstance(fn, type):
+        return cast("Any", fn)
     if not isinstance(fn, (types.FunctionType, types.MethodType)):
-        fn = getattr(type(fn), "__call__", fn)  # noqa: B004 - its annotations are asked for
+        fn = getattr(cast("Any", type(fn)), "__call__", fn)  # noqa: B004 - to be looked at
     if "return" not in getattr(fn, "__annotations__", {}):
         return Any
     try:

@@ -64,7 +64,9 @@ class BackendStore:
         chosen = settings.store_url
         if chosen is None or chosen == "backend":
             chosen = app.backend_cls or app.conf.result_backend
-        self._cls, self._url = backends.by_url(chosen, app.loader)
+        found: Any = backends.by_url(chosen, app.loader)
+        self._cls: Any = found[0]
+        self._url: str = found[1]
         self._expires = settings.checkpoint_expires
         self._local = threading.local()
         self._shared: tuple[int, Any] | None = None

@@ -40,7 +40,7 @@ def addresses_of(pid: int) -> set[tuple[str, int]]:
     """Return the IPv4 addresses on which the process and its descendants listen."""
     sockets = set()
     for member in family_of(pid):
-        with suppress(FileNotFoundError):  # the process, or the file, is gone by now
+        with suppress(OSError):  # the process, or the file, is gone by now
             for link in Path(f"/proc/{member}/fd").iterdir():
                 sockets.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
     addresses = set()

@@ -1,0 +1,323 @@
+"""Doing what a page says: writing its files, running its Python and its commands.
+
+=============================  =====================================================================
+block                          what is done with it
+=============================  =====================================================================
+``python title="proj/x.py"``   written to that file, below the page's directory
+``python``                     executed; all such blocks of a page share one namespace
+``pycon``                      executed in the same namespace, output and exceptions compared
+``text``                       compared with what the ``python`` block before it printed
+``console``                    ``$`` commands executed by a shell, output and exit codes compared;
+                               a worker goes on in the background, and what the block says it logs
+                               has to be in its log, in this order, before the page ends
+``toml``, ``ini``, ``json``    parsed, and written if they have a title
+=============================  =====================================================================
+
+At the end every module that the page wrote is imported, every test file is run, and what
+``tests/docs/expect/<page>.py`` says is executed in the page's namespace.
+"""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from packaging.requirements import Requirement
+
+from tests.docs.blocks import ROOT, Block, blocks_of
+from tests.docs.matching import appears, matches, normal
+from tests.processes import Process, wait_until
+
+HERE = Path(__file__).parent
+PROJECT = HERE / "project"  # what how-to guides take for granted
+EXPECT = HERE / "expect"
+
+_WORKER = re.compile(r"^celery\s.*\bworker\b")
+#: Commands that would change this machine, or take long: their arguments are looked at instead.
+_EXAMINED = ("make", "pip")
+
+
+def _examine(command: str, where: str) -> None:
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        subprocess.run(["make", "--dry-run", *arguments], cwd=ROOT, check=True, capture_output=True)
+        return
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert arguments[0] == "install", where
+    for argument in arguments[1:]:
+        if argument in {"-e", "."}:
+            continue
+        requirement = Requirement(argument)
+        if requirement.name == project["name"]:
+            assert requirement.extras <= set(project["optional-dependencies"]), where
+
+
+class Background(Process):
+    """A command of a page that goes on while the page does."""
+
+    name = "docs-worker"
+
+    def __init__(self, command: str, directory: Path, environment: dict[str, str]) -> None:
+        super().__init__()
+        self._command = command
+        self._cwd = directory
+        self._environment = {**environment, "PYTHONUNBUFFERED": "1"}
+
+    def command(self) -> Sequence[str]:
+        return ["bash", "-c", f"exec {self._command}"]
+
+    def environment(self) -> dict[str, str]:
+        return self._environment
+
+    def working_directory(self) -> Path:
+        return self._cwd
+
+    def is_ready(self) -> bool:
+        return True  # what is published before it listens waits in the queue
+
+
+@dataclass
+class _Worker:
+    block: Block
+    expected: str
+    process: Background
+
+
+class Page:
+    """One page, done in a directory of its own.
+
+    Args:
+        name: the page's path from the project's root.
+        directory: an empty directory.
+        localise: replaces the addresses of servers in a text by those of private ones.
+        globalise: replaces them back in what a program printed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        localise: Callable[[str], str],
+        globalise: Callable[[str], str],
+    ) -> None:
+        self.name = name
+        self.directory = directory
+        self.blocks = blocks_of(name)
+        self._localise = localise
+        self._globalise = globalise
+        self._workers: list[_Worker] = []
+        self._written: dict[str, Block] = {}
+        self._tested: set[str] = set()
+        self._session: subprocess.Popen[str] | None = None
+        self._environment = {
+            **os.environ,
+            "COLUMNS": "100",
+            "NO_COLOR": "1",
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PYTEST_ADDOPTS": "-p no:cacheprovider",
+            "PYTHONDONTWRITEBYTECODE": "1",  # files change within one second
+        }
+        self._environment.pop("PYTHONPATH", None)
+
+    # -- the whole page ----------------------------------------------------------------------------
+
+    def play(self) -> None:
+        """Do everything that the page says."""
+        if self.name.startswith("docs/") and not self.name.startswith("docs/tutorial/"):
+            shutil.copytree(PROJECT, self.directory, dirs_exist_ok=True)
+            for file in self.directory.rglob("*.py"):
+                file.write_text(self._localise(file.read_text()))
+        try:
+            before: Block | None = None
+            printed = ""
+            for block in self.blocks:
+                if block.language == "text":
+                    assert before is not None, f"{block.where}: is the output of nothing"
+                    assert before.language == "python", f"{block.where}: is the output of nothing"
+                    self._compare(block.where, block.source, printed)
+                    printed = ""
+                    continue
+                assert not printed, f"{self.name}: nothing says that this is printed:\n{printed}"
+                printed = self._do(block)
+                before = block
+            assert not printed, f"{self.name}: nothing says that this is printed:\n{printed}"
+            self._finish()
+        finally:
+            self._close()
+
+    def _do(self, block: Block) -> str:
+        """Do one block, and return what it printed if somebody should compare that."""
+        if block.language == "console":
+            self._console(block)
+        elif block.language in {"toml", "ini", "json"}:
+            self._configuration(block)
+        elif block.language == "pycon":
+            self._ask("pycon", self._localise(block.source), block.where)
+        elif block.language == "python" and block.title:
+            self._write(block)
+        elif block.language == "python":
+            return self._ask("python", self._localise(block.padded), self.name)
+        else:
+            raise AssertionError(f"{block.where}: nobody can execute {block.language!r}")
+        return ""
+
+    def _finish(self) -> None:
+        """Import, test and expect what no block of the page itself did."""
+        tests = [name for name in self._written if Path(name).name.startswith("test_")]
+        left = [name for name in tests if name not in self._tested]
+        if left:
+            self._run(f"pytest -q {' '.join(left)}", self.name)
+        modules = [
+            name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            for name in self._written
+            if name.endswith(".py") and name not in tests and Path(name).name != "conftest.py"
+        ]
+        if modules:
+            self._ask("python", "".join(f"import {module}\n" for module in modules), self.name)
+        expect = EXPECT / Path(self.name).relative_to("docs") if "docs/" in self.name else None
+        if expect is not None and (file := expect.with_suffix(".py")).exists():
+            self._ask("python", file.read_text(), str(file))
+        self._settle_workers()
+
+    def _close(self) -> None:
+        if self._session is not None:
+            self._session.kill()
+            self._session.communicate()
+        for worker in self._workers:
+            worker.process.kill()
+            worker.process.close()
+
+    # -- files and Python --------------------------------------------------------------------------
+
+    def _write(self, block: Block) -> None:
+        assert block.title is not None
+        file = self.directory / block.title
+        assert file.resolve().is_relative_to(self.directory.resolve()), block.where
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if block.title.endswith(".py"):
+            compile(block.source, block.where, "exec")
+        file.write_text(self._localise(block.source))
+        self._written[block.title] = block
+
+    def _configuration(self, block: Block) -> None:
+        if block.language == "toml":
+            tomllib.loads(block.source)
+        elif block.language == "ini":
+            configparser.ConfigParser().read_string(block.source)
+        else:
+            json.loads(block.source)
+        if block.title:
+            self._write(block)
+
+    def _ask(self, kind: str, source: str, name: str) -> str:
+        if self._session is None:
+            self._session = subprocess.Popen(
+                [sys.executable, "-c", "from tests.docs.session import main; main()"],
+                cwd=self.directory,
+                env={**self._environment, "PYTHONPATH": str(ROOT)},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self._session.stdin is not None
+        assert self._session.stdout is not None
+        request = json.dumps({"kind": kind, "source": source, "name": name})
+        self._session.stdin.write(f"{request}\n")
+        self._session.stdin.flush()
+        answer = json.loads(self._session.stdout.readline())
+        assert answer["error"] is None, f"{name}\n{answer['printed']}{answer['error']}"
+        return str(answer["printed"])
+
+    # -- commands ----------------------------------------------------------------------------------
+
+    def _console(self, block: Block) -> None:
+        commands: list[tuple[str, str]] = []
+        for line in block.source.splitlines():
+            if line.startswith("$ "):
+                commands.append((line[2:], ""))
+            elif commands and commands[-1][0].endswith("\\") and not commands[-1][1]:
+                commands[-1] = (f"{commands[-1][0]}\n{line}", "")
+            else:
+                assert commands, f"{block.where}: begins with no command"
+                commands[-1] = (commands[-1][0], f"{commands[-1][1]}{line}\n")
+        status = 0
+        for number, (command, expected) in enumerate(commands):
+            if command.split()[0] in _EXAMINED:
+                _examine(command, block.where)
+            elif _WORKER.match(command):
+                self._start_worker(block, command, expected)
+            else:
+                asked = any("$?" in later for later, _ in commands[number + 1 : number + 2])
+                status = self._run(command, block.where, expected, status, may_fail=asked)
+
+    def _run(
+        self,
+        command: str,
+        where: str,
+        expected: str = "...\n",
+        status: int = 0,
+        *,
+        may_fail: bool = False,
+    ) -> int:
+        result = subprocess.run(
+            ["bash", "-c", f"(exit {status})\n{self._localise(command)}"],
+            cwd=self.directory,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        self._compare(f"{where}: {command}", expected, result.stdout)
+        if not may_fail:
+            assert result.returncode == 0, f"{where}: {command}\n{result.stdout}"
+        if command.startswith("pytest"):
+            self._tested.update(name for name in self._written if name in command)
+        return result.returncode
+
+    def _compare(self, where: str, expected: str, found: str) -> None:
+        found = self._globalise(found)
+        if not matches(expected, found):
+            raise AssertionError(
+                f"{where}\n--- says\n{normal(expected)}--- prints\n{normal(found)}---"
+            )
+
+    # -- workers -----------------------------------------------------------------------------------
+
+    def _start_worker(self, block: Block, command: str, expected: str) -> None:
+        self._settle_workers()
+        process = Background(self._localise(command), self.directory, self._environment)
+        self._workers.append(_Worker(block, expected, process))
+        process.start()
+
+    def _settle_workers(self) -> None:
+        """See that the workers logged what the page says, and stop them."""
+        for worker in self._workers:
+            process = worker.process
+            if not process.alive:
+                continue
+            wait_until(
+                lambda worker=worker: appears(worker.expected, self._log(worker)),
+                30,
+                lambda worker=worker: (
+                    f"{worker.block.where}\n--- says\n{worker.expected}"
+                    f"--- logs\n{self._log(worker)}---"
+                ),
+            )
+            process.stop()
+
+    def _log(self, worker: _Worker) -> str:
+        return self._globalise(worker.process.log)
