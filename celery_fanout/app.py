@@ -147,7 +147,7 @@ class Fanout:
         if self._loaded:
             return
         with _lock:  # other threads wait: half of the subscribers would be fewer than all
-            if self._loaded or self._loading:  # type: ignore[redundant-expr] - by another thread
+            if self._loaded or self._loading:  # type: ignore[redundant-expr]  # in another thread
                 return  # a task module may emit while it is imported
             self._loading = True
             try:

@@ -183,9 +183,8 @@ def _check_filter(pattern: str, given: Any) -> None:
 
 
 def _pattern(event: Any) -> str:
-    kind = cast(
-        "type", type(event)
-    )  # not isinstance(), which opens a proxy: @on_event without its event
+    # not isinstance(), which would open a proxy: @on_event without its event
+    kind = type(cast("object", event))
     if issubclass(kind, type):
         return name_of(event)[0]
     if issubclass(kind, Proxy):
@@ -198,7 +197,7 @@ def _pattern(event: Any) -> str:
 def _as_tuple(then: Any) -> tuple[Any, ...]:
     if then is None:
         return ()
-    kind = cast("type", type(then))
+    kind = type(cast("object", then))
     return tuple(then) if issubclass(kind, (list, tuple)) else (then,)
 
 

@@ -53,8 +53,8 @@ def _refuse(name: str, path: str, problem: str, remedy: str) -> InvalidEventData
     return InvalidEventData(name, path, problem, remedy)
 
 
-def _convert(name: str, value: Any, path: str, depth: int, inside: set[int]) -> Any:
-    kind = cast("type", type(value))
+def _convert(name: str, value: object, path: str, depth: int, inside: set[int]) -> Any:
+    kind = type(value)
     if kind is str:
         return _text(name, value, path)
     if value is None or kind is bool:
@@ -68,7 +68,7 @@ def _convert(name: str, value: Any, path: str, depth: int, inside: set[int]) -> 
     return _other(name, value, path, depth, inside)
 
 
-def _text(name: str, value: str, path: str) -> str:
+def _text(name: str, value: Any, path: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as exc:
@@ -82,39 +82,40 @@ def _text(name: str, value: str, path: str) -> str:
     return str.__str__(value)
 
 
-def _whole(name: str, value: int, path: str) -> int:
+def _whole(name: str, value: Any, path: str) -> int:
     if value.bit_length() > MAX_BITS:
         raise _refuse(name, path, "its number is too long for JSON", "Use a text instead.")
     return int(value)
 
 
-def _number(name: str, value: float, path: str) -> float:
+def _number(name: str, value: Any, path: str) -> float:
     if not math.isfinite(value):
         raise _refuse(name, path, f"{value} is no JSON number", "Use None or a text instead.")
     return float(value)
 
 
 def _container(name: str, value: Any, path: str, depth: int, inside: set[int]) -> Any:
-    if id(value) in inside:
+    itself = id(value)
+    if itself in inside:
         raise _refuse(name, path, "it contains itself", "Emit a reference instead of the object.")
     if depth >= MAX_DEPTH:
         raise _refuse(
             name, path, f"it is nested deeper than {MAX_DEPTH} levels", "Emit flatter data."
         )
-    inside.add(id(value))
+    inside.add(itself)
     try:
         if isinstance(value, dict):
-            items = cast("dict[Any, Any]", value).items()
+            found = cast("Any", value)
             return {
                 _key(name, key, path): _convert(name, item, f"{path}[{key!r}]", depth + 1, inside)
-                for key, item in items
+                for key, item in found.items()
             }
         return [
             _convert(name, item, f"{path}[{index}]", depth + 1, inside)
             for index, item in enumerate(value)
         ]
     finally:
-        inside.discard(id(value))
+        inside.discard(itself)
 
 
 def _key(name: str, key: Any, path: str) -> str:

@@ -30,7 +30,7 @@ def resolve_task(app: Celery, item: Any) -> Any:
     ``None`` means that it belongs to another app or is not registered yet. Opens only proxies
     that Celery has already opened, and those of shared tasks, which every app has.
     """
-    kind = cast("type", type(item))
+    kind = type(cast("object", item))
     if issubclass(kind, PromiseProxy):  # @app.task before its app was finalised
         if not item.__evaluated__():
             return None

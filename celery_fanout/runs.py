@@ -86,9 +86,9 @@ class Runs:
         self._hop_on(execution)
         signals.run_started.send(sender=task, run=run)
         while True:
-            try:  # noqa: PERF203 - a second pass is rare
+            try:
                 return self._call(execution, body)
-            except Suspended as suspended:
+            except Suspended as suspended:  # noqa: PERF203 - a second pass is rare
                 self._leave(execution, suspended)
             except StoreUnavailable as exc:
                 self._put_back(execution, exc)

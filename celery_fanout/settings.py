@@ -22,6 +22,9 @@ __all__ = ["Settings"]
 PREFIX = "fanout_"
 DAY = 86_400.0
 
+#: The version of Celery's message protocol that has headers.
+PROTOCOL = 2
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -61,7 +64,7 @@ class Settings:
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 raise UnknownSetting(PREFIX + key, PREFIX + near[0] if near else "")
-        if app.conf.task_protocol != 2:
+        if app.conf.task_protocol != PROTOCOL:
             # version 1 has no headers, so a worker could not tell a run from an ordinary task
             raise InvalidSetting("task_protocol", str(app.conf.task_protocol), "2")
         values: dict[str, Any] = {"source": f"/{app.main or 'celery'}"}

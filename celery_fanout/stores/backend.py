@@ -172,7 +172,9 @@ class BackendStore:
 
     def _write(self, backend: Any, name: str, text: str, final: bool) -> None:  # noqa: FBT001 - called by _ask
         if self._is_kv:
-            backend.set(backend.get_key_for_task(name), text)
+            # pymemcache takes texts of ASCII only; some of the others take no bytes
+            value = text.encode() if self._is_cache else text
+            backend.set(backend.get_key_for_task(name), value)
         else:
             backend.store_result(name, text, SUCCESS if final else PENDING_STATE)
 

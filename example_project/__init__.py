@@ -1,0 +1,1 @@
+"""An example: documents are uploaded, and three subscribers read each of them."""
