@@ -102,6 +102,7 @@ def _load(execution: Execution, key: StepKey) -> Checkpoint | None:
 
 
 def _save(execution: Execution, key: StepKey, checkpoint: Checkpoint, text: str = "") -> None:
+    checkpoint.stored = execution.now()
     with _reachable(execution) as store:
         store.put(execution.run.id, key, text or checkpoint.dumps(), final=checkpoint.final)
 
@@ -117,7 +118,13 @@ def _reachable(execution: Execution) -> Generator[CheckpointStore]:
 
 
 def _suspend(execution: Execution, suspended: Suspended) -> Suspended:
+    """Mark the run as suspended, and return what to raise."""
     execution.suspension = suspended
+    store = execution.engine.store
+    wait = suspended.until - execution.now()
+    if store.supports_extend and store.keeps is not None and wait > store.keeps / 4:
+        with _reachable(execution):  # what this run already has must outlive the wait
+            store.extend(execution.run.id, execution.used, wait + store.keeps)
     return suspended
 
 
@@ -163,6 +170,12 @@ def run_step(  # noqa: C901 - the whole path of a step, to be read in one go
 
 
 def _cached(execution: Execution, key: StepKey, checkpoint: Checkpoint, fn: Any) -> Any:
+    """Return the stored value, or raise the stored failure; use keeps a checkpoint alive."""
+    store = execution.engine.store
+    if store.supports_extend and store.keeps is not None and checkpoint.stored is not None:
+        if execution.now() - checkpoint.stored > store.keeps / 2:
+            with _reachable(execution):
+                store.extend(execution.run.id, [key], store.keeps)
     if checkpoint.status == "failed":
         error = checkpoint.error or {}
         raise StepFailed(
@@ -194,7 +207,7 @@ def _complete(
     checkpoint.status, checkpoint.error, checkpoint.due = "done", None, None
     limit = execution.engine.settings.max_step_size
     try:
-        checkpoint.value = encode(fn, value)
+        checkpoint.value, checkpoint.stored = encode(fn, value), execution.now()
         text = checkpoint.dumps()
         stored = Checkpoint.loads(text)
         size = len(text.encode())
@@ -269,11 +282,7 @@ def sleep_step(execution: Execution, id: str, wake: Callable[[], float]) -> None
         if not execution.is_due(checkpoint.due):
             _save(execution, key, checkpoint)
     if not execution.is_due(checkpoint.due):
-        until = checkpoint.due or 0.0
-        with _reachable(execution) as store:  # what this run already has must outlive the sleep
-            keep = until - execution.now() + (store.keeps or 0.0)
-            store.extend(execution.run.id, execution.used, keep)
-        raise _suspend(execution, Suspended(until, "sleep", id))
+        raise _suspend(execution, Suspended(checkpoint.due or 0.0, "sleep", id))
     checkpoint.status = "done"
     _save(execution, key, checkpoint)
     _announce_completed(execution, key, checkpoint, cached=False)
@@ -283,8 +292,8 @@ def sleep_step(execution: Execution, id: str, wake: Callable[[], float]) -> None
 
 def _refuse_too_long(execution: Execution, id: str, seconds: float) -> None:
     store = execution.engine.store
-    if store.keeps is not None and not store.supports_extend and seconds > store.keeps:
-        raise SleepTooLong(id, seconds, store.keeps, store.keeps_setting)
+    if store.longest is not None and seconds > store.longest:
+        raise SleepTooLong(id, seconds, store.longest, store.keeps_setting)
 
 
 def _announce_completed(

@@ -55,19 +55,18 @@ def run(files: list[Path]) -> int:
     with start_worker(
         app, pool="threads", concurrency=6, perform_ping_check=False, loglevel="CRITICAL"
     ):
-        show.begin(str(app.connection_for_write().as_uri()))
+        broker = str(app.connection_for_write().as_uri())
+        show.begin("in memory" if broker.startswith("memory:") else broker)
         for file in files:
             document = {"id": storage.put(file), "name": file.name}
             emissions.append(emit("document/uploaded", document, app=app))
-        for emission in emissions:
-            emission.get(timeout=120)
-        show.wait_for(sum(len(emission.runs) for emission in emissions))
-    show.timeline()
-    outcomes = {e.event.data["id"]: e.get(timeout=10) for e in emissions}
-    show.results(emissions, outcomes)
-    fetched = len(storage.fetches())
-    failed = [o for found in outcomes.values() for o in found if not o.ok]
-    show.summary(fetched, failed)
+        outcomes = [emission.get(timeout=120) for emission in emissions]
+        show.wait_for_the_end()
+        show.timeline()
+        show.results(emissions, outcomes)
+        fetched = len(storage.fetches())
+        failed = sum(not outcome.ok for found in outcomes for outcome in found)
+        show.summary(fetched, failed)
     return 1 if failed or fetched != 3 * len(files) else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 import threading
 import time
 from collections import Counter
@@ -88,8 +89,8 @@ class Show:
     def _started(self, run: Run, **_: Any) -> None:
         with self._lock:
             self._attempt(run)
-            self._counts["attempts"] += 1
             if run.attempt > 1:
+                self._counts["retries"] += 1
                 self._line(run, f"attempt {run.attempt}")
 
     def _completed(self, run: Run, step: str, cached: bool, **_: Any) -> None:
@@ -124,9 +125,9 @@ class Show:
             self._line(run, f"{MARK['failed']} failed for good: {exception}")
         self._ended.release()
 
-    def wait_for(self, runs: int) -> None:
-        """Wait until that many runs, and the tails of those that have one, were seen to end."""
-        for _ in range(runs + len(self._files)):
+    def wait_for_the_end(self) -> None:
+        """Wait until three runs and one tail per document were seen to end."""
+        for _ in range(4 * len(self._files)):
             self._ended.acquire(timeout=10)
 
     # -- afterwards ----------------------------------------------------------------------------
@@ -151,26 +152,27 @@ class Show:
                 print(f"{name:{self._names}}  {task:16}  {''.join(bar).rstrip()}")
                 name = ""
 
-    def results(self, emissions: list[Any], outcomes: dict[str, list[Any]]) -> None:
+    def results(self, emissions: list[Any], outcomes: list[list[Any]]) -> None:
         """Print what the subscribers found out."""
         print("\nResults")
-        for emission in emissions:
+        width = min(100, shutil.get_terminal_size().columns)
+        for emission, found in zip(emissions, outcomes, strict=True):
             print(f"\n{emission.event.data['name']}")
-            for outcome in outcomes[emission.event.data["id"]]:
+            for outcome in found:
                 task = outcome.run.subscription.task.name.rpartition(".")[2]
-                print(f"  {task}: {_text(task, outcome)}")
+                text = f"  {task:16}  {_text(task, outcome)}"
+                print(textwrap.fill(text, width, subsequent_indent=" " * 20))
 
-    def summary(self, fetched: int, failed: list[Any]) -> None:
+    def summary(self, fetched: int, failed: int) -> None:
         """Print the figures that show what was not done twice."""
-        documents = len(self._files)
+        count, documents = self._counts, len(self._files)
         print(
-            f"\n{documents} events, {3 * documents} runs, {self._counts['attempts']} attempts with "
-            f"those of the tails. {self._counts['executed']} steps executed, "
-            f"{self._counts['cached']} read from their checkpoint. "
+            f"\n{documents} event{'s' * (documents > 1)}, {3 * documents} runs, {count['retries']} retries. "
+            f"{count['executed']} steps executed, {count['cached']} read from their checkpoint. "
             f"{fetched} fetches: one per run, whatever failed later."
         )
         if failed:
-            print(f"{len(failed)} runs failed.")
+            print(f"{failed} runs failed.")
 
 
 class _Named:

@@ -33,11 +33,14 @@ class CheckpointStore(Protocol):
         name: what messages call it.
         keeps: how long a checkpoint is kept at least, in seconds; ``None``: for ever.
         supports_extend: whether :meth:`extend` can prolong that.
+        longest: how long a checkpoint can be kept at most, extended if that is possible, in
+            seconds; ``None``: for ever.
         keeps_setting: the setting that decides ``keeps``.
     """
 
     name: str
     keeps: float | None
+    longest: float | None
     supports_extend: bool
     keeps_setting: str
 
@@ -77,6 +80,7 @@ class Checkpoint:
         error: type and message of the last error.
         attempts: how often the step's function was called.
         due: POSIX time at which the step goes on.
+        stored: POSIX time at which it was stored.
     """
 
     status: Status
@@ -84,6 +88,7 @@ class Checkpoint:
     error: dict[str, str] | None = None
     attempts: int = 0
     due: float | None = None
+    stored: float | None = None
     version: int = field(default=VERSION)
 
     @property
@@ -105,6 +110,8 @@ class Checkpoint:
             record["e"] = self.error
         if self.due is not None:
             record["d"] = self.due
+        if self.stored is not None:
+            record["t"] = int(self.stored)
         return str(kombu_json.dumps(record, separators=(",", ":")))
 
     @classmethod
@@ -117,5 +124,6 @@ class Checkpoint:
             error=record.get("e"),
             attempts=record.get("n", 0),
             due=record.get("d"),
+            stored=record.get("t"),
             version=record.get("v", 1),
         )

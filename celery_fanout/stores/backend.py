@@ -82,10 +82,12 @@ class BackendStore:
         if self.supports_extend:
             self.keeps: float | None = self._expires
             self.keeps_setting = "fanout_checkpoint_expires"
+            self.longest: float | None = MEMCACHED_MAX_EXPIRY if self._is_cache else None
         else:
             # rows and files are dropped by celery.backend_cleanup, with the app's own expiry
             self.keeps = self._seconds(app.conf.result_expires)
             self.keeps_setting = "result_expires"
+            self.longest = self.keeps
 
     @staticmethod
     def _seconds(expires: Any) -> float | None:

@@ -31,6 +31,7 @@ class MemoryStore:
 
     def __init__(self, expires: float, clock: Callable[[], float] = time.time) -> None:
         self.keeps: float | None = expires
+        self.longest: float | None = None
         self._expires = expires
         self._clock = clock
         self._lock = threading.Lock()

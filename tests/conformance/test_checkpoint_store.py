@@ -380,7 +380,7 @@ def test_a_forked_process_may_go_on_using_it(
 
     def use(name: str) -> None:
         # both at the same time: on one connection they would read each other's answers
-        for number in range(50):
+        for number in range(20):
             store.put(run_id, (name, number), f"{name} {number}", final=True)
             assert store.get(run_id, (name, number)) == f"{name} {number}"
             assert store.get(run_id, ("before", 1)) == "before"
@@ -391,8 +391,8 @@ def test_a_forked_process_may_go_on_using_it(
     child.join()
     assert child.exitcode == 0
     if place.name != "memory":
-        assert [store.get(run_id, ("child", n)) for n in range(50)] == [
-            f"child {n}" for n in range(50)
+        assert [store.get(run_id, ("child", n)) for n in range(20)] == [
+            f"child {n}" for n in range(20)
         ]
 
 

@@ -1,0 +1,288 @@
+"""Errors: the whole message of each, the tree, and what survives a process boundary."""
+
+import json
+import pickle
+import re
+
+import pytest
+from celery import Celery
+from celery.exceptions import CeleryError, Ignore
+
+from celery_fanout import exceptions as package
+from celery_fanout.exceptions import (
+    DuplicateEventType,
+    DuplicateSubscription,
+    EmissionTimeout,
+    EmitError,
+    EventTooLarge,
+    FanoutError,
+    FanoutWarning,
+    InvalidEvent,
+    InvalidEventData,
+    InvalidEventName,
+    InvalidEventType,
+    InvalidPattern,
+    InvalidSetting,
+    InvalidStep,
+    InvalidSubscription,
+    NestedStep,
+    NoApp,
+    NonRetriable,
+    NotATask,
+    RetryAfter,
+    RunFailed,
+    SleepTooLong,
+    StepFailed,
+    StepTimeout,
+    StepTimeoutUnsupported,
+    StoreUnavailable,
+    StoreUnsupported,
+    UnknownSetting,
+    describe,
+)
+
+MESSAGES = [
+    (
+        UnknownSetting("fanout_sorce", "fanout_source"),
+        "There is no setting 'fanout_sorce'. Did you mean 'fanout_source'?",
+    ),
+    (UnknownSetting("fanout_xyz"), "There is no setting 'fanout_xyz'. Remove it."),
+    (
+        InvalidSetting("fanout_publish_timeout", "-1", "a number of seconds greater than 0"),
+        "fanout_publish_timeout is -1. It must be a number of seconds greater than 0.",
+    ),
+    (
+        StoreUnsupported("The result backend rpc://", "steps", "Use another."),
+        "The result backend rpc:// does not support steps. Use another.",
+    ),
+    (
+        NoApp([]),
+        "There is no Celery app in this process. Import the module that creates it, or pass app=.",
+    ),
+    (
+        NoApp(["one", "two"]),
+        (
+            "There are several Celery apps in this process (one, two) and none is current in this "
+            "thread. Pass app=."
+        ),
+    ),
+    (
+        NotATask("on_event", "the function shop.tell", "Put @app.task above it."),
+        (
+            "on_event needs a Celery task, and the function shop.tell is none. "
+            "Put @app.task above it."
+        ),
+    ),
+    (
+        InvalidPattern("document*"),
+        (
+            "'document*' is no event pattern. Use an event name such as 'document/uploaded', a "
+            "name that ends in '*' after '/' or '.', such as 'document/*', or '*' alone."
+        ),
+    ),
+    (
+        InvalidSubscription("then= at shop.py:3", "contains a group", "Emit an event."),
+        "then= at shop.py:3 contains a group. Emit an event.",
+    ),
+    (
+        InvalidEventType("Order", "is no pydantic model", "Derive it from BaseModel."),
+        "Order is no pydantic model. Derive it from BaseModel.",
+    ),
+    (
+        DuplicateEventType("order/paid", "shop.Order", "bar.Order"),
+        (
+            "The event 'order/paid' already has the type shop.Order, so bar.Order cannot be its "
+            "type too. Give one of them another event name."
+        ),
+    ),
+    (
+        DuplicateSubscription("shop.tell@order/paid", "shop.py:3", "shop.py:9"),
+        (
+            "shop.tell@order/paid is subscribed twice: at shop.py:3 and at shop.py:9. Remove one, "
+            "or join their filters."
+        ),
+    ),
+    (
+        InvalidEvent("order/paid", "has no id", "Give it one."),
+        "The event 'order/paid' has no id. Give it one.",
+    ),
+    (
+        InvalidEventName("order paid"),
+        (
+            "The event 'order paid' has no valid name. A name has 1 to 200 characters, starts "
+            "with a letter or digit, and goes on with letters, digits, '.', '_', '/' and '-'."
+        ),
+    ),
+    (
+        InvalidEventData("order/paid", "data['total']", "JSON has no set", "Use a list."),
+        "The event 'order/paid' cannot carry data['total']: JSON has no set. Use a list.",
+    ),
+    (
+        EventTooLarge("order/paid", 300_000, 262_144),
+        (
+            "The event 'order/paid' has 300,000 bytes of data and fanout_max_event_size allows "
+            "262,144. Store the data elsewhere and emit a reference to it, or raise the setting."
+        ),
+    ),
+    (
+        EmitError(
+            "order/paid",
+            "e-1",
+            {"r-1": "published", "r-2": "unknown", "r-3": "unpublished", "r-4": "unpublished"},
+            "ConnectionError: gone",
+        ),
+        (
+            "The event 'order/paid' was not published to all its subscribers: 1 published, 1 "
+            "unknown, 2 unpublished (ConnectionError: gone). Emit it again with id='e-1': that is safe."
+        ),
+    ),
+    (
+        EmissionTimeout("order/paid", "e-1", 2.5, ["a@order/paid", "b@order/*"]),
+        (
+            "The event 'order/paid' (e-1) had no outcome after 2.5 s from: a@order/paid, "
+            "b@order/*. Wait longer, or look whether a worker serves their queues."
+        ),
+    ),
+    (
+        StoreUnavailable("The result backend RedisBackend", "ConnectionError: refused"),
+        (
+            "The result backend RedisBackend cannot be reached (ConnectionError: refused). "
+            "The run continues when it can be."
+        ),
+    ),
+    (RunFailed("No retry is left."), "No retry is left."),
+    (
+        InvalidStep("fetch", "has no valid id", "Use a text."),
+        "The step 'fetch' has no valid id. Use a text.",
+    ),
+    (
+        NestedStep("inner", "outer"),
+        (
+            "The step 'inner' was called inside the step 'outer', and steps do not nest. Call "
+            "'inner' from the task's body, or call its function directly."
+        ),
+    ),
+    (
+        StepTimeout("fetch", 0.5),
+        (
+            "The step 'fetch' ran longer than its timeout of 0.5 s. Raise the timeout, or make the "
+            "step smaller."
+        ),
+    ),
+    (
+        StepTimeoutUnsupported("fetch"),
+        (
+            "The step 'fetch' has a timeout, and a function in a thread cannot be interrupted. Run "
+            "the task in a prefork, solo or gevent worker, or give the client that the step calls "
+            "a timeout of its own."
+        ),
+    ),
+    (
+        SleepTooLong("rest", 864_000, 86_400, "result_expires"),
+        (
+            "The step 'rest' would sleep for 864,000 s, and the store drops checkpoints after "
+            "86,400 s, so finished steps would run again. Raise result_expires, or sleep for less."
+        ),
+    ),
+    (
+        StepFailed("fetch", "ValueError", "no"),
+        "The step 'fetch' failed after 1 attempt: ValueError: no",
+    ),
+    (
+        StepFailed("fetch", "ValueError", "no", 3),
+        "The step 'fetch' failed after 3 attempts: ValueError: no",
+    ),
+    (RetryAfter(30), "Asked to run again after 30 s."),
+    (NonRetriable("The card is stolen."), "The card is stolen."),
+]
+EXAMPLES = [pytest.param(*each, id=type(each[0]).__name__) for each in MESSAGES]
+PUBLIC = [getattr(package, name) for name in package.__all__]
+ERRORS = [item for item in PUBLIC if isinstance(item, type) and issubclass(item, FanoutError)]
+
+
+@pytest.mark.parametrize(("error", "message"), EXAMPLES)
+def test_message(error, message):
+    assert str(error) == message
+
+
+def test_each_class_that_is_raised_has_its_message_tested():
+    roots = {cls for cls in ERRORS if cls.__init__ is Exception.__init__}
+    assert {cls.__name__ for cls in roots} == {
+        "ConfigurationError",
+        "FanoutError",
+        "RegistrationError",
+        "StepError",
+    }
+    assert {type(error) for error, _ in MESSAGES} == set(ERRORS) - roots
+
+
+def same(one, other):
+    return (type(one), str(one), one.__dict__) == (type(other), str(other), other.__dict__)
+
+
+@pytest.mark.parametrize(("error", "message"), EXAMPLES)
+def test_survives_pickle(error, message):
+    assert same(pickle.loads(pickle.dumps(error)), error)  # noqa: S301 - our own
+
+
+@pytest.mark.parametrize(("error", "message"), EXAMPLES)
+def test_is_rebuilt_from_its_args(error, message):
+    assert same(type(error)(*error.args), error)
+
+
+@pytest.mark.parametrize(("error", "message"), EXAMPLES)
+def test_survives_a_json_result_backend(error, message):
+    backend = Celery(backend="cache+memory://", set_as_current=False).backend
+    stored = json.loads(json.dumps(backend.prepare_exception(error)))
+    assert same(backend.exception_to_python(stored), error)
+
+
+def test_the_tree_in_the_docstring_is_the_tree_of_the_classes():
+    drawn = []
+    above = []
+    for line in package.__doc__.splitlines():
+        found = re.fullmatch(r"( {4}[ │├└─]*)(\w+)(?: \((?:[\w.]+\.)?(\w+)\))?", line)
+        if found is None:
+            continue
+        depth, name, second = (len(found[1]) - 4) // 5, found[2], found[3]
+        above[depth:] = [name]
+        drawn.append((name, *above[depth - 1 : depth], *([second] if second else [])))
+    actual = [
+        (cls.__name__, *(base.__name__ for base in cls.__bases__))
+        for cls in PUBLIC
+        if isinstance(cls, type)
+    ]
+    assert sorted(drawn) == sorted([*actual, ("CeleryError",), ("UserWarning",)])
+
+
+@pytest.mark.parametrize("cls", [StoreUnavailable, StepFailed, RetryAfter, NonRetriable])
+def test_what_steers_a_run_passes_autoretry(cls):
+    assert issubclass(cls, Ignore)
+
+
+def test_everything_is_a_celery_error():
+    assert all(issubclass(cls, CeleryError) for cls in ERRORS)
+    assert not issubclass(FanoutWarning, CeleryError)
+
+
+def test_emit_error_knows_its_runs():
+    error = EmitError("a", "e", {"1": "published", "2": "unknown", "3": "unpublished"}, "gone")
+    assert (error.published, error.unknown, error.unpublished) == (["1"], ["2"], ["3"])
+
+
+def test_retry_after_names_its_cause():
+    error = RetryAfter(0.5, ValueError("busy"))
+    assert str(error) == "Asked to run again after 0.5 s because of ValueError('busy')."
+    assert isinstance(error.cause, ValueError)
+
+
+def test_non_retriable_gives_the_error_to_report():
+    cause = ValueError("no")
+    assert NonRetriable(cause).error is cause
+    assert str(NonRetriable(cause)) == "no"
+    error = NonRetriable("The card is stolen.").error
+    assert (type(error), str(error)) == (RunFailed, "The card is stolen.")
+
+
+def test_describe():
+    assert describe(KeyError("a")) == {"type": "KeyError", "message": "'a'"}
