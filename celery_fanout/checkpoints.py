@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from celery._state import get_current_task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery.utils.log import get_task_logger
 
 from celery_fanout import signals
-from celery_fanout.context import Execution, active_runs, current
+from celery_fanout.context import Execution, active_runs, current, inside
 from celery_fanout.exceptions import (
     InvalidStep,
     NestedStep,
@@ -21,7 +22,6 @@ from celery_fanout.exceptions import (
     SleepTooLong,
     StepFailed,
     StoreUnavailable,
-    StoreUnsupported,
     SwallowedSuspensionWarning,
     describe,
 )
@@ -37,13 +37,12 @@ if TYPE_CHECKING:
     from celery_fanout.policy import StepPolicy
     from celery_fanout.stores import CheckpointStore, StepKey
 
-__all__ = ["enter", "inside", "run_step", "sleep_step", "warn_swallowed"]
+__all__ = ["enter", "run_step", "sleep_step", "warn_swallowed"]
+
+logger = get_task_logger(__name__)
 
 #: The longest step id, in characters.
 MAX_ID = 200
-
-#: Id and idempotency key of the step that is being executed.
-inside: ContextVar[tuple[str, str] | None] = ContextVar("celery_fanout_step", default=None)
 
 
 def enter(id: str) -> Execution | None:
@@ -98,7 +97,18 @@ def warn_swallowed(execution: Execution, place: str) -> None:
 def _load(execution: Execution, key: StepKey) -> Checkpoint | None:
     with _reachable(execution) as store:
         text = store.get(execution.run.id, key)
-    return None if text is None else Checkpoint.loads(text)
+    if text is None:
+        return None
+    try:
+        return Checkpoint.loads(text)
+    except (ValueError, KeyError, TypeError):
+        # a worker was killed while it wrote a file, so the result was not stored
+        logger.warning(
+            "Run %s: the checkpoint of step %r is damaged and counts as none",
+            execution.run.id,
+            key[0],
+        )
+        return None
 
 
 def _save(execution: Execution, key: StepKey, checkpoint: Checkpoint, text: str = "") -> None:
@@ -156,13 +166,15 @@ def run_step(  # noqa: C901 - the whole path of a step, to be read in one go
             raise _failed(execution, key, checkpoint, exc.error) from exc
         except RetryAfter as exc:
             if not policy.max_retries:
+                _announce_failed(execution, key, checkpoint, exc.cause or exc, final=False)
                 raise  # the task's retries decide
             again = policy.next_try(checkpoint.attempts, exc.seconds)
             _tried(execution, key, checkpoint, exc.cause or exc, again)
         except (Ignore, Retry, Reject, SoftTimeLimitExceeded):
             raise  # Celery's control flow, and the last moment before the worker kills the process
-        except policy.retry_on as exc:
-            if not policy.max_retries:
+        except Exception as exc:
+            if not policy.covers(exc):
+                _announce_failed(execution, key, checkpoint, exc, final=False)
                 raise
             _tried(execution, key, checkpoint, exc, policy.next_try(checkpoint.attempts))
         else:
@@ -172,10 +184,10 @@ def run_step(  # noqa: C901 - the whole path of a step, to be read in one go
 def _cached(execution: Execution, key: StepKey, checkpoint: Checkpoint, fn: Any) -> Any:
     """Return the stored value, or raise the stored failure; use keeps a checkpoint alive."""
     store = execution.engine.store
-    if store.supports_extend and store.keeps is not None and checkpoint.stored is not None:
-        if execution.now() - checkpoint.stored > store.keeps / 2:
-            with _reachable(execution):
-                store.extend(execution.run.id, [key], store.keeps)
+    age = execution.now() - (checkpoint.stored or execution.now())
+    if store.supports_extend and store.keeps is not None and age > store.keeps / 2:
+        with _reachable(execution):
+            store.extend(execution.run.id, [key], store.keeps)
     if checkpoint.status == "failed":
         error = checkpoint.error or {}
         raise StepFailed(
@@ -217,7 +229,9 @@ def _complete(
                 "store it elsewhere and return a reference to it"
             )
         _save(execution, key, checkpoint, text)
-    except (TypeError, ValueError, RecursionError, StoreUnsupported) as exc:
+    except StoreUnavailable:
+        raise
+    except Exception as exc:  # values may bring encoders of their own
         # the effect has happened, so no retry may repeat it
         error = ValueError(f"the step's result cannot be stored: {exc}")
         raise _failed(execution, key, checkpoint, error) from exc
@@ -277,8 +291,13 @@ def sleep_step(execution: Execution, id: str, wake: Callable[[], float]) -> None
         _announce_completed(execution, key, checkpoint, cached=True)
         return
     if checkpoint is None:
-        checkpoint = Checkpoint("waiting", due=wake())
-        _refuse_too_long(execution, id, (checkpoint.due or 0.0) - execution.now())
+        due = wake()
+        if not math.isfinite(due):
+            raise InvalidStep(
+                id, f"sleeps until {due}, which is no time", "Use a finite number of seconds."
+            )
+        checkpoint = Checkpoint("waiting", due=due)
+        _refuse_too_long(execution, id, due - execution.now())
         if not execution.is_due(checkpoint.due):
             _save(execution, key, checkpoint)
     if not execution.is_due(checkpoint.due):

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "findings", "live_findings"]
 
+#: How many names a message lists.
+SHOWN = 5
+
 Level = Literal["error", "warning", "info"]
 
 
@@ -57,8 +60,8 @@ def findings(fanout: Fanout) -> list[Finding]:
 
 
 def _names(names: list[str]) -> str:
-    shown = ", ".join(sorted(names)[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+    shown, rest = sorted(names)[:SHOWN], len(names) - SHOWN
+    return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _subscribers(fanout: Fanout) -> list[Any]:
@@ -79,7 +82,7 @@ def _registrations(fanout: Fanout) -> Iterator[Finding]:
 
 
 def _content(fanout: Fanout) -> Iterator[Finding]:
-    conf = fanout.app.conf
+    conf: Any = fanout.app.conf
     for setting in ("accept_content", "result_accept_content"):
         accepted = conf.get(setting) or ()
         if any("pickle" in str(kind) or "python-serialize" in str(kind) for kind in accepted):
@@ -122,8 +125,8 @@ def _store(fanout: Fanout) -> Iterator[Finding]:
             yield Finding(
                 "fanout.W004",
                 "warning",
-                f"{task.name} may be retried for {_seconds(horizon)}, and step results may be dropped "
-                f"after {store.keeps:,.0f} s, so finished steps would run again.",
+                f"{task.name} may be retried for {_seconds(horizon)}, and step results may be "
+                f"dropped after {store.keeps:,.0f} s, so finished steps would run again.",
                 f"Raise {store.keeps_setting}, or retry for a shorter time.",
             )
 
@@ -148,7 +151,7 @@ def _retry_horizon(task: Any) -> float:
     longest = _longest_delay(task)
     if not factor:
         return float(retries) * longest
-    return sum(min(longest, factor * 2**n) for n in range(min(retries, 10_000)))
+    return float(sum(min(longest, factor * 2**n) for n in range(min(retries, 10_000))))
 
 
 def _driver(fanout: Fanout) -> str:
@@ -157,7 +160,7 @@ def _driver(fanout: Fanout) -> str:
 
 def _broker(fanout: Fanout) -> Iterator[Finding]:
     driver = _driver(fanout)
-    options = dict(fanout.app.conf.broker_transport_options or {})
+    options: dict[str, Any] = dict(fanout.app.conf.broker_transport_options or {})
     if driver == "amqp" and not options.get("confirm_publish"):
         yield Finding(
             "fanout.W005",
@@ -178,9 +181,9 @@ def _broker(fanout: Fanout) -> Iterator[Finding]:
 
 
 def _visibility(fanout: Fanout, timeout: float) -> Iterator[Finding]:
-    conf = fanout.app.conf
-    slow = []
-    late = []
+    conf: Any = fanout.app.conf
+    slow: list[str] = []
+    late: list[str] = []
     for task in _subscribers(fanout):
         limit = task.time_limit or conf.task_time_limit
         if task.acks_late and (limit is None or limit >= timeout):
@@ -218,7 +221,8 @@ def _visibility(fanout: Fanout, timeout: float) -> Iterator[Finding]:
 
 
 def _acks(fanout: Fanout) -> Iterator[Finding]:
-    early, lost = [], []
+    early: list[str] = []
+    lost: list[str] = []
     for task in _subscribers(fanout):
         if not task.acks_late:
             early.append(task.name)
@@ -251,7 +255,7 @@ def _acks(fanout: Fanout) -> Iterator[Finding]:
 
 
 def _others(fanout: Fanout) -> Iterator[Finding]:
-    conf = fanout.app.conf
+    conf: Any = fanout.app.conf
     version = tuple(int(part) for part in celery.__version__.split(".")[:2])
     tails = [sub.id for sub in fanout.registry if sub.tail]
     if conf.worker_deduplicate_successful_tasks and version < (5, 7) and tails:
@@ -276,8 +280,10 @@ def live_findings(fanout: Fanout) -> list[Finding]:
     found: list[Finding] = []
     try:
         with fanout.app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, timeout=fanout.settings.publish_timeout)
-    except Exception as exc:  # each transport has errors of its own
+            connection.ensure_connection(
+                max_retries=1, timeout=int(fanout.settings.publish_timeout)
+            )
+    except Exception as exc:  # noqa: BLE001 - each transport has errors of its own
         found.append(
             Finding(
                 "fanout.E005",
@@ -304,10 +310,11 @@ def _redis_findings(fanout: Fanout) -> Iterator[Finding]:
     if not url.startswith(("redis://", "rediss://")):
         return
     host = url_to_parts(url).hostname
-    client = fanout.app.backend.client
+    store: Any = fanout.store
+    client = store.backend().client
     try:
-        config = {**client.config_get("maxmemory*"), **client.config_get("append*")}
-    except Exception:  # managed Redis servers refuse CONFIG
+        config: dict[str, Any] = {**client.config_get("maxmemory*"), **client.config_get("append*")}
+    except Exception:  # noqa: BLE001 - managed Redis servers refuse CONFIG
         return
     policy = config.get("maxmemory-policy", "noeviction")
     if policy != "noeviction" and int(config.get("maxmemory", 0)):

@@ -58,15 +58,16 @@ def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         click.echo(line.rstrip())
 
 
-def _parse(text: str | None) -> Any:
-    if text is None:
+def _parse(argument: str | None) -> Any:
+    if argument is None:
         return None
+    text: str = argument
     if text == "-":
         text = sys.stdin.read()
     elif text.startswith("@"):
         try:
             with click.open_file(text[1:]) as file:
-                text = file.read()
+                text = str(file.read())
         except OSError as exc:
             raise click.UsageError(f"DATA cannot be read: {exc}.") from exc
     try:
@@ -179,7 +180,7 @@ def emit(
         name, _parse(data), id=event_id, subject=subject, source=source, delay=delay
     )
     outcomes = {} if wait is None else {o.run.id: o for o in emission.get(wait)}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for run in emission.runs:
         row: dict[str, Any] = {"run": run.id, "subscription": run.subscription.id}
         outcome = outcomes.get(run.id)

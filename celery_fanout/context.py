@@ -110,6 +110,9 @@ class Execution:
 
 current: ContextVar[Execution | None] = ContextVar("celery_fanout_execution", default=None)
 
+#: Id and idempotency key of the step that is being executed.
+inside: ContextVar[tuple[str, str] | None] = ContextVar("celery_fanout_step", default=None)
+
 #: Parts that replace those of the app, set by the testing module.
 engine_override: ContextVar[Engine | None] = ContextVar("celery_fanout_engine", default=None)
 
@@ -155,9 +158,12 @@ class activate:  # noqa: N801 - used like a function
     def __enter__(self) -> Execution:
         _active.add(1)
         self.token = current.set(self.execution)
+        # a run may be executed inside another's step: where tasks are eager, step.emit() does that
+        self.outer = inside.set(None)
         return self.execution
 
     def __exit__(self, *exc_info: object) -> None:
+        inside.reset(self.outer)
         current.reset(self.token)
         _active.add(-1)
 

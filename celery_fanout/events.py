@@ -168,7 +168,7 @@ class Event:
 def _load_json(name: str, text: bytes | str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidEvent(name, f"is no JSON ({exc})", "Send JSON in UTF-8.") from exc
 
 

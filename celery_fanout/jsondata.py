@@ -128,7 +128,7 @@ def _key(name: str, key: Any, path: str) -> str:
 
 def _dump(name: str, model: BaseModel, path: str) -> Any:
     try:
-        return model.model_dump(mode="json")
+        return model.model_dump(mode="json", by_alias=True)  # as it is validated
     except ValueError as exc:  # pydantic's PydanticSerializationError is one
         problem = f"{type(model).__name__} cannot be written as JSON ({exc})"
         raise _refuse(name, path, problem, "Give its fields types that JSON has.") from exc

@@ -50,7 +50,7 @@ def _suspended(run: Run, until: float, reason: str, step: str | None, **_: Any) 
     )
 
 
-def _step_completed(run: Run, step: str, number: int, cached: bool, **_: Any) -> None:
+def _step_completed(run: Run, step: str, number: int, *, cached: bool, **_: Any) -> None:
     task_logger.debug(
         "Run %s step %r (%d) %s",
         run.id,
@@ -62,7 +62,7 @@ def _step_completed(run: Run, step: str, number: int, cached: bool, **_: Any) ->
 
 
 def _step_failed(
-    run: Run, step: str, number: int, attempts: int, error_type: str, final: bool, **_: Any
+    run: Run, step: str, number: int, attempts: int, error_type: str, *, final: bool, **_: Any
 ) -> None:
     task_logger.warning(
         "Run %s step %r (%d) raised %s in attempt %d%s",

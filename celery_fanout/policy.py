@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from celery_fanout.exceptions import InvalidStep
+from celery_fanout.exceptions import InvalidStep, StepError, StepTimeout
 
 __all__ = ["NO_RETRIES", "StepPolicy"]
 
@@ -73,6 +73,12 @@ class StepPolicy:
                     "step.options", f"has {name}={getattr(self, name)!r}", f"It must be {rule}."
                 )
         return self
+
+    def covers(self, error: Exception) -> bool:
+        """Whether an error is worth another try: not if the step was only written wrongly."""
+        if isinstance(error, StepError) and not isinstance(error, StepTimeout):
+            return False
+        return self.max_retries > 0 and isinstance(error, self.retry_on)
 
     def next_try(self, attempts: int, asked: float | None = None) -> float | None:
         """Return the seconds to the next try, or ``None`` if there is none left.

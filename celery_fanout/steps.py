@@ -9,8 +9,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from celery_fanout.checkpoints import enter, inside, run_step, sleep_step
-from celery_fanout.context import default_emit
+from celery_fanout.checkpoints import enter, run_step, sleep_step
+from celery_fanout.context import default_emit, inside
 from celery_fanout.exceptions import InvalidStep
 from celery_fanout.ids import child_id
 from celery_fanout.policy import NO_RETRIES, StepPolicy

@@ -101,6 +101,7 @@ class Suspension:
             retries=request.retries,
             countdown=self.hop(until),
             expires=None,  # it meant the first start
+            ignore_result=request.ignore_result,  # Celery 5.5 forgets it
             headers=headers,
             argsrepr=getattr(request, "argsrepr", None),
             kwargsrepr=getattr(request, "kwargsrepr", None),

@@ -71,7 +71,9 @@ def encode(fn: Any, value: Any) -> Any:
     adapter = _adapter(fn)
     if adapter is not None:
         try:
-            return adapter.dump_python(value, mode="json", warnings="none")
+            return adapter.dump_python(
+                value, mode="json", by_alias=True, round_trip=True, warnings="none"
+            )
         except (PydanticSerializationError, UnicodeDecodeError, RecursionError):
             pass  # it does not fit its annotation; decode() says so
     if isinstance(value, (BaseModel, enum.Enum)) or is_dataclass(value):

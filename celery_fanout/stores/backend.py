@@ -102,7 +102,7 @@ class BackendStore:
         if "RPCBackend" in names:
             raise StoreUnsupported("The result backend rpc://", "steps", _REMEDY)
 
-    def _backend(self) -> Any:
+    def backend(self) -> Any:
         """Return the backend of this process and thread.
 
         Redis clients may be shared by threads, and one pool is enough; other clients, such as
@@ -160,7 +160,7 @@ class BackendStore:
 
     def _ask(self, call: Any, *args: Any) -> Any:
         try:
-            return call(self._backend(), *args)
+            return call(self.backend(), *args)
         except FanoutError:
             raise
         except Exception as exc:

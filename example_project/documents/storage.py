@@ -67,7 +67,9 @@ def directory() -> Path:
     path = Path(tempfile.gettempdir()) / f"documents-{getpass.getuser()}"
     path.mkdir(mode=0o700, exist_ok=True)
     if path.is_symlink() or (hasattr(os, "getuid") and path.stat().st_uid != os.getuid()):
-        raise PermissionError(f"{path} belongs to somebody else. Set DOCUMENTS_DIR to another directory.")
+        raise PermissionError(
+            f"{path} belongs to somebody else. Set DOCUMENTS_DIR to another directory."
+        )
     return path
 
 

@@ -133,7 +133,8 @@ MESSAGES = [
         ),
         (
             "The event 'order/paid' was not published to all its subscribers: 1 published, 1 "
-            "unknown, 2 unpublished (ConnectionError: gone). Emit it again with id='e-1': that is safe."
+            "unknown, 2 unpublished (ConnectionError: gone). Emit it again with id='e-1': that is "
+            "safe."
         ),
     ),
     (

@@ -16,10 +16,16 @@ sentences and words, `vocabulary` holds the word lists; `summary`, `categories` 
 `values`, `companies` and `people`) each answer one question; `flaky` makes the calls fail on purpose.
 """
 
-from .categories import UNKNOWN, Classification, UnknownCategory, classify, known_categories
-from .entities import UnknownField, extract, known_fields
-from .flaky import FlakyModel, ModelUnavailable
-from .summary import summarize
+from example_project.documents.model.categories import (
+    UNKNOWN,
+    Classification,
+    UnknownCategory,
+    classify,
+    known_categories,
+)
+from example_project.documents.model.entities import UnknownField, extract, known_fields
+from example_project.documents.model.flaky import FlakyModel, ModelUnavailable
+from example_project.documents.model.summary import summarize
 
 __all__ = [
     "UNKNOWN",

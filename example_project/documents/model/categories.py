@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from .markup import Kind, blocks
+from example_project.documents.model.markup import Kind, blocks
 
 if sys.version_info >= (3, 12):
     from typing import TypedDict
@@ -53,7 +53,10 @@ _FEATURES: dict[str, Features] = {
             "vat number|remittance|invoiced",
             1.0: "vat|quantity|qty|total|tax|payable|payment terms|bank transfer|discount|hourly rate|hours",
         },
-        {r"(?im)^\W*(?:total|amount|balance)\b.{0,40}\d[\d.,]*": 2.0, r"(?i)\bINV[-/ ]?\d{2,}": 2.0},
+        {
+            r"(?im)^[^\w\n]{0,20}(?:total|amount|balance)\b.{0,40}\d[\d.,]*": 2.0,
+            r"(?i)\bINV[-/ ]?\d{2,}": 2.0,
+        },
     ),
     "contract": Features(
         {
@@ -63,7 +66,10 @@ _FEATURES: dict[str, Features] = {
             1.0: "clause|obligations|liability|supplier|customer|tenant|landlord|lessor|lessee|contractor|"
             "written notice|amendment|assignment|warranties|schedule|deliverables",
         },
-        {r"(?i)\bbetween\b[^.]{3,200}\band\b": 1.0, r"(?m)^\s*\d{1,2}\.\d{1,2}\.?\s+[A-Z]": 1.0},
+        {
+            r"(?i)\bbetween\b[^.]{3,200}\band\b": 1.0,
+            r"(?m)^[ \t]{0,20}\d{1,2}\.\d{1,2}\.?[ \t]+[A-Z]": 1.0,
+        },
     ),
     "licence": Features(
         {
@@ -93,7 +99,10 @@ _FEATURES: dict[str, Features] = {
             "switch off|switch on|unplug|battery|cleaning|spare parts|assembly",
             1.0: "device|unit|settings|display|operate|operation|indicator|cable|screw|instructions|user|remove|replace",
         },
-        {r"(?im)^\W*(?:warning|caution|danger)\b\W": 2.0, r"(?i)\b(?:see|chapter|figure|fig\.) ?\d": 1.0},
+        {
+            r"(?im)^[^\w\n]{0,20}(?:warning|caution|danger)\b\W": 2.0,
+            r"(?i)\b(?:see|chapter|figure|fig\.) ?\d": 1.0,
+        },
     ),
     "readme": Features(
         {
@@ -104,9 +113,9 @@ _FEATURES: dict[str, Features] = {
             1.0: "library|package|module|api|python|javascript|command line|example|supports|install|dependencies|repository",
         },
         {
-            r"(?m)^\s*(?:```|~~~|\.\. code)": 2.0,
+            r"(?m)^[ \t]{0,20}(?:```|~~~|\.\. code)": 2.0,
             r"(?:\[!\[|!\[[^\]]{0,100}\]\(|\.\. image::)": 3.0,
-            r"(?im)^#*\s*(?:install(?:ation|ing)?|usage|licen[sc]e|contributing|features|documentation)\W*$": 2.0,
+            r"(?im)^#{0,6}[ \t]{0,20}(?:install(?:ation|ing)?|usage|licen[sc]e|contributing|features|documentation)[^\w\n]{0,20}$": 2.0,
         },
     ),
     "changelog": Features(
@@ -117,8 +126,8 @@ _FEATURES: dict[str, Features] = {
             1.0: "added|changed|fixes|improved|version|release|support for|regression|security",
         },
         {
-            r"(?m)^(?:#+\s*|version\s+|release\s+|v)?\[?v?\d{1,4}\.\d{1,3}(?:\.\d{1,3})?(?:(?:a|b|rc)\d+)?\]?[ \t]*(?:$|[-–—:(])": 3.0,
-            r"(?m)^\s*[-*+]\s+(?:fix|fixed|add|added|remove|removed|change|changed|drop|bump)\b": 2.0,
+            r"(?m)^(?:#{1,6}[ \t]{0,20}|version\s+|release\s+|v)?\[?v?\d{1,4}\.\d{1,3}(?:\.\d{1,3})?(?:(?:a|b|rc)\d+)?\]?[ \t]{0,20}(?:$|[-–—:(])": 3.0,
+            r"(?m)^[ \t]{0,20}[-*+][ \t]{1,20}(?:fix|fixed|add|added|remove|removed|change|changed|drop|bump)\b": 2.0,
             r"(?:\(#|GH-|#)\d{2,6}\b": 2.0,
         },
     ),
@@ -131,8 +140,8 @@ _FEATURES: dict[str, Features] = {
             1.0: "sincerely|regards|i would|we would|your letter|my|grateful|pleased|apologise|apologize|reply|cc",
         },
         {
-            r"(?m)^\s*Dear\s+\S": 4.0,
-            r"(?im)^\s*(?:yours|kind|best|warm|sincerely|with)[\w ]{0,24}(?:regards|sincerely|faithfully|truly|wishes)?,\s*$": 3.0,
+            r"(?m)^[ \t]{0,20}Dear \S": 4.0,
+            r"(?im)^[ \t]{0,20}(?:yours|kind|best|warm|sincerely|with)[\w ]{0,24}(?:regards|sincerely|faithfully|truly|wishes)?,[ \t]{0,20}$": 3.0,
             r"(?m)\b(?:I|my|we) (?:am|would|have|enclose|hope|look)\b": 1.0,
         },
     ),
@@ -144,7 +153,9 @@ _FEATURES: dict[str, Features] = {
             "responsibilities|review date|reporting a vulnerability|harassment|violation|exceptions",
             1.0: "must|staff|applies to|guidelines|consent|procedure|security|approval|approved|responsible|permitted",
         },
-        {r"(?im)^\W*(?:\d+\.?\s*)?(?:purpose|scope|responsibilities|exceptions|enforcement)\W*$": 2.0},
+        {
+            r"(?im)^[^\w\n]{0,20}(?:\d+\.?\s*)?(?:purpose|scope|responsibilities|exceptions|enforcement)[^\w\n]{0,20}$": 2.0
+        },
     ),
     "tutorial": Features(
         {
@@ -153,7 +164,10 @@ _FEATURES: dict[str, Features] = {
             "congratulations|now we|we will|create a",
             1.0: "learn|open|run|following|example|type|save|click|add|file|now|next",
         },
-        {r"(?im)^\W*(?:step|part|lesson) \d": 3.0, r"(?m)^\s*(?:```|~~~|\.\. code)": 1.0},
+        {
+            r"(?im)^[^\w\n]{0,20}(?:step|part|lesson) \d": 3.0,
+            r"(?m)^[ \t]{0,20}(?:```|~~~|\.\. code)": 1.0,
+        },
     ),
 }
 
@@ -169,7 +183,8 @@ _ALIASES = {
 
 _PHRASES = {
     category: [
-        (weight, re.compile(rf"(?<!\w)(?:{listed})(?!\w)")) for weight, listed in features.phrases.items()
+        (weight, re.compile(rf"(?<!\w)(?:{listed})(?!\w)"))
+        for weight, listed in features.phrases.items()
     ]
     for category, features in _FEATURES.items()
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .vocabulary import NEVER_A_NAME
+from example_project.documents.model.vocabulary import NEVER_A_NAME
 
 # Case matters: "AG", "SE" and "Co" are legal forms, "ag", "se" and "co" are not.
 _LEGAL_FORM = (
@@ -92,7 +92,9 @@ def _joins_partners(before: list[tuple[int, str]], name_words: int) -> bool:
     """Say whether "and" joins two words of one name, as in "Marks and Spencer plc"."""
     if name_words != 1 or not before or not _NAME.match(before[-1][1]):
         return False
-    return len(before) < 2 or not before[-2][1][:1].isupper() or before[-2][1].lower() in NEVER_A_NAME
+    return (
+        len(before) < 2 or not before[-2][1][:1].isupper() or before[-2][1].lower() in NEVER_A_NAME
+    )
 
 
 def _without_full_stop(text: str, start: int, end: int) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from difflib import get_close_matches
 
-from .companies import find_companies
-from .markup import Block, blocks
-from .people import find_people
-from .values import find_amounts, find_dates, find_percentages
+from example_project.documents.model.companies import find_companies
+from example_project.documents.model.markup import Block, blocks
+from example_project.documents.model.people import find_people
+from example_project.documents.model.values import find_amounts, find_dates, find_percentages
 
 _FINDERS: dict[str, Callable[[list[Block]], list[str]]] = {
     "amounts": lambda document: find_amounts([block.text for block in document]),

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .categories import Classification
-from .categories import classify as _classify
-from .entities import extract as _extract
-from .summary import summarize as _summarize
+from example_project.documents.model.categories import Classification
+from example_project.documents.model.categories import classify as _classify
+from example_project.documents.model.entities import extract as _extract
+from example_project.documents.model.summary import summarize as _summarize
 
 CALLS = ("classify", "extract", "summarize")
 
@@ -42,7 +42,9 @@ class FlakyModel:
         self._fail = dict(fail or {})
         for call in self._fail:
             if call not in CALLS:
-                raise ValueError(f"The model has no call {call!r} to fail. Its calls: {', '.join(CALLS)}.")
+                raise ValueError(
+                    f"The model has no call {call!r} to fail. Its calls: {', '.join(CALLS)}."
+                )
         self._state_dir = Path(state_dir) if state_dir is not None else None
         self._wait = wait
         self._lock = threading.Lock()

@@ -110,7 +110,9 @@ def _lines(text: str) -> Iterator[tuple[Kind | None, str]]:
     """Yield each visible line with its kind, and (None, "") where a block ends."""
     raw = _without_comments(_normalised(text)).split("\n")
     markdown = any(line.startswith(("#", "```", "~~~")) for line in raw)
-    indented_code = False  # inside a literal block, which ends at the next line that is not indented
+    indented_code = (
+        False  # inside a literal block, which ends at the next line that is not indented
+    )
     in_item = False
     index = _end_of_front_matter(raw)
     for line in raw[1:index]:

@@ -12,9 +12,9 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .companies import company_spans
-from .markup import Block, Kind
-from .vocabulary import (
+from example_project.documents.model.companies import company_spans
+from example_project.documents.model.markup import Block, Kind
+from example_project.documents.model.vocabulary import (
     ALSO_SURNAMES,
     BESIDE_A_NAME,
     GIVEN_NAMES,
@@ -46,13 +46,21 @@ _BEFORE_STRONG = re.compile(
     r"|\bcopyright\s+(?:\d{4}(?:\s?[-–,]\s?(?:\d{4}|present))*,?\s*)+)(?:the\s)?$",
     re.IGNORECASE,
 )
-_BEFORE_WEAK = re.compile(r"\b(?:with|from|to|and|for|thanks|told|asked|met|of|our|colleagues)\s+$", re.IGNORECASE)
-_BEFORE_AGAINST = re.compile(r"\b(?:the|an|a|this|that|each|every|any|no|using|via|in|at|on)\s+$", re.IGNORECASE)
+_BEFORE_WEAK = re.compile(
+    r"\b(?:with|from|to|and|for|thanks|told|asked|met|of|our|colleagues)\s+$", re.IGNORECASE
+)
+_BEFORE_AGAINST = re.compile(
+    r"\b(?:the|an|a|this|that|each|every|any|no|using|via|in|at|on)\s+$", re.IGNORECASE
+)
 _AFTER_ROLE = re.compile(
     r"\s?[,(–—-]\s?(?:\w+\s){0,4}?(?:" + "|".join(ROLES) + r")\b", re.IGNORECASE
 )
 _AFTER_MAIL = re.compile(r"\s?[,(<]?\s?[\w.+-]{1,64}@\w")
-_AFTER_VERB = re.compile(r",?\s(?:who\s)?(?:has\s|have\s|had\s|also\s|will\s)?(?:" + "|".join(SPEECH_VERBS) + r")\b|,\swho\b")
+_AFTER_VERB = re.compile(
+    r",?\s(?:who\s)?(?:has\s|have\s|had\s|also\s|will\s)?(?:"
+    + "|".join(SPEECH_VERBS)
+    + r")\b|,\swho\b"
+)
 _ROLE_LINE = re.compile(r"\b(?:" + "|".join(ROLES) + r")\b", re.IGNORECASE)
 _CLOSING = re.compile(
     r"(?:regards|sincerely|faithfully|truly|wishes|respectfully|signed\b.*|for and on behalf of.*|"
@@ -154,7 +162,9 @@ def _distinct(found: list[Person]) -> list[str]:
         key = " ".join(person.words).casefold()
         if key in certain:
             kept.setdefault(key, person)
-    full = {p.surname: p for p in kept.values() if len(p.words) > 1 and not _INITIAL.match(p.words[0])}
+    full = {
+        p.surname: p for p in kept.values() if len(p.words) > 1 and not _INITIAL.match(p.words[0])
+    }
     named: dict[str, None] = {}
     for person in kept.values():
         fuller = full.get(person.surname)
@@ -258,7 +268,9 @@ def _could_be(words: list[str], titled: str, given: bool, against: Against) -> b
         return False
     for word in names:
         lower = word.lower()
-        if lower in NOT_A_PERSON and not (lower in ALSO_SURNAMES and word is names[-1] and (given or titled)):
+        if lower in NOT_A_PERSON and not (
+            lower in ALSO_SURNAMES and word is names[-1] and (given or titled)
+        ):
             return False
         if lower in against.in_lower_case and not titled:
             return False

@@ -5,9 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from .vocabulary import ABBREVIATIONS, COMPANY_ABBREVIATIONS, SENTENCE_STARTERS, STOP_WORDS
+from example_project.documents.model.vocabulary import (
+    ABBREVIATIONS,
+    COMPANY_ABBREVIATIONS,
+    SENTENCE_STARTERS,
+    STOP_WORDS,
+)
 
-_END = re.compile(r"""(?<![.!?…])([.!?…]+["'”’)\]]{0,4})\s+(?=["'“‘(\[]{0,4}[^\W_a-z])|([。！？]+[」』”]?)\s*""")
+_END = re.compile(
+    r"""(?<![.!?…])([.!?…]+["'”’)\]]{0,4})\s+(?=["'“‘(\[]{0,4}[^\W_a-z])|([。！？]+[」』”]?)\s*"""
+)
 _LAST_WORD = re.compile(r"[\w.&'’-]+$")
 _NEXT_WORD = re.compile(r"[\"'“‘(\[]*([\w'’]+)")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]$")

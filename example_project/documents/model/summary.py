@@ -13,8 +13,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from .markup import Block, Kind, blocks
-from .sentences import split_sentences, terms, words
+from example_project.documents.model.markup import Block, Kind, blocks
+from example_project.documents.model.sentences import split_sentences, terms, words
 
 Vector = dict[str, float]
 
@@ -35,7 +35,9 @@ _REFERRING = re.compile(
     re.IGNORECASE,
 )
 _NOISE = re.compile(r"https?://|www\.|\w\(|[{}=<>\\]|\w_\w|--\w")
-_DEFINITION = re.compile(r"""^["“'][^"”']{1,40}["”'](?: \([^()]{1,60}\))?,? (?:means?|refers?|includes?|shall mean)\b""")
+_DEFINITION = re.compile(
+    r"""^["“'][^"”']{1,40}["”'](?: \([^()]{1,60}\))?,? (?:means?|refers?|includes?|shall mean)\b"""
+)
 _LABELLED = re.compile(r"^(?:[\w.+-]+ ){0,3}[\w.+-]+: |^(?:copyright|©|\(c\))", re.IGNORECASE)
 _FIGURE = re.compile(r"\d")
 
@@ -104,7 +106,12 @@ def _vectorised(found: list[tuple[str, bool]]) -> list[Candidate]:
     total = len(found)
     rarity = {term: math.log(1 + total / df) for term, df in frequency.items()}
     return [
-        Candidate(index, sentence, opens, _unit({t: (1 + math.log(n)) * rarity[t] for t, n in count.items()}))
+        Candidate(
+            index,
+            sentence,
+            opens,
+            _unit({t: (1 + math.log(n)) * rarity[t] for t, n in count.items()}),
+        )
         for index, ((sentence, opens), count) in enumerate(zip(found, counts, strict=True))
     ]
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from datetime import date
 
-from .vocabulary import MONTHS
+from example_project.documents.model.vocabulary import MONTHS
 
 _MONTH = r"(?P<{0}>" + "|".join(sorted(MONTHS, key=len, reverse=True)) + r")\b\.?"
 _DAY = r"(?P<{0}>[0-3]?\d)(?:st|nd|rd|th|\.)?"
@@ -30,9 +30,7 @@ _DATE = re.compile(
 )
 
 _SYMBOL = r"(?:US\$|R\$|A\$|C\$|NZ\$|HK\$|[$€£¥₹₩₽₺₿]|zł|kr\.?(?=\s?\d))"
-_ISO_CODE = (
-    r"(?:EUR|USD|GBP|CHF|JPY|CNY|INR|SEK|NOK|DKK|PLN|CZK|HUF|CAD|AUD|NZD|SGD|HKD|ZAR|BRL|MXN|KRW|TRY)"
-)
+_ISO_CODE = r"(?:EUR|USD|GBP|CHF|JPY|CNY|INR|SEK|NOK|DKK|PLN|CZK|HUF|CAD|AUD|NZD|SGD|HKD|ZAR|BRL|MXN|KRW|TRY)"
 
 
 def _grouped(name: str) -> str:
@@ -45,9 +43,7 @@ def _grouped(name: str) -> str:
 
 _PLAIN = r"(?:\d{1,2}(?:,\d\d){1,4},\d{3}|\d{1,15})(?:[.,]\d{1,2})?(?![.,]?\d)"  # 1,00,000 in India
 _SCALE = r"(?:\s?(?:thousand|million|billion|trillion|mn|bn|Mio\.?|Mrd\.?|m|k|M|K|B)(?!\w))?"
-_WORD = (
-    r"(?:euros?|dollars?|pounds(?:\s+sterling)?|pence|cents?|francs?|yen|rupees?|kron(?:er|or|a)|złoty)"
-)
+_WORD = r"(?:euros?|dollars?|pounds(?:\s+sterling)?|pence|cents?|francs?|yen|rupees?|kron(?:er|or|a)|złoty)"
 
 _AMOUNT = re.compile(
     r"(?<![\w.,])[-−+]?(?:"

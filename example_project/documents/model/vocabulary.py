@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-STOP_WORDS = frozenset(
-    """
+
+def _listed(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+STOP_WORDS = _listed("""
     a about above after again against all also am an and any are as at be because been before being
     below between both but by can cannot could did do does doing done down during each either else
     etc ever every few for from further had has have having he her here hers herself him himself his
@@ -13,32 +17,27 @@ STOP_WORDS = frozenset(
     there therefore these they this those through thus to too under until up upon us use used using
     very via was we were what when where whether which while who whom whose why will with within
     without would yet you your yours
-    """.split()
-)
+    """)
 
 # Words that a full stop may follow inside a sentence.
-ABBREVIATIONS = frozenset(
-    """
+ABBREVIATIONS = _listed("""
     mr mrs ms mx dr prof sr jr st rev hon gen col capt lt sgt messrs mme mlle hr fr
     e.g i.e eg ie cf vs viz approx ca c est fig figs eq no nos nr vol vols p pp para paras art arts
     sec sect ch chap ed eds al resp incl excl ext tel dept div
     jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri
     z.b d.h bzw ggf usw str
-    """.split()
-)
+    """)
 
 # Short forms that may end a sentence as well: what follows decides.
-COMPANY_ABBREVIATIONS = frozenset(
-    "inc ltd co corp llc plc bros cie etc a.m p.m u.s u.k e.v s.a b.v n.v".split()
+COMPANY_ABBREVIATIONS = _listed(
+    "inc ltd co corp llc plc bros cie etc a.m p.m u.s u.k e.v s.a b.v n.v"
 )
 
-SENTENCE_STARTERS = frozenset(
-    """
+SENTENCE_STARTERS = _listed("""
     A After All An And Any As At Because Before Both But By Each Every For From He Her His However I
     If In It Its Many Most My No On Once One Our Payment Please Since She So Some That The Their Then
     There These They This Those To Under Until We When Where While With You Your
-    """.split()
-)
+    """)
 
 MONTHS: dict[str, int] = {
     name: number
@@ -62,8 +61,7 @@ MONTHS: dict[str, int] = {
     for name in names.split()
 }
 
-GIVEN_NAMES = frozenset(
-    """
+GIVEN_NAMES = _listed("""
     aaron abigail adam adrian agnes ahmed aisha alan albert alejandro alex alexander alexandra alexei
     alice alison amanda amara amelia amina amir amy ana anastasia andrea andreas andrei andrew andy
     angela anita anjali ann anna anne annika anthony anton antonio april arjun armin arthur astrid
@@ -98,18 +96,16 @@ GIVEN_NAMES = frozenset(
     ted teresa theo theodore theresa thomas tim timothy tobias todd tom tomas tomasz tomás tony ulrich
     ulrike ursula uwe valentina vanessa vera veronica victor victoria viktor vincent virginia
     vladimir walter wei wendy werner william wolfgang xavier yasmin yuki yusuf yves zoe zoë łukasz
-    """.split()
+    """)
+
+TITLES = _listed(
+    "mr mrs ms mx miss dr prof professor sir dame lady lord rev judge herr frau madame monsieur"
 )
 
-TITLES = frozenset(
-    "mr mrs ms mx miss dr prof professor sir dame lady lord rev judge herr frau madame monsieur".split()
-)
-
-PARTICLES = frozenset("van von de der den del della di da dos du la le al bin ibn ter ten zu".split())
+PARTICLES = _listed("van von de der den del della di da dos du la le al bin ibn ter ten zu")
 
 # Written with a capital at the start of a sentence or by custom, and no part of any proper name.
-NEVER_A_NAME = frozenset(
-    """
+NEVER_A_NAME = _listed("""
     january february march july august september october november december feb mar
     apr jun jul aug sep sept oct nov dec monday tuesday wednesday thursday friday saturday sunday mon
     tue tues wed thu thur thurs fri sat sun
@@ -122,12 +118,10 @@ NEVER_A_NAME = frozenset(
     their them then there therefore these they this those though three through thus to two under
     unless until upon very via was we were what when where whereas whether which while who whose why
     will with within without would yes yet you your
-    """.split()
-)
+    """)
 
 # What people are, and what else stands beside a name without being part of it.
-BESIDE_A_NAME = frozenset(
-    """
+BESIDE_A_NAME = _listed("""
     accountant accounts acting architect assistant associate attorney attn auditor author board
     cc ceo cfo chair chairman chairwoman chief clerk client consultant contact controller coo
     counsel cto customer deputy developer director editor engineer engineering executive finance
@@ -136,12 +130,10 @@ BESIDE_A_NAME = frozenset(
     procurement purchasing relations representative resources sales secretary senior solicitor
     supplier tenant treasurer vice witness staff writer bsd mit gnu gpl apache first second third last new next
     no none one
-    """.split()
-)
+    """)
 
 # A capitalised word that shows that the whole run names something else: a place, a firm, a thing.
-NOT_A_PERSON = frozenset(
-    """
+NOT_A_PERSON = _listed("""
     academy account act address agency agreement airport allianz amount analytics annex annual api
     appendix application association authority avenue bank bay boulevard bridge building
     bureau business bv campus capital care castle centre center chamber chapter church city class
@@ -177,8 +169,7 @@ NOT_A_PERSON = frozenset(
     portugal prague rome rotterdam russia russian scotland scottish seattle seoul shanghai singapore
     spain spanish stockholm sweden swedish swiss switzerland sydney tallinn tokyo toronto turkey
     ukraine usa vienna wales warsaw washington welsh york zurich zürich
-    """.split()
-)
+    """)
 
 ROLES = (
     "accountant analyst architect assistant attorney auditor author ceo cfo chair chairman chairwoman "
@@ -193,10 +184,8 @@ SPEECH_VERBS = (
 ).split()
 
 # Places and things that are surnames too: a person only where something else says so.
-ALSO_SURNAMES = frozenset(
-    """
+ALSO_SURNAMES = _listed("""
     bank bridge castle church day english field france french hall hill holland home house ireland
     lake lane law london page park point power price school space stone street town trade wales ward
     washington waters west wood works york german
-    """.split()
-)
+    """)

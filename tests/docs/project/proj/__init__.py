@@ -1,0 +1,1 @@
+from proj.celery import app as app

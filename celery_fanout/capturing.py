@@ -1,0 +1,101 @@
+"""Recording what is emitted instead of publishing it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from celery_fanout.app import get_fanout
+from celery_fanout.canvas import freeze
+from celery_fanout.emission import Emission, RunHandle
+from celery_fanout.events import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from celery import Celery
+
+    from celery_fanout.app import Fanout
+
+__all__ = ["CapturedEvents", "capture"]
+
+
+class CapturedEvents(list[Event]):
+    """The events emitted while they were captured, in order."""
+
+    def named(self, name: str) -> list[Event]:
+        """Return the events of one name."""
+        return [event for event in self if event.name == name]
+
+    def assert_emitted(self, name: str, data: Any = ..., *, times: int | None = None) -> Event:
+        """Assert that an event was emitted, and return the last that fits.
+
+        Args:
+            name: the event's name.
+            data: its data; if it is a dict, the items that the data must have at least.
+            times: how often exactly; at least once by default.
+        """
+        found = [event for event in self.named(name) if _fits(event.data, data)]
+        if (times is None and not found) or (times is not None and len(found) != times):
+            wanted = "" if data is ... else f" with {data!r}"
+            count = "was not emitted" if times is None else f"was emitted {len(found)} times"
+            expected = "" if times is None else f", not {times}"
+            seen = ", ".join(f"{event.name} {event.data!r}" for event in self) or "nothing"
+            raise AssertionError(f"{name}{wanted} {count}{expected}. Emitted: {seen}.")
+        return found[-1] if found else None  # type: ignore[return-value]
+
+    def assert_not_emitted(self, name: str, data: Any = ...) -> None:
+        """Assert that no such event was emitted."""
+        self.assert_emitted(name, data, times=0)
+
+
+def _fits(found: Any, wanted: Any) -> bool:
+    if wanted is ...:
+        return True
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        items: Any = wanted  # of whatever types the caller compares with
+        return all(key in found and _fits(found[key], items[key]) for key in items)
+    return bool(found == wanted)
+
+
+class _Capturing:
+    """Stands in for the publisher: matches, keeps, and publishes nothing."""
+
+    def __init__(self, fanout: Fanout, captured: CapturedEvents) -> None:
+        self._fanout = fanout
+        self._captured = captured
+
+    def emit(self, events: Sequence[Event], resume_at: float | None = None) -> list[Emission]:
+        """Keep the events, whenever their subscribers would start."""
+        del resume_at
+        self._captured.extend(events)
+        app = self._fanout.app
+        emissions: list[Emission] = []
+        for event in events:
+            matching = self._fanout.registry.match(event)
+            chains = [freeze(event, event.headers(), sub, "") for sub in matching]
+            runs = [RunHandle(app, c.run_id, c.result_id, c.subscription) for c in chains]
+            emissions.append(Emission(event, runs))
+        return emissions
+
+
+@contextmanager
+def capture(app: Celery | None = None) -> Generator[CapturedEvents]:
+    """Record the events that are emitted in the block instead of publishing them.
+
+    Events are validated and matched as always.
+
+    Args:
+        app: the Celery app; the current one by default.
+    """
+    fanout = get_fanout(app)
+    captured = CapturedEvents()
+    before = fanout.__dict__.get("publisher")
+    fanout.__dict__["publisher"] = _Capturing(fanout, captured)
+    try:
+        yield captured
+    finally:
+        if before is None:
+            del fanout.__dict__["publisher"]
+        else:
+            fanout.__dict__["publisher"] = before

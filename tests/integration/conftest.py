@@ -1,0 +1,21 @@
+"""What one integration test declares is not there for the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from celery import _state
+
+from celery_fanout.declarations import declared
+
+
+@pytest.fixture(autouse=True)
+def leave_nothing_declared() -> Iterator[None]:
+    """Forget the subscriptions of the test, and what app was current."""
+    before = list(declared.all)
+    app = _state._tls.current_app
+    yield
+    declared.all[:] = before
+    declared.version += 1
+    _state._tls.current_app = app

@@ -1,0 +1,309 @@
+"""What ``emit`` puts on the wire is what Celery itself would, whichever way it goes there."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from celery import Celery, chain
+from celery.app.trace import build_tracer
+from kombu import Exchange, Queue
+
+from celery_fanout import Event, emit
+from celery_fanout.app import get_fanout
+from tests.integration.publishing import (
+    Careful,
+    add_task,
+    amqp_wire,
+    make_app,
+    order_paid,
+    redis_wire,
+    subscribe,
+)
+from tests.servers import RabbitServer, RedisServer
+
+pytestmark = [
+    pytest.mark.matrix,
+    # they are, but tasks have them, and so they count
+    pytest.mark.filterwarnings(r"ignore:\s*The '\w+' task attribute is deprecated"),
+]
+
+
+# --- what is subscribed --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Subscriptions to ``order/paid``, and the settings of their app."""
+
+    build: Callable[[Celery], None]
+    conf: dict[str, Any]
+    templates: bool  # whether the fast way can be used at all
+
+    def app(self, broker: str, **conf: Any) -> Celery:
+        app = make_app(broker, "cache+memory://", **{**self.conf, **conf})
+        self.build(app)
+        app.finalize()
+        return app
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(*, templates: bool = True, **conf: Any) -> Callable[..., Any]:
+    def register(build: Callable[[Celery], None]) -> Callable[[Celery], None]:
+        SCENARIOS[build.__name__] = Scenario(build, conf, templates)
+        return build
+
+    return register
+
+
+@scenario()
+def plain(app: Celery) -> None:
+    subscribe(app, "shop.mail")
+    subscribe(app, "shop.ship")
+    subscribe(app, "shop.count", "order/*")
+
+
+@scenario()
+def options_of_tasks(app: Celery) -> None:
+    subscribe(app, "shop.queue", task={"queue": "slow"})
+    subscribe(app, "shop.priority", task={"priority": 3})
+    subscribe(app, "shop.lowest_priority", task={"priority": 0})
+    subscribe(app, "shop.limits", task={"time_limit": 60, "soft_time_limit": 50})
+    subscribe(app, "shop.serializer", task={"serializer": "yaml"})
+    subscribe(app, "shop.compression", task={"compression": "zlib"})
+    subscribe(app, "shop.forgotten", task={"ignore_result": True})
+    subscribe(app, "shop.transient", task={"delivery_mode": 1})
+    subscribe(app, "shop.mandatory", task={"mandatory": True})
+    subscribe(app, "shop.key", task={"routing_key": "special"})
+
+
+@scenario(templates=False)
+def expiring_tasks(app: Celery) -> None:
+    subscribe(app, "shop.expires", task={"expires": 60})
+    subscribe(app, "shop.expires_too", options={"expires": 90.5})
+
+
+@scenario()
+def options_of_subscriptions(app: Celery) -> None:
+    subscribe(app, "shop.queue", options={"queue": "fast"}, task={"queue": "slow"})
+    subscribe(app, "shop.priority", options={"priority": 9}, task={"priority": 1})
+    subscribe(app, "shop.limits", options={"time_limit": 6, "soft_time_limit": 5})
+    subscribe(app, "shop.no_limits", options={"time_limit": None}, task={"time_limit": 60})
+    subscribe(app, "shop.serializer", options={"serializer": "yaml"})
+    subscribe(app, "shop.compression", options={"compression": "zlib"})
+    subscribe(app, "shop.forgotten", options={"ignore_result": True})
+    subscribe(app, "shop.kept", options={"ignore_result": False}, task={"ignore_result": True})
+
+
+@scenario(templates=False)
+def rarer_options_of_subscriptions(app: Celery) -> None:
+    subscribe(app, "shop.headers", options={"headers": {"tenant": "t-1"}})
+    subscribe(app, "shop.shadow", options={"shadow": "a name for people"})
+    subscribe(app, "shop.reply", options={"reply_to": "somewhere"})
+    subscribe(app, "shop.user", options={"user_id": "guest"})
+
+
+@scenario(
+    task_routes={
+        "shop.exact": {"queue": "exact", "priority": 5},
+        "shop.glob_*": {"queue": "globbed"},
+        "shop.text": "text",
+        "shop.keyed": {"routing_key": "keyed"},
+    }
+)
+def routes(app: Celery) -> None:
+    for name in ("exact", "glob_a", "glob_b", "text", "keyed", "unrouted"):
+        subscribe(app, f"shop.{name}")
+    subscribe(app, "shop.glob_own", task={"queue": "own"})
+
+
+@scenario(task_routes=([("shop.a*", {"queue": "first"})], {"shop.*": {"queue": "second"}}))
+def several_routers(app: Celery) -> None:
+    subscribe(app, "shop.apple")
+    subscribe(app, "shop.pear")
+
+
+@scenario(task_default_queue="jobs")
+def default_queue(app: Celery) -> None:
+    subscribe(app, "shop.mail")
+
+
+@scenario(
+    task_default_queue="jobs",
+    task_default_exchange="tasks",
+    task_default_exchange_type="topic",
+    task_default_routing_key="task.default",
+)
+def default_topic_exchange(app: Celery) -> None:
+    subscribe(app, "shop.mail")
+
+
+@scenario(
+    task_queues=(
+        Queue("jobs", Exchange("jobs"), routing_key="jobs"),
+        Queue("urgent", Exchange("tasks", type="topic"), routing_key="urgent.#"),
+        Queue("brief", Exchange("brief", delivery_mode=1), routing_key="brief", expires=600),
+    ),
+    task_default_queue="jobs",
+    task_routes={
+        "shop.urgent": {"queue": "urgent", "routing_key": "urgent.mail"},
+        "shop.brief": {"queue": "brief"},
+        "shop.exchanged": {"exchange": "tasks", "exchange_type": "topic", "routing_key": "urgent.x"},
+    },
+)
+def declared_queues(app: Celery) -> None:
+    for name in ("mail", "urgent", "brief", "exchanged"):
+        subscribe(app, f"shop.{name}")
+
+
+@scenario(
+    task_queues=(
+        Queue(
+            "ranked",
+            routing_key="ranked",
+            queue_arguments={"x-max-priority": 10, "x-max-length": 1000},
+        ),
+    ),
+    task_default_queue="ranked",
+    task_default_priority=4,
+)
+def queue_arguments(app: Celery) -> None:
+    subscribe(app, "shop.mail")
+    subscribe(app, "shop.ship", task={"priority": 8})
+
+
+@scenario()
+def tails(app: Celery) -> None:
+    bill = add_task(app, "shop.bill", queue="slow")
+    tell = add_task(app, "shop.tell", ignore_result=True)
+    subscribe(app, "shop.mail", then=[bill, tell])
+    subscribe(
+        app,
+        "shop.ship",
+        then=[bill.s(1).set(priority=2), tell.si("done").set(headers={"tenant": "t-1"})],
+    )
+
+
+@scenario()
+def failures(app: Celery) -> None:
+    apologise = add_task(app, "shop.apologise")
+    bill = add_task(app, "shop.bill")
+    subscribe(app, "shop.mail", on_failure=apologise)
+    subscribe(app, "shop.ship", on_failure=apologise, then=bill)
+
+
+@scenario(task_serializer="yaml", accept_content=["yaml", "json"])
+def yaml(app: Celery) -> None:
+    subscribe(app, "shop.mail", then=add_task(app, "shop.bill"))
+
+
+@scenario(task_serializer="msgpack", accept_content=["msgpack", "json"])
+def msgpack(app: Celery) -> None:
+    subscribe(app, "shop.mail", then=add_task(app, "shop.bill"))
+
+
+@scenario(task_serializer="pickle", accept_content=["pickle", "json"])
+def pickle(app: Celery) -> None:
+    subscribe(app, "shop.mail", then=add_task(app, "shop.bill"))
+
+
+@scenario(task_compression="bzip2", task_ignore_result=True, task_default_delivery_mode="transient")
+def settings_of_messages(app: Celery) -> None:
+    subscribe(app, "shop.mail")
+
+
+@scenario(
+    task_annotations={"shop.mail": {"queue": "annotated", "time_limit": 95}},
+    task_time_limit=100,
+    task_soft_time_limit=90,
+)
+def annotations(app: Celery) -> None:
+    subscribe(app, "shop.mail")
+
+
+@scenario(templates=False, task_send_sent_event=True)
+def sent_events(app: Celery) -> None:
+    subscribe(app, "shop.mail")
+
+
+@scenario(enable_utc=False, timezone="Europe/Zurich", task_publish_retry=False)
+def other_time(app: Celery) -> None:
+    subscribe(app, "shop.mail")
+
+
+# --- brokers -------------------------------------------------------------------------------------
+
+Wire = Callable[[Celery], list[dict[str, Any]]]
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest) -> Iterator[tuple[str, Wire]]:
+    """A broker's URL, and a function that takes what an app has published there."""
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        server.flush()
+        with server.client() as client:
+            yield server.url(), lambda app: redis_wire(client)
+        return
+    rabbit: RabbitServer = request.getfixturevalue("rabbit_server")
+    apps: list[Celery] = []
+
+    def take(app: Celery) -> list[dict[str, Any]]:
+        apps.append(app)
+        return amqp_wire(app)
+
+    yield rabbit.url(), take
+    for app in apps:
+        with app.connection_for_write() as connection:
+            for queue in app.amqp.queues.values():
+                connection.default_channel.queue_delete(queue.name)
+                if queue.exchange.name:
+                    connection.default_channel.exchange_delete(queue.exchange.name)
+
+
+def uses_templates(app: Celery) -> bool:
+    """Say whether the fast way is taken for all of an app's subscriptions."""
+    fanout = get_fanout(app)
+    return all(fanout.publisher._templates.get(sub) is not None for sub in fanout.registry)
+
+
+#: Texts of times at which a message was made.
+TIMES = ("eta", "expires", "expiration")
+
+
+def comparable(value: Any, app: Celery) -> Any:
+    """Return messages without what differs from app to app and from moment to moment."""
+    if isinstance(value, dict):
+        return {
+            key: item is not None if key in TIMES else comparable(item, app)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [comparable(item, app) for item in value]
+    return "the app's own queue for results" if value == app.thread_oid else value
+
+
+def sent_by(app: Celery, event: Event, wire: Wire) -> list[dict[str, Any]]:
+    """Emit an event, and return what is on the wire, one message for each subscription."""
+    emit(event, app=app)
+    found = comparable(wire(app), app)
+    assert len(found) == len(list(get_fanout(app).registry))
+    return found
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_both_ways_are_equal_on_the_wire(name: str, broker: tuple[str, Wire]) -> None:
+    url, wire = broker
+    found = SCENARIOS[name]
+    event = order_paid()
+
+    fast, careful = found.app(url), found.app(url, task_cls=Careful)
+
+    assert sent_by(fast, event, wire) == sent_by(careful, event, wire)
+    assert uses_templates(fast) is found.templates
+    assert uses_templates(careful) is False
