@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from celery_fanout.app import get_fanout
 from celery_fanout.canvas import freeze
@@ -53,8 +53,8 @@ def _fits(found: Any, wanted: Any) -> bool:
     if wanted is ...:
         return True
     if isinstance(wanted, dict) and isinstance(found, dict):
-        items: Any = wanted  # of whatever types the caller compares with
-        return all(key in found and _fits(found[key], items[key]) for key in items)
+        items = cast("dict[Any, Any]", wanted)
+        return all(key in found and _fits(found[key], item) for key, item in items.items())
     return bool(found == wanted)
 
 

@@ -6,6 +6,7 @@ Nothing here connects to a server; :func:`live_findings` does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
 import celery

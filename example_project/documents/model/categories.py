@@ -48,10 +48,18 @@ class Features:
 _FEATURES: dict[str, Features] = {
     "invoice": Features(
         {
-            3.0: "invoice|amount due|bill to|billed to|invoice number|invoice date|total due|balance due|rechnung",
-            2.0: "subtotal|unit price|due date|payment due|net 30|iban|swift|bic|sort code|purchase order|"
-            "vat number|remittance|invoiced",
-            1.0: "vat|quantity|qty|total|tax|payable|payment terms|bank transfer|discount|hourly rate|hours",
+            3.0: """
+                invoice | amount due | bill to | billed to | invoice number | invoice date |
+                total due | balance due | rechnung
+            """,
+            2.0: """
+                subtotal | unit price | due date | payment due | net 30 | iban | swift | bic |
+                sort code | purchase order | vat number | remittance | invoiced
+            """,
+            1.0: """
+                vat | quantity | qty | total | tax | payable | payment terms | bank transfer |
+                discount | hourly rate | hours
+            """,
         },
         {
             r"(?im)^[^\w\n]{0,20}(?:total|amount|balance)\b.{0,40}\d[\d.,]*": 2.0,
@@ -60,11 +68,20 @@ _FEATURES: dict[str, Features] = {
     ),
     "contract": Features(
         {
-            3.0: "agreement|contract|hereinafter|in witness whereof|the parties|governing law|whereas",
-            2.0: "shall|party|termination|terminate|confidentiality|indemnify|indemnification|effective date|"
-            "entire agreement|force majeure|breach|jurisdiction|severability|intellectual property",
-            1.0: "clause|obligations|liability|supplier|customer|tenant|landlord|lessor|lessee|contractor|"
-            "written notice|amendment|assignment|warranties|schedule|deliverables",
+            3.0: """
+                agreement | contract | hereinafter | in witness whereof | the parties |
+                governing law | whereas
+            """,
+            2.0: """
+                shall | party | termination | terminate | confidentiality | indemnify |
+                indemnification | effective date | entire agreement | force majeure | breach |
+                jurisdiction | severability | intellectual property
+            """,
+            1.0: """
+                clause | obligations | liability | supplier | customer | tenant | landlord | lessor
+                | lessee | contractor | written notice | amendment | assignment | warranties |
+                schedule | deliverables
+            """,
         },
         {
             r"(?i)\bbetween\b[^.]{3,200}\band\b": 1.0,
@@ -73,31 +90,56 @@ _FEATURES: dict[str, Features] = {
     ),
     "licence": Features(
         {
-            3.0: "redistribution and use|redistributions|permission is hereby granted|copyright notice|"
-            "source and binary forms|derivative works|licensor|licensed under|copyleft|sublicense",
-            2.0: "license|licence|copyright|all rights reserved|as is|merchantability|royalty free|free of charge|"
-            "fitness for a particular purpose|noninfringement|contributors|grant|granted",
-            1.0: "warranties|disclaimer|damages|liability|redistribute|modification|distribute|software|patent",
+            3.0: """
+                redistribution and use | redistributions | permission is hereby granted |
+                copyright notice | source and binary forms | derivative works | licensor |
+                licensed under | copyleft | sublicense
+            """,
+            2.0: """
+                license | licence | copyright | all rights reserved | as is | merchantability |
+                royalty free | free of charge | fitness for a particular purpose | noninfringement |
+                contributors | grant | granted
+            """,
+            1.0: """
+                warranties | disclaimer | damages | liability | redistribute | modification |
+                distribute | software | patent
+            """,
         },
         {r"(?i)copyright (?:\(c\)|©|\d{4})": 2.0, r"\bAS IS\b": 2.0},
     ),
     "report": Features(
         {
-            3.0: "quarterly report|annual report|executive summary|key findings|year on year|year over year|"
-            "report|quarter|fiscal year",
-            2.0: "findings|outlook|results|revenue|operating margin|compared with|compared to|forecast|"
-            "increased|decreased|rose|fell|grew|declined|recommendations|methodology|highlights",
-            1.0: "growth|margin|figures|analysis|survey|period|average|percent|trend|performance|costs|headcount",
+            3.0: """
+                quarterly report | annual report | executive summary | key findings | year on year |
+                year over year | report | quarter | fiscal year
+            """,
+            2.0: """
+                findings | outlook | results | revenue | operating margin | compared with |
+                compared to | forecast | increased | decreased | rose | fell | grew | declined |
+                recommendations | methodology | highlights
+            """,
+            1.0: """
+                growth | margin | figures | analysis | survey | period | average | percent | trend |
+                performance | costs | headcount
+            """,
         },
         {r"\b(?:Q[1-4]|H[12])(?:\s+20\d\d)?\b": 2.0, r"\d\s?%|per cent\b": 1.0},
     ),
     "manual": Features(
         {
-            3.0: "user manual|user guide|owner's manual|operating instructions|troubleshooting|safety instructions|"
-            "technical specifications",
-            2.0: "manual|caution|warning|maintenance|power supply|button|press and hold|reset|appliance|"
-            "switch off|switch on|unplug|battery|cleaning|spare parts|assembly",
-            1.0: "device|unit|settings|display|operate|operation|indicator|cable|screw|instructions|user|remove|replace",
+            3.0: """
+                user manual | user guide | owner's manual | operating instructions | troubleshooting
+                | safety instructions | technical specifications
+            """,
+            2.0: """
+                manual | caution | warning | maintenance | power supply | button | press and hold |
+                reset | appliance | switch off | switch on | unplug | battery | cleaning |
+                spare parts | assembly
+            """,
+            1.0: """
+                device | unit | settings | display | operate | operation | indicator | cable | screw
+                | instructions | user | remove | replace
+            """,
         },
         {
             r"(?im)^[^\w\n]{0,20}(?:warning|caution|danger)\b\W": 2.0,
@@ -106,11 +148,18 @@ _FEATURES: dict[str, Features] = {
     ),
     "readme": Features(
         {
-            3.0: "pip install|npm install|cargo install|go get|brew install|getting started|quick start|quickstart|"
-            "readme|pull requests|git clone|bug reports",
-            2.0: "installation|usage|contributing|documentation|github|pypi|changelog|open source|requirements|"
-            "issue tracker|features|badge",
-            1.0: "library|package|module|api|python|javascript|command line|example|supports|install|dependencies|repository",
+            3.0: """
+                pip install | npm install | cargo install | go get | brew install | getting started
+                | quick start | quickstart | readme | pull requests | git clone | bug reports
+            """,
+            2.0: """
+                installation | usage | contributing | documentation | github | pypi | changelog |
+                open source | requirements | issue tracker | features | badge
+            """,
+            1.0: """
+                library | package | module | api | python | javascript | command line | example |
+                supports | install | dependencies | repository
+            """,
         },
         {
             r"(?m)^[ \t]{0,20}(?:```|~~~|\.\. code)": 2.0,
@@ -120,10 +169,18 @@ _FEATURES: dict[str, Features] = {
     ),
     "changelog": Features(
         {
-            3.0: "changelog|change log|release notes|release history|unreleased|bugfixes|bug fixes|breaking changes|"
-            "what's new|whats new|version history",
-            2.0: "deprecated|fixed|bugfix|backwards incompatible|dropped support|added support|removed|yanked|released",
-            1.0: "added|changed|fixes|improved|version|release|support for|regression|security",
+            3.0: """
+                changelog | change log | release notes | release history | unreleased | bugfixes |
+                bug fixes | breaking changes | what's new | whats new | version history
+            """,
+            2.0: """
+                deprecated | fixed | bugfix | backwards incompatible | dropped support |
+                added support | removed | yanked | released
+            """,
+            1.0: """
+                added | changed | fixes | improved | version | release | support for | regression |
+                security
+            """,
         },
         {
             r"(?m)^(?:#{1,6}[ \t]{0,20}|version\s+|release\s+|v)?\[?v?\d{1,4}\.\d{1,3}(?:\.\d{1,3})?(?:(?:a|b|rc)\d+)?\]?[ \t]{0,20}(?:$|[-–—:(])": 3.0,
@@ -133,11 +190,19 @@ _FEATURES: dict[str, Features] = {
     ),
     "letter": Features(
         {
-            3.0: "dear|yours sincerely|yours faithfully|kind regards|best regards|yours truly|sincerely yours|"
-            "warm regards|with best wishes",
-            2.0: "i am writing|thank you for your letter|look forward to hearing|look forward to meeting|enclosed|"
-            "do not hesitate|enclosure|in reply to|please find|to whom it may concern",
-            1.0: "sincerely|regards|i would|we would|your letter|my|grateful|pleased|apologise|apologize|reply|cc",
+            3.0: """
+                dear | yours sincerely | yours faithfully | kind regards | best regards |
+                yours truly | sincerely yours | warm regards | with best wishes
+            """,
+            2.0: """
+                i am writing | thank you for your letter | look forward to hearing |
+                look forward to meeting | enclosed | do not hesitate | enclosure | in reply to |
+                please find | to whom it may concern
+            """,
+            1.0: """
+                sincerely | regards | i would | we would | your letter | my | grateful | pleased |
+                apologise | apologize | reply | cc
+            """,
         },
         {
             r"(?m)^[ \t]{0,20}Dear \S": 4.0,
@@ -147,11 +212,19 @@ _FEATURES: dict[str, Features] = {
     ),
     "policy": Features(
         {
-            3.0: "privacy policy|this policy|code of conduct|acceptable use|policy applies|data protection|"
-            "policy statement|security policy|travel policy",
-            2.0: "policy|policies|employees|compliance|prohibited|must not|disciplinary|personal data|scope|"
-            "responsibilities|review date|reporting a vulnerability|harassment|violation|exceptions",
-            1.0: "must|staff|applies to|guidelines|consent|procedure|security|approval|approved|responsible|permitted",
+            3.0: """
+                privacy policy | this policy | code of conduct | acceptable use | policy applies |
+                data protection | policy statement | security policy | travel policy
+            """,
+            2.0: """
+                policy | policies | employees | compliance | prohibited | must not | disciplinary |
+                personal data | scope | responsibilities | review date | reporting a vulnerability |
+                harassment | violation | exceptions
+            """,
+            1.0: """
+                must | staff | applies to | guidelines | consent | procedure | security | approval |
+                approved | responsible | permitted
+            """,
         },
         {
             r"(?im)^[^\w\n]{0,20}(?:\d+\.?\s*)?(?:purpose|scope|responsibilities|exceptions|enforcement)[^\w\n]{0,20}$": 2.0
@@ -159,10 +232,18 @@ _FEATURES: dict[str, Features] = {
     ),
     "tutorial": Features(
         {
-            3.0: "tutorial|in this tutorial|you will learn|you'll learn|step by step|let's|prerequisites|next steps",
-            2.0: "lesson|exercise|beginner|walkthrough|we'll|you should see|first step|for beginners|try it|"
-            "congratulations|now we|we will|create a",
-            1.0: "learn|open|run|following|example|type|save|click|add|file|now|next",
+            3.0: """
+                tutorial | in this tutorial | you will learn | you'll learn | step by step | let's |
+                prerequisites | next steps
+            """,
+            2.0: """
+                lesson | exercise | beginner | walkthrough | we'll | you should see | first step |
+                for beginners | try it | congratulations | now we | we will | create a
+            """,
+            1.0: """
+                learn | open | run | following | example | type | save | click | add | file | now |
+                next
+            """,
         },
         {
             r"(?im)^[^\w\n]{0,20}(?:step|part|lesson) \d": 3.0,
