@@ -80,7 +80,8 @@ def freeze(
     errbacks = [errback(subscription.on_failure)] if subscription.on_failure else None
     tail: list[dict[str, Any]] = []
     for number, signature in enumerate(subscription.tail, start=1):
-        link = child_id(first, "then", number)
+        # three parts: a step's key has two, so that no step can have the id of a link
+        link = child_id(first, "then", "link", number)
         options = dict(signature.get("options") or {})
         headers: dict[str, Any] = {
             **(options.get("headers") or {}),

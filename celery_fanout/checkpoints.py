@@ -66,7 +66,7 @@ def enter(id: str) -> Execution | None:
     if outer is not None:
         raise NestedStep(id, outer[0])
     if execution.suspension is not None:
-        warn_swallowed(execution, f"before the step {id!r}")
+        warn_swallowed(execution, f"before the step {id!r}", stacklevel=4)
         raise execution.suspension
     return execution
 
@@ -77,7 +77,7 @@ def _may_be_a_lost_thread() -> bool:
     return task is None
 
 
-def warn_swallowed(execution: Execution, place: str) -> None:
+def warn_swallowed(execution: Execution, place: str, *, stacklevel: int = 2) -> None:
     """Warn that the body caught a suspension."""
     error = execution.suspension
     frame = error.__traceback__ if error else None
@@ -90,7 +90,7 @@ def warn_swallowed(execution: Execution, place: str) -> None:
             "again. Let celery.exceptions.Ignore pass: put `except Ignore: raise` before "
             "`except Exception`."
         ),
-        stacklevel=3,
+        stacklevel=stacklevel,
     )
 
 

@@ -282,7 +282,7 @@ def live_findings(fanout: Fanout) -> list[Finding]:
     try:
         with fanout.app.connection_for_write() as connection:
             connection.ensure_connection(
-                max_retries=1, timeout=int(fanout.settings.publish_timeout)
+                max_retries=1, timeout=ceil(fanout.settings.publish_timeout)
             )
     except Exception as exc:  # noqa: BLE001 - each transport has errors of its own
         found.append(

@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+from kombu import Producer
 from kombu.exceptions import OperationalError
-from kombu.pools import ProducerPool as KombuProducerPool
+from kombu.utils.functional import retry_over_time
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,11 +23,14 @@ if TYPE_CHECKING:
     from celery import Celery
     from typing_extensions import Self
 
-__all__ = ["Deadline", "ProducerPool", "confirm_window"]
+__all__ = ["MAX_RETRIES", "Deadline", "ProducerPool", "confirm_window", "hurry"]
+
+#: How often a connection is tried again when the app's own policy has no bound.
+MAX_RETRIES = 3
 
 
 class Deadline:
-    """A point in time by which publishing must be over.
+    """A point in time by which the broker must have answered.
 
     Args:
         seconds: from now.
@@ -39,6 +44,10 @@ class Deadline:
         """Return the seconds that are left, never less than 0."""
         return max(0.0, self._until - time.monotonic())
 
+    def renew(self) -> None:
+        """Begin again: the broker has answered, or was not asked anything."""
+        self._until = time.monotonic() + self.seconds
+
     def check(self) -> None:
         """Raise if the time is over.
 
@@ -46,14 +55,15 @@ class Deadline:
             OperationalError: if it is.
         """
         if not self.left():
-            raise OperationalError(
-                f"the broker did not take the messages within fanout_publish_timeout "
-                f"({self.seconds:g} s)"
-            )
+            raise self.error("the broker did not take the messages")
+
+    def error(self, problem: str) -> OperationalError:
+        """Return the error that says what did not happen in time."""
+        return OperationalError(f"{problem} within fanout_publish_timeout ({self.seconds:g} s)")
 
 
 class ProducerPool:
-    """Producers on connections with timeouts, one pool per process.
+    """Producers on connections with timeouts, which are kept open.
 
     Args:
         app: the Celery app.
@@ -63,38 +73,15 @@ class ProducerPool:
     def __init__(self, app: Celery, timeout: float) -> None:
         self._app = app
         self._timeout = timeout
-        self._lock = threading.Lock()
-        self._pool: Any = None
-        self._pid = 0
+        self._processes: dict[int, Connections] = {}
 
-    def _producers(self) -> Any:
+    def _connections(self) -> Connections:
+        # a forked process must share neither its parent's sockets nor its locks
         pid = os.getpid()
-        if self._pid != pid:
-            with self._lock:
-                if self._pid != pid:  # a forked process must not share its parent's sockets
-                    self._pool, self._pid = self._open(), pid
-        return self._pool
-
-    def _open(self) -> Any:
-        app = self._app
-        given = dict(app.conf.broker_transport_options or {})
-        io = self._timeout / 2
-        options: dict[str, Any] = {}
-        connection = app.connection_for_write(connect_timeout=min(4.0, io))
-        driver = connection.transport.driver_type
-        if driver == "redis":
-            options = {"socket_timeout": io, "socket_connect_timeout": io}
-            # its ping is repeated with pauses, which would add up; a dead socket is noticed anyway
-            options["health_check_interval"] = 0
-        elif driver == "amqp":
-            options = {"read_timeout": io, "write_timeout": io}
-        options = {key: value for key, value in options.items() if given.get(key) is None}
-        if options:
-            connection = app.connection_for_write(
-                connect_timeout=min(4.0, io), transport_options=options
-            )
-        limit = app.conf.broker_pool_limit or 10
-        return KombuProducerPool(connection.Pool(limit), limit=limit)
+        found = self._processes.get(pid)
+        if found is None:
+            found = self._processes.setdefault(pid, Connections(self._app, self._timeout))
+        return found
 
     @contextmanager
     def acquire(self, deadline: Deadline) -> Generator[Any]:
@@ -103,51 +90,170 @@ class ProducerPool:
         Raises:
             OperationalError: if there is none in time.
         """
-        pool = self._producers()
-        with pool.acquire(block=True, timeout=max(deadline.left(), 0.001)) as producer:
-            connection = producer.connection
-            try:
-                if not connect(producer, deadline):
-                    self._pid = 0  # the pool is left to the thread that still holds a connection
-                    raise OperationalError(  # noqa: TRY301 - cleaned up after below
-                        "the broker did not answer within fanout_publish_timeout "
-                        f"({deadline.seconds:g} s)"
-                    )
-                with connection._reraise_as_library_errors():
-                    yield producer
-            except Exception:
-                if self._pid:
-                    connection.collect()  # whatever is half sent must not meet the next event
-                raise
-
-
-def connect(producer: Any, deadline: Deadline) -> bool:
-    """Establish a producer's connection in half of the time, and return whether that was enough.
-
-    Libraries retry with pauses of their own, so a connection is made in a thread that is given up
-    when the time is over. Nothing of the application runs in that thread.
-
-    Raises:
-        Exception: what the transport raises if the broker cannot be reached.
-    """
-    connection = producer.connection
-    if connection.connected and connection._default_channel is not None:
-        return True
-    found: list[BaseException | None] = []
-
-    def establish() -> None:
+        connections = self._connections()
+        if not connections.free.acquire(timeout=deadline.left()):
+            raise deadline.error("all connections of broker_pool_limit were in use, none was free")
+        producer = None
         try:
-            producer.channel  # noqa: B018 - opens the connection and its channel
-            found.append(None)
-        except BaseException as exc:  # noqa: BLE001 - raised in the thread that waits
-            found.append(exc)
+            producer = connections.connected(deadline)
+            with producer.connection._reraise_as_library_errors():
+                yield producer
+            connections.idle.append(producer)
+        except BaseException:
+            # whatever is half sent must not meet the next event
+            if producer is not None:
+                discard(producer.connection)
+            raise
+        finally:
+            connections.free.release()
 
-    thread = threading.Thread(target=establish, name="fanout-connect", daemon=True)
-    thread.start()
-    thread.join(min(deadline.left(), deadline.seconds / 2))
-    if found and found[0] is not None:
-        raise found[0]
-    return bool(found)
+
+class Connections:
+    """The connections of one process to the broker.
+
+    Attributes:
+        free: lets as many use a connection at a time as ``broker_pool_limit`` says.
+        idle: producers whose connection nobody uses.
+    """
+
+    def __init__(self, app: Celery, timeout: float) -> None:
+        self._timeout = timeout / 2
+        self._connection = self._configured(app)
+        policy = dict(app.conf.task_publish_retry_policy or {})
+        retries = policy.get("max_retries", MAX_RETRIES) if app.conf.task_publish_retry else 0
+        self._policy = {
+            "max_retries": MAX_RETRIES if retries is None else retries,
+            "interval_start": policy.get("interval_start", 0),
+            "interval_step": policy.get("interval_step", 0.2),
+            "interval_max": policy.get("interval_max", 0.2),
+        }
+        self.free = threading.BoundedSemaphore(app.conf.broker_pool_limit or 10)
+        self.idle: list[Any] = []
+
+    def _configured(self, app: Celery) -> Any:
+        timeout = self._timeout
+        connection = app.connection_for_write()
+        limits: dict[str, float] = {}
+        if connection.transport.driver_type == "redis":
+            limits = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+        elif connection.transport.driver_type == "amqp":
+            limits = {"read_timeout": timeout, "write_timeout": timeout}
+        given = connection.transport_options
+        options: dict[str, Any] = {
+            name: min(limit, given.get(name) or limit) for name, limit in limits.items()
+        }
+        if connection.transport.driver_type == "redis":
+            # its ping is repeated with pauses, which would add up; a dead socket is noticed anyway
+            options["health_check_interval"] = 0
+        return app.connection_for_write(
+            connect_timeout=min(connection.connect_timeout or timeout, timeout),
+            transport_options=options,
+        )
+
+    def connected(self, deadline: Deadline) -> Any:
+        """Return a producer on an idle or a new connection, established.
+
+        Raises:
+            Exception: what the transport raises if the broker cannot be reached.
+        """
+        with suppress(IndexError):
+            while True:
+                producer = self.idle.pop()
+                if is_alive(producer.connection):
+                    return producer
+                discard(producer.connection)
+        return self._connect(deadline)
+
+    def _connect(self, deadline: Deadline) -> Any:
+        """Return a producer on a new connection.
+
+        Libraries retry with pauses of their own, so a connection is made in a thread that is
+        given up when the time is over. Nothing of the application runs in that thread.
+        """
+        producer = Producer(self._connection.clone())
+        made: list[BaseException | None] = []
+        given_up = threading.Event()
+
+        def establish() -> None:
+            try:
+                self._establish(producer)
+                made.append(None)
+            except BaseException as exc:  # noqa: BLE001 - raised in the thread that waits
+                made.append(exc)
+            if given_up.is_set():
+                discard(producer.connection)
+
+        thread = threading.Thread(target=establish, name="fanout-connect", daemon=True)
+        thread.start()
+        thread.join(deadline.left())
+        if not made:
+            given_up.set()
+            raise deadline.error("the broker did not answer")
+        if made[0] is not None:
+            raise made[0]
+        return producer
+
+    def _establish(self, producer: Any) -> None:
+        connection = producer.connection
+        connection.ensure_connection(**self._policy, timeout=self._timeout)
+        with connection._reraise_as_library_errors():
+            # the virtual transports first talk to their server when a channel is opened
+            channel = retry_over_time(
+                lambda: producer.channel,
+                connection.recoverable_connection_errors,
+                **self._policy,
+                timeout=self._timeout,
+            )
+        if connection.transport.driver_type == "redis":
+            keep_client(channel)
+        elif connection.transport.driver_type == "amqp":
+            # py-amqp sets its timeouts on the socket alone, where gevent does not see them, and
+            # waits for ever for the second half of a frame
+            connection.connection.transport.sock.settimeout(self._timeout)
+
+
+def is_alive(connection: Any) -> bool:
+    """Whether an idle connection can be used."""
+    if not connection.connected:
+        return False
+    if connection.transport.driver_type != "amqp":
+        return True  # redis-py looks for itself, and the others have no connection
+    try:
+        while True:  # heartbeats, or the broker's farewell
+            connection.drain_events(timeout=0)
+    except TimeoutError:
+        return True
+    except Exception:  # noqa: BLE001 - whatever it is, it is not alive
+        return False
+
+
+def hurry(producer: Any, deadline: Deadline) -> None:
+    """Leave the retries that kombu makes of one message no more than the time that is left."""
+    producer.connection.connect_timeout = max(deadline.left() / (MAX_RETRIES + 1), 0.1)
+
+
+def discard(connection: Any) -> None:
+    """Drop a connection without asking the broker, which may be the reason for it."""
+    with suppress(Exception):
+        if connection.transport.driver_type == "amqp":
+            connection.collect()
+        else:
+            connection.release()
+
+
+def keep_client(channel: Any) -> None:
+    """Keep the Redis client of a channel.
+
+    kombu makes a new one for every batch, which costs more than one message (measured on kombu
+    5.7 and redis-py 8.1).
+    """
+    with suppress(AttributeError):  # another version of kombu
+        client = channel._create_client()
+
+        def conn_or_acquire(given: Any = None) -> Any:
+            return nullcontext(given or client)
+
+        channel.conn_or_acquire = conn_or_acquire
 
 
 class ConfirmWindow:
@@ -194,8 +300,8 @@ class ConfirmWindow:
         return self._channel._basic_publish(*args, **kwargs)
 
     def _settle(self, tag: int, state: str, *, multiple: bool) -> None:
-        tags = [t for t in self._outstanding if t <= tag] if multiple else [tag]
-        for found in tags:
+        tags = takewhile(lambda found: found <= tag, self._outstanding) if multiple else [tag]
+        for found in list(tags):
             delivery = self._outstanding.pop(found, None)
             if delivery is not None:
                 delivery.state = state
@@ -219,6 +325,7 @@ class ConfirmWindow:
                 self._channel.connection.drain_events(timeout=max(self._deadline.left(), 0.001))
             except TimeoutError:
                 continue  # the deadline has the better message
+            self._deadline.renew()
         if self._refused:
             raise OperationalError("the broker refused the message (basic.nack)")
 

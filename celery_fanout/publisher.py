@@ -7,6 +7,7 @@ others ``Task.apply_async`` is called. A test holds that both put equal messages
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.log import get_logger
 
 from celery_fanout.canvas import RESUME_HEADER, FrozenChain, freeze
-from celery_fanout.connection import Deadline, ProducerPool, confirm_window
+from celery_fanout.connection import Deadline, ProducerPool, confirm_window, hurry
 from celery_fanout.emission import Emission, RunHandle
 from celery_fanout.exceptions import EmitError
 from celery_fanout.signals import event_emitted
@@ -43,9 +44,9 @@ class Delivery:
     state: str = "unpublished"
 
 
-def _batch(producer: Any, messages: int) -> Any:
-    # one flush, at the end; a topic exchange may make several commands of one message
-    return producer.batch(max_size=1000 + 10 * messages)
+def _mark(deliveries: list[Delivery], state: str) -> None:
+    for delivery in deliveries:
+        delivery.state = state
 
 
 class Publisher:
@@ -110,37 +111,46 @@ class Publisher:
         options = {} if resume_at is None else {"countdown": self._hop(resume_at)}
         try:
             with self._producers.acquire(deadline) as producer:
-                self._send(producer, deliveries, options, deadline)
-        except EmitError:
-            raise
+                if getattr(producer, "supports_batch_publish", False):  # kombu 5.7, Redis
+                    self._send_batch(producer, deliveries, options)
+                else:
+                    self._send_singly(producer, deliveries, options, deadline)
         except Exception as exc:
             # a broker's library raises errors of its own; what a hook raises ends the batch too
             raise self._cut_short(deliveries, exc) from exc
 
-    def _send(
+    def _send_batch(
+        self, producer: Any, deliveries: list[Delivery], options: dict[str, Any]
+    ) -> None:
+        with producer.batch(max_size=sys.maxsize):  # one flush, at the end
+            sending = self._templates.begin(producer, together=True)
+            for delivery in deliveries:
+                sending.send(delivery.chain, options)
+            _mark(deliveries, "unknown")
+        _mark(deliveries, "published")
+
+    def _send_singly(
         self, producer: Any, deliveries: list[Delivery], options: dict[str, Any], deadline: Deadline
     ) -> None:
-        batched = bool(getattr(producer, "supports_batch_publish", False))
         window = confirm_window(producer, deadline)
-        together = batched or window is not None
+        event = None
         with window or nullcontext():
-            with _batch(producer, len(deliveries)) if batched else nullcontext():
-                sending = self._templates.begin(producer, together=together)
-                for delivery in deliveries:
-                    deadline.check()
-                    if window is not None:
-                        window.delivery = delivery
-                    if not batched:  # in a batch nothing leaves before the flush
-                        delivery.state = "unknown"
+            sending = self._templates.begin(producer, together=window is not None)
+            for delivery in deliveries:
+                if delivery.event is not event:  # the bound is for one event
+                    event = delivery.event
+                    deadline.renew()
+                deadline.check()
+                hurry(producer, deadline)
+                delivery.state = "unknown"
+                if window is None:
                     sending.send(delivery.chain, options)
-                    if not together:
-                        delivery.state = "published"
-                for delivery in deliveries if batched else ():
-                    delivery.state = "unknown"
+                    delivery.state = "published"
+                else:
+                    window.delivery = delivery
+                    sending.send(delivery.chain, options)
             if window is not None:
                 window.wait()
-        for delivery in deliveries:
-            delivery.state = "published"
 
     def _cut_short(self, deliveries: list[Delivery], exc: Exception) -> EmitError:
         broken = next((d for d in deliveries if d.state != "published"), deliveries[0])

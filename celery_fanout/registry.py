@@ -139,7 +139,7 @@ class Registry:
             if failure is None:
                 raise InvalidSubscription(
                     f"The subscription of {task.name} at {declaration.where}",
-                    "names an on_failure task of another app",
+                    f"names an on_failure task that the app {app.main!r} does not have",
                     "Use a task of the same app, or a shared task.",
                 )
         return Subscription(

@@ -88,7 +88,7 @@ def _flatten(signature: Any, where: str) -> Iterator[Mapping[str, Any]]:
     if isinstance(signature, (group, chord)):
         raise InvalidSubscription(
             f"then= at {where}",
-            f"contains a {type(signature).__name__}",
+            f"contains a {type(signature).__name__.lstrip('_')}",
             "A tail is one chain: emit an event from its last task to fan out again.",
         )
     if isinstance(signature, _chain):

@@ -63,6 +63,9 @@ class Runs:
         """Wrap ``task.run``, once."""
         if getattr(task.run, "fanout_wrapped", False):
             return
+        # below autoretry, which would take what follows a swallowed suspension for the error
+        innermost = "_orig_run" if hasattr(task, "_orig_run") else "run"
+        setattr(task, innermost, _unswallowed(getattr(task, innermost)))
         body = task.run
 
         @functools.wraps(body)
@@ -87,7 +90,8 @@ class Runs:
         signals.run_started.send(sender=task, run=run)
         while True:
             try:
-                return self._call(execution, body)
+                with activate(execution):
+                    return body()
             except Suspended as suspended:  # noqa: PERF203 - a second pass is rare
                 self._leave(execution, suspended)
             except StoreUnavailable as exc:
@@ -105,23 +109,6 @@ class Runs:
         until = headers.get(RESUME_HEADER)
         if until is not None and not execution.is_due(until):
             self._leave(execution, Suspended(until, "delay"))
-
-    def _call(self, execution: Execution, body: Callable[[], Any]) -> Any:
-        """Call the body; a suspension that it swallowed wins over how it ended."""
-        with activate(execution):
-            try:
-                value = body()
-            except (Suspended, StoreUnavailable, Retry, Reject):
-                raise
-            except Exception as exc:
-                if execution.suspension is None:
-                    raise
-                warn_swallowed(execution, f"and raised {type(exc).__name__}")
-                raise execution.suspension from exc
-            if execution.suspension is not None:
-                warn_swallowed(execution, "and returned")
-                raise execution.suspension
-            return value
 
     def _leave(self, execution: Execution, suspended: Suspended) -> None:
         """Leave the worker until ``suspended.until``; where nothing waits, skip the time."""
@@ -157,6 +144,29 @@ class Runs:
             sender=execution.task, run=execution.run, until=until, reason="store", step=None
         )
         raise Suspended(until, "store") from error
+
+
+def _unswallowed(body: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a body: a suspension that it swallowed wins over how it ended."""
+
+    @functools.wraps(body)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        execution = current.get()
+        try:
+            value = body(*args, **kwargs)
+        except (Suspended, StoreUnavailable, Retry, Reject):
+            raise
+        except Exception as exc:
+            if execution is None or execution.suspension is None:
+                raise
+            warn_swallowed(execution, f"and raised {type(exc).__name__}")
+            raise execution.suspension from exc
+        if execution is not None and execution.suspension is not None:
+            warn_swallowed(execution, "and returned")
+            raise execution.suspension
+        return value
+
+    return run
 
 
 def _delivered(task: Any) -> Any:

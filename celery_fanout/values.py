@@ -6,9 +6,11 @@ one see the same thing; where the step's function is annotated, as the type it n
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import inspect
+import json
 import types
 import typing
 import warnings
@@ -89,6 +91,9 @@ def decode(step: str, fn: Any, value: Any) -> Any:
     try:
         return adapter.validate_python(value)
     except ValidationError as exc:
+        with contextlib.suppress(ValidationError, TypeError):
+            # what is strict takes JSON's forms of dates, tuples and the like only from JSON
+            return adapter.validate_json(json.dumps(value))
         warnings.warn(
             StepValueWarning(
                 f"The value of the step {step!r} does not fit {_annotation(fn)!r} "

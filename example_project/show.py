@@ -136,7 +136,9 @@ class Show:
         """Print one row per subscriber and document; a bar is an attempt, dots are waiting."""
         width = max(30, min(70, shutil.get_terminal_size().columns - self._names - 24))
         end = max(a.ended for d in self._documents.values() for a in d.attempts)
-        print(f"\nTimeline, {end:.1f} s  ({MARK['done']} attempt, {MARK['failed']} failed attempt)\n")
+        print(
+            f"\nTimeline, {end:.1f} s  ({MARK['done']} attempt, {MARK['failed']} failed attempt)\n"
+        )
         for document in self._documents.values():
             rows: dict[str, list[Attempt]] = {}
             for attempt in document.attempts:

@@ -7,8 +7,8 @@ append-only file, so that afterwards anyone can see who fetched what, and how of
     storage.get(document_id)
     storage.fetches(document_id)  # [Fetch(document_id="invoice-5f0c1e2a", ...)]
 
-The directory is the environment variable `DOCUMENTS_DIR`, read at every call; without it, one in the
-system's directory for temporary files that belongs to the user.
+The directory is the environment variable `DOCUMENTS_DIR`, read at every call; without it, one that
+belongs to the user, in the system's directory for temporary files.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from celery import current_task
+from celery import current_app
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")
 _LOG = "fetches.jsonl"
 
 
-class DocumentNotFound(LookupError):
+class DocumentNotFound(LookupError):  # noqa: N818 - named for the problem
     """There is no document with this id."""
 
     def __init__(self, document_id: str, where: str) -> None:
@@ -39,8 +39,8 @@ class DocumentNotFound(LookupError):
 
     def __str__(self) -> str:
         return (
-            f"There is no document {self.document_id!r} in {self.where}. Add it with storage.put(path); "
-            f"if it was added, check that all processes have the same DOCUMENTS_DIR."
+            f"There is no document {self.document_id!r} in {self.where}. Add it with "
+            f"storage.put(path); if it was added, give all processes the same DOCUMENTS_DIR."
         )
 
 
@@ -131,19 +131,20 @@ def _write_at_once(path: Path, text: str) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(text.encode("utf-8"))
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
 def _count(document_id: str) -> None:
+    task = current_app.current_task
     line = {
         "document_id": document_id,
         "at": time.time(),
         "process": os.getpid(),
-        "task": (current_task.name or "") if current_task else "",
-        "task_id": (current_task.request.id or "") if current_task else "",
+        "task": task.name or "" if task else "",
+        "task_id": task.request.id or "" if task else "",
     }
     # One write to a file opened with O_APPEND: lines of several processes do not mix.
     descriptor = os.open(directory() / _LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

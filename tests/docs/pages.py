@@ -12,7 +12,9 @@ log"``                         order, perhaps with other lines in between
 ``console``                    ``$`` commands executed by a shell, output and exit codes compared;
                                a worker goes on in the background until the page ends or starts the
                                next, and by then what the block says it logs has to be in its log
-``toml``, ``ini``, ``json``    parsed, and written if they have a title
+``json``                       parsed
+``conf title="redis.conf"``    a Redis server is started with it
+``conf title="rabbitmq.conf"`` parsed
 =============================  =====================================================================
 
 At the end every module that the page wrote is imported, every test file is run, and what
@@ -21,7 +23,6 @@ At the end every module that the page wrote is imported, every test file is run,
 
 from __future__ import annotations
 
-import configparser
 import json
 import os
 import re
@@ -44,6 +45,7 @@ else:
 from tests.docs.blocks import ROOT, Block, blocks_of
 from tests.docs.matching import appears, matches, normal
 from tests.processes import Process, wait_until
+from tests.servers import RedisServer
 
 HERE = Path(__file__).parent
 PROJECT = HERE / "project"  # what how-to guides take for granted
@@ -129,7 +131,7 @@ class Page:
         self._session: subprocess.Popen[str] | None = None
         self._environment = {
             **os.environ,
-            "COLUMNS": "100",
+            "COLUMNS": "80",
             "NO_COLOR": "1",
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTEST_ADDOPTS": "-p no:cacheprovider",
@@ -170,8 +172,10 @@ class Page:
         """Do one block, and return what it printed if somebody should compare that."""
         if block.language == "console":
             self._console(block)
-        elif block.language in {"toml", "ini", "json"}:
+        elif block.language == "conf":
             self._configuration(block)
+        elif block.language == "json":
+            json.loads(block.source)
         elif block.language == "pycon":
             self._ask("pycon", self._localise(block.source), block.where)
         elif block.language == "python" and block.title:
@@ -221,14 +225,15 @@ class Page:
         self._written[block.title] = block
 
     def _configuration(self, block: Block) -> None:
-        if block.language == "toml":
-            tomllib.loads(block.source)
-        elif block.language == "ini":
-            configparser.ConfigParser().read_string(block.source)
+        if block.title == "redis.conf":
+            options = dict(line.split(maxsplit=1) for line in block.source.splitlines())
+            with RedisServer(options=options) as server, server.client() as client:
+                for option, value in options.items():
+                    assert client.config_get(option) == {option: value}, block.where
         else:
-            json.loads(block.source)
-        if block.title:
-            self._write(block)
+            assert block.title == "rabbitmq.conf", block.where
+            for line in block.source.splitlines():
+                assert re.fullmatch(r"[\w.]+ = \S.*", line), block.where
 
     def _ask(self, kind: str, source: str, name: str) -> str:
         if self._session is None:

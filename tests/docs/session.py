@@ -47,8 +47,8 @@ def main() -> None:
     os.dup2(2, 1)  # what a block prints from C or from another process is no answer
     sys.path.insert(0, "")
     warnings.simplefilter("error")
-    page = types.ModuleType("page")  # Celery names tasks after the module that they are in
-    sys.modules["page"] = page
+    page = types.ModuleType("tasks")  # Celery names tasks after their module
+    sys.modules["tasks"] = page
     namespace = page.__dict__
     for line in sys.stdin:
         request = json.loads(line)

@@ -7,10 +7,14 @@ import datetime as dt
 import itertools
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import amqp
 import redis
 from celery import Celery, Task
+from kombu.compression import decompress
+from kombu.message import Message
 from kombu.serialization import loads
 
 from celery_fanout import Event, on_event
@@ -65,8 +69,9 @@ def order_paid(**attributes: Any) -> Event:
 
 # --- what is on the wire -------------------------------------------------------------------------
 
-#: Fields that differ from message to message.
-VOLATILE = {"delivery_tag"}
+#: Properties that differ from message to message, or that Celery writes by accident: what it was
+#: given as ``argsrepr`` reaches the headers, where it is read, and the properties.
+NO_MATTER = {"delivery_tag", "argsrepr", "kwargsrepr"}
 
 
 def redis_wire(client: redis.Redis) -> list[dict[str, Any]]:
@@ -77,66 +82,46 @@ def redis_wire(client: redis.Redis) -> list[dict[str, Any]]:
             continue
         while (raw := client.rpop(key)) is not None:
             message = json.loads(raw)
-            body = message["body"]
-            if message["properties"].get("body_encoding") == "base64":
-                body = base64.b64decode(body)
-            message["body"] = decoded(body, message)
-            message["properties"] = {
-                name: value
-                for name, value in message["properties"].items()
-                if name not in VOLATILE
-            }
+            body = base64.b64decode(message["body"])
+            if "compression" in message["headers"]:
+                body = decompress(body, message["headers"]["compression"])
+            kind, encoding = message["content-type"], message["content-encoding"]
+            message["body"] = loads(body, kind, encoding, accept=[kind])
+            assert message["properties"]["body_encoding"] == "base64"
+            for name in NO_MATTER:
+                message["properties"].pop(name, None)
             found.append({"key": key.decode(), **message})
     return in_order(found)
 
 
 def amqp_wire(app: Celery, *queues: str) -> list[dict[str, Any]]:
-    """Take all messages from queues of an AMQP broker, and delete the queues."""
+    """Take all messages from the queues of an AMQP broker that the app knows, and from others."""
     found = []
     with app.connection_for_read() as connection:
-        channel = connection.default_channel
-        for queue in {*queues, *app.amqp.queues}:
-            while (message := get(channel, queue)) is not None:
-                raw = {"content-encoding": message.content_encoding, "headers": message.headers}
-                raw["content-type"] = message.content_type
-                properties = dict(message.properties)
-                properties.pop("application_headers")
-                delivery = {
-                    name: message.delivery_info[name] for name in ("exchange", "routing_key")
-                }
-                found.append(
-                    {
-                        "key": queue,
-                        "body": decoded(message.body, raw),
-                        **raw,
-                        "properties": properties,
-                        "delivery": delivery,
-                    }
-                )
+        for queue in sorted({*queues, *app.amqp.queues}):
+            with suppress(amqp.NotFound), connection.channel() as channel:
+                while (message := channel.basic_get(queue, no_ack=True)) is not None:
+                    found.append({"key": queue, **fields_of(channel.message_to_python(message))})
     return in_order(found)
 
 
-def get(channel: Any, queue: str) -> Any:
-    """Take one message from a queue; ``None`` if there is none, or no such queue."""
-    declared = channel.queue_declare(queue, passive=True)
-    if not declared.message_count:
-        return None
-    return channel.message_to_python(channel.basic_get(queue, no_ack=True))
-
-
-def decoded(body: Any, message: dict[str, Any]) -> Any:
-    """Return the body of a message as Python data."""
-    from kombu.compression import decompress
-
-    compression = message["headers"].get("compression")
-    if compression:
-        body = decompress(body, compression)
-    return loads(
-        body,
-        message["content-type"],
-        message["content-encoding"],
-        accept=[message["content-type"]],
-    )
+def fields_of(message: Message) -> dict[str, Any]:
+    """Return what a message consists of; kombu has decompressed its body already."""
+    properties = dict(message.properties)
+    del properties["application_headers"]
+    return {
+        "content-encoding": message.content_encoding,
+        "content-type": message.content_type,
+        "delivery": {key: message.delivery_info[key] for key in ("exchange", "routing_key")},
+        "headers": message.headers,
+        "body": loads(
+            message.body,
+            message.content_type,
+            message.content_encoding,
+            accept=[message.content_type],
+        ),
+        "properties": properties,
+    }
 
 
 def in_order(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,9 +1,9 @@
-"""An offline "language model": it summarises, classifies and mines text, with the standard library only.
+"""An offline "language model": it summarises, classifies and mines text, with nothing to install.
 
 It stands in for a paid, rate-limited service, so that the example runs anywhere, gives the same
 answers every time, and fails only when it is told to::
 
-    from documents import model
+    from example_project.documents import model
 
     model.summarize(text, sentences=3)
     model.classify(text, categories=["invoice", "contract", "report"])
@@ -13,7 +13,7 @@ answers every time, and fails only when it is told to::
 
 How it reads, lowest first: `markup` turns a document into blocks, `sentences` cuts blocks into
 sentences and words, `vocabulary` holds the word lists; `summary`, `categories` and `entities` (with
-`values`, `companies` and `people`) each answer one question; `flaky` makes the calls fail on purpose.
+`values`, `companies` and `people`) each answer one question; `flaky` makes calls fail on purpose.
 """
 
 from example_project.documents.model.categories import (

@@ -1,9 +1,10 @@
 """Which kind of document a text is, by the words and the forms that are typical of each kind.
 
 A feature is a phrase or a pattern with a weight. It counts with a damped term frequency, so that
-saying "invoice" forty times in a contract does not outweigh everything else a contract says, and it
-counts more in the title. The confidence is a category's share of all the evidence found, with a fixed
-amount set aside for "none of these": little evidence gives a low confidence, however one-sided it is.
+saying "invoice" forty times in a contract does not outweigh everything else a contract says, and
+it counts more in the title. The confidence is a category's share of all the evidence found, with a
+fixed amount set aside for "none of these": little evidence gives a low confidence, however
+one-sided it is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from example_project.documents.model.markup import Kind, blocks
@@ -42,7 +43,7 @@ class Features:
     """What is typical of one category: phrases by weight, and patterns over the raw text."""
 
     phrases: dict[float, str]
-    patterns: dict[str, float] = field(default_factory=dict)
+    patterns: dict[str, float]
 
 
 _FEATURES: dict[str, Features] = {
@@ -164,7 +165,8 @@ _FEATURES: dict[str, Features] = {
         {
             r"(?m)^[ \t]{0,20}(?:```|~~~|\.\. code)": 2.0,
             r"(?:\[!\[|!\[[^\]]{0,100}\]\(|\.\. image::)": 3.0,
-            r"(?im)^#{0,6}[ \t]{0,20}(?:install(?:ation|ing)?|usage|licen[sc]e|contributing|features|documentation)[^\w\n]{0,20}$": 2.0,
+            r"(?im)^#{0,6}[ \t]{0,20}(?:install(?:ation|ing)?|usage|licen[sc]e|contributing"
+            r"|features|documentation)[^\w\n]{0,20}$": 2.0,
         },
     ),
     "changelog": Features(
@@ -183,8 +185,10 @@ _FEATURES: dict[str, Features] = {
             """,
         },
         {
-            r"(?m)^(?:#{1,6}[ \t]{0,20}|version\s+|release\s+|v)?\[?v?\d{1,4}\.\d{1,3}(?:\.\d{1,3})?(?:(?:a|b|rc)\d+)?\]?[ \t]{0,20}(?:$|[-–—:(])": 3.0,
-            r"(?m)^[ \t]{0,20}[-*+][ \t]{1,20}(?:fix|fixed|add|added|remove|removed|change|changed|drop|bump)\b": 2.0,
+            r"(?im)^(?:#{1,6}[ \t]{0,20}|version |release |v)?\[?v?\d{1,4}\.\d{1,3}(?:\.\d{1,3})?"
+            r"(?:(?:a|b|rc)\d{1,3})?\]?[ \t]{0,20}(?:$|[-–—:(])": 3.0,
+            r"(?m)^[ \t]{0,20}[-*+][ \t]{1,20}(?:fix|fixed|add|added|remove|removed|change|changed"
+            r"|drop|bump)\b": 2.0,
             r"(?:\(#|GH-|#)\d{2,6}\b": 2.0,
         },
     ),
@@ -206,7 +210,8 @@ _FEATURES: dict[str, Features] = {
         },
         {
             r"(?m)^[ \t]{0,20}Dear \S": 4.0,
-            r"(?im)^[ \t]{0,20}(?:yours|kind|best|warm|sincerely|with)[\w ]{0,24}(?:regards|sincerely|faithfully|truly|wishes)?,[ \t]{0,20}$": 3.0,
+            r"(?im)^[ \t]{0,20}(?:yours|kind|best|warm|sincerely|with)[\w ]{0,24}"
+            r"(?:regards|sincerely|faithfully|truly|wishes|thanks)?,[ \t]{0,20}$": 3.0,
             r"(?m)\b(?:I|my|we) (?:am|would|have|enclose|hope|look)\b": 1.0,
         },
     ),
@@ -227,7 +232,8 @@ _FEATURES: dict[str, Features] = {
             """,
         },
         {
-            r"(?im)^[^\w\n]{0,20}(?:\d+\.?\s*)?(?:purpose|scope|responsibilities|exceptions|enforcement)[^\w\n]{0,20}$": 2.0
+            r"(?im)^[^\w\n]{0,20}(?:\d{1,2}\.? ?)?(?:purpose|scope|responsibilities|exceptions"
+            r"|enforcement)[^\w\n]{0,20}$": 2.0
         },
     ),
     "tutorial": Features(
@@ -262,11 +268,15 @@ _ALIASES = {
     "release notes": "changelog",
 }
 
+
+def _any_of(phrases: str) -> re.Pattern[str]:
+    """Return a pattern for whole phrases, the longest first."""
+    listed = sorted((phrase.strip() for phrase in phrases.split("|")), key=len, reverse=True)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, listed))})(?!\w)")
+
+
 _PHRASES = {
-    category: [
-        (weight, re.compile(rf"(?<!\w)(?:{listed})(?!\w)"))
-        for weight, listed in features.phrases.items()
-    ]
+    category: [(weight, _any_of(phrases)) for weight, phrases in features.phrases.items()]
     for category, features in _FEATURES.items()
 }
 _PATTERNS = {
@@ -275,7 +285,7 @@ _PATTERNS = {
 }
 
 
-class UnknownCategory(ValueError):
+class UnknownCategory(ValueError):  # noqa: N818 - named for the problem
     """`classify` was asked for a category that it has no features for."""
 
     def __init__(self, category: str) -> None:
@@ -299,8 +309,8 @@ def known_categories() -> list[str]:
 def classify(text: str, categories: list[str]) -> Classification:
     """Return which of the `categories` a text belongs to, how surely, and the score of each.
 
-    The scores add up to less than 1: the rest is the chance that it is none of these. Where nothing in
-    the text speaks for any of them, the category is `UNKNOWN` and the confidence 0.
+    The scores add up to less than 1: the rest is the chance that it is none of these. Where
+    nothing in the text speaks for any of them, the category is `UNKNOWN` and the confidence 0.
     """
     if not categories:
         raise ValueError(
@@ -332,7 +342,8 @@ def _read(text: str) -> tuple[str, str]:
     body = "\n".join(block.text for block in document).replace("’", "'").lower()
     headings = [block.text for block in document[:6] if block.kind is Kind.HEADING][:1]
     opening = document[0].text if document else ""
-    title = headings[0] if headings else opening if len(opening) < 80 else ""
+    is_title = len(opening) < 80 and not opening.endswith((".", "!", "?"))
+    title = headings[0] if headings else opening if is_title else ""
     return body, title.replace("’", "'").lower()
 
 

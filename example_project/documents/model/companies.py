@@ -17,13 +17,13 @@ _LEGAL_FORM = (
     r"|&\sCo(?:\.|mpany)?(?:\sKG)?|&\s(?:Sons|Partners|Cie\.?))(?![\w&])"
 )
 _FORM = re.compile(rf"(?<=[ ]){_LEGAL_FORM}")
+_FORM_ALONE = re.compile(_LEGAL_FORM)
 _FURTHER = re.compile(rf"[ ]{_LEGAL_FORM}|,[ ](?:Inc|LLC|Ltd|LP|Limited)\b\.?")
 _WORD = re.compile(r"[^ ]+")
 _NAME = re.compile(r"(?:[A-ZÀ-ÖØ-Þ]|[a-z][A-Z]|\d{1,4}[A-Za-z])[\w'’.+-]*$")
 _OPENING = "(\"“'‘[/"
 _JOINERS = frozenset({"&", "of", "for", "de", "und", "et"})
 _REACH = 60  # characters before the legal form in which the name must start
-_FULL_STOP_OF_ITS_OWN = re.compile(r"\.\w+\.$|\.\s\w\.$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,8 @@ def _start_of_name(text: str, window: int, form: int) -> int | None:
             break
         if word.endswith(".") and len(word) > 3:
             break  # the end of the sentence before
+        if start is None and _FORM_ALONE.fullmatch(word):
+            break
         start = position
         name_words += 1
         if len(written) != len(word) and written[:1] in _OPENING:
@@ -98,9 +100,7 @@ def _joins_partners(before: list[tuple[int, str]], name_words: int) -> bool:
 
 
 def _without_full_stop(text: str, start: int, end: int) -> str:
-    """Return the company as written, less a full stop that may just end the sentence."""
+    """Return the company as written; "Ltd." at the end of the text has the text's full stop."""
     written = text[start:end]
     ends_block = not text[end:].strip(" )\"”’'")
-    if ends_block and written.endswith(".") and not _FULL_STOP_OF_ITS_OWN.search(written):
-        return written[:-1]
-    return written
+    return written[:-1] if ends_block and written.lower().endswith("ltd.") else written

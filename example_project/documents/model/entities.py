@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from example_project.documents.model.companies import find_companies
 from example_project.documents.model.markup import Block, blocks
 from example_project.documents.model.people import find_people
 from example_project.documents.model.values import find_amounts, find_dates, find_percentages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _FINDERS: dict[str, Callable[[list[Block]], list[str]]] = {
     "amounts": lambda document: find_amounts([block.text for block in document]),
@@ -19,7 +22,7 @@ _FINDERS: dict[str, Callable[[list[Block]], list[str]]] = {
 }
 
 
-class UnknownField(ValueError):
+class UnknownField(ValueError):  # noqa: N818 - named for the problem
     """`extract` was asked for a field that it cannot find."""
 
     def __init__(self, field: str) -> None:

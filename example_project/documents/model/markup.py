@@ -1,8 +1,9 @@
-"""From a document as it was written (plain text, Markdown, reStructuredText) to blocks of plain text.
+"""From a document as it was written (plain, Markdown, reStructuredText) to blocks of plain text.
 
-A block is what a reader sees as one unit: a heading, a paragraph, a list item, a `Key: value` line, a
-table cell. Code, badges, rules and link targets are left out. Everything here is one pass over the
-lines, with patterns that cannot backtrack far, so that a very large document costs linear time.
+A block is what a reader sees as one unit: a heading, a paragraph, a list item, a `Key: value` line,
+a table cell. Code, badges, rules and link targets are left out. Everything here is one pass over
+the lines, with patterns that cannot backtrack far, so that a document costs time linear in its
+length.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Kind(Enum):
@@ -33,8 +37,8 @@ class Block:
     text: str
 
 
-# A line that is shorter than this, before a line that starts with a capital, was not wrapped: it is a
-# line of an address, a signature or a list without bullets.
+# A line that is shorter than this, before a line that starts with a capital, was not wrapped: it is
+# a line of an address, a signature or a list without bullets.
 UNWRAPPED = 45
 
 _FENCE = re.compile(r"\s{0,3}(`{3,}|~{3,})")
@@ -43,8 +47,8 @@ _UNDERLINE = re.compile(r"\s{0,3}([=\-~^\"'+*#])\1{2,}\s*$")
 _GRID = re.compile(r"\s*[|+:=\- ]*[-=]{2,}[|+:=\- ]*$")
 _REFERENCE = re.compile(r"\s{0,3}\[[^\]\n]{1,80}\]:\s*\S+")
 _DIRECTIVE = re.compile(r"\s*\.\.(?:\s+(\S[^:]{0,60}):{1,2}|\s|$)")
+_INVISIBLE = (_UNDERLINE, _GRID, _REFERENCE, re.compile(r"\s+:[\w-]{1,30}:(?:\s|$)"))
 _SPOKEN_DIRECTIVES = {"note", "warning", "tip", "important", "hint", "attention", "caution"}
-_OPTION = re.compile(r"\s+:[\w-]{1,30}:(?:\s|$)")
 _ITEM = re.compile(
     r"\s*(?:[-*+•–]|\(?\d{1,3}[.)]|\(?[a-z]\)|\(?[ivx]{1,4}\)|\d{1,2}(?:\.\d{1,2}){1,3}\.?)\s+(?=\S)"
 )
@@ -109,50 +113,42 @@ def _starts_anew(previous: str, line: str) -> bool:
 def _lines(text: str) -> Iterator[tuple[Kind | None, str]]:
     """Yield each visible line with its kind, and (None, "") where a block ends."""
     raw = _without_comments(_normalised(text)).split("\n")
-    markdown = any(line.startswith(("#", "```", "~~~")) for line in raw)
-    indented_code = (
-        False  # inside a literal block, which ends at the next line that is not indented
-    )
-    in_item = False
-    index = _end_of_front_matter(raw)
-    for line in raw[1:index]:
+    start = _end_of_front_matter(raw)
+    for line in raw[1:start]:
         yield Kind.FIELD, line.strip()
+    for index, line in _outside_code(raw, start):
+        if not line.strip() or any(pattern.match(line) for pattern in _INVISIBLE):
+            yield None, ""
+        else:
+            following = raw[index + 1].rstrip() if index + 1 < len(raw) else ""
+            yield from _visible(line, following, raw[index - 1].strip() if index else "")
+
+
+def _outside_code(raw: list[str], start: int) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not code, each with its index; an empty one in place of code."""
+    markdown = any(line.startswith(("#", "```", "~~~")) for line in raw)
+    in_code = False  # indented code, which ends at the next line that is not indented
+    in_item = False  # a list item, whose further paragraphs are indented too
+    index = start
     while index < len(raw):
         line = raw[index].expandtabs(4).rstrip()
-        following = raw[index + 1].rstrip() if index + 1 < len(raw) else ""
-        before = raw[index - 1].strip() if index else ""
+        blank_before = not index or not raw[index - 1].strip()
         index += 1
-        if not line.strip():
-            yield None, ""
+        if in_code and (not line or line[0] == " "):
             continue
-        indented = line[0] == " "
-        if indented_code and indented:
-            continue
-        indented_code = False
+        in_code = False
         if fence := _FENCE.match(line):
             index = _end_of_fence(raw, index, fence[1])
-            yield None, ""
+            yield index - 1, ""
         elif directive := _DIRECTIVE.match(line):
-            indented_code = (directive[1] or "").strip() not in _SPOKEN_DIRECTIVES
-            yield None, ""
-        elif (
-            _UNDERLINE.match(line)
-            or _GRID.match(line)
-            or _REFERENCE.match(line)
-            or _OPTION.match(line)
-        ):
-            yield None, ""
-        elif markdown and not in_item and not before and line.startswith("    "):
-            indented_code = True
+            in_code = (directive[1] or "").strip() not in _SPOKEN_DIRECTIVES
+            yield index - 1, ""
+        elif markdown and blank_before and not in_item and line.startswith("    "):
+            in_code = True
         else:
-            if line.endswith("::"):
-                indented_code = True
-                line = line[:-1]
-            if not indented:
-                in_item = False
-            for kind, visible in _visible(line, following, before):
-                in_item = in_item or kind is Kind.ITEM
-                yield kind, visible
+            in_item = bool(_ITEM.match(line)) or (in_item and line[:1] in ("", " "))
+            in_code = line.endswith("::")
+            yield index - 1, line[:-1] if in_code else line
 
 
 def _visible(line: str, following: str, before: str) -> Iterator[tuple[Kind | None, str]]:
@@ -171,7 +167,7 @@ def _visible(line: str, following: str, before: str) -> Iterator[tuple[Kind | No
         yield Kind.HEADING, plain
     elif len(_WIDE_GAP.findall(line.strip())) >= 2 and not _ITEM.match(line):
         yield from _cells(re.split(r"\s{3,}|\t+", line.strip()))
-    elif _is_plain_heading(plain, line, alone=not before and not following.strip()):
+    elif not before and not following.strip() and _is_plain_heading(plain, line):
         yield Kind.HEADING, plain
     elif item := _ITEM.match(line):
         yield Kind.ITEM, _inline(line[item.end() :])
@@ -191,13 +187,13 @@ def _is_title(line: str, before: str) -> bool:
     return len(line) < 120 and (not before or bool(_UNDERLINE.match(before)))
 
 
-def _is_plain_heading(plain: str, line: str, *, alone: bool) -> bool:
-    """Say whether a line without markup is a heading: numbered, or alone and in capitals."""
+def _is_plain_heading(plain: str, line: str) -> bool:
+    """Say whether a line that stands alone is a heading by its form: numbered, or in capitals."""
     if plain.endswith((".", "!", "?", ",", ";")) or len(plain) > 70:
         return False
     letters = [c for c in plain if c.isalpha()]
     capitals = len(letters) > 3 and all(c.isupper() for c in letters) and ":" not in plain
-    return bool(_NUMBERED_HEADING.match(line)) or (capitals and alone)
+    return capitals or bool(_NUMBERED_HEADING.match(line))
 
 
 def _inline(line: str) -> str:

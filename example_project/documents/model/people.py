@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from example_project.documents.model.companies import company_spans
 from example_project.documents.model.markup import Block, Kind
@@ -26,6 +26,9 @@ from example_project.documents.model.vocabulary import (
     TITLES,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ENOUGH = 1.0
 NO_PART_OF_A_NAME = NEVER_A_NAME | BESIDE_A_NAME
 
@@ -33,7 +36,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’.-][^\W\d_]+)*\.?")
 _ADDRESS = re.compile(r"@|://|www\.")
 _PERSONAL = re.compile(
     r"(?:(?:[^\W\d_]\.)+[^\W\d_]?\.?"  # J. or J.R.
-    r"|(?:Mc|Mac|O['’]|D['’]|De|Di|Le|La|Fitz|Van)?[^\W\d_](?:[^\W\d_A-ZÀ-ÖØ-Þ])+"  # Keller, McDonald
+    r"|(?:Mc|Mac|O['’]|D['’]|De|Di|Le|La|Fitz|Van)?[^\W\d_](?:[^\W\d_A-ZÀ-ÖØ-Þ])+"  # McDonald
     r"(?:[-'’](?:[^\W\d_](?:[^\W\d_A-ZÀ-ÖØ-Þ])+))*)$"  # Jean-Luc
 )
 _INITIAL = re.compile(r"(?:[^\W\d_]\.)+$")
@@ -169,8 +172,9 @@ def _distinct(found: list[Person]) -> list[str]:
     for person in kept.values():
         fuller = full.get(person.surname)
         if fuller is not None and (len(person.words) == 1 or _abbreviates(person, fuller)):
-            person = fuller
-        named.setdefault(person.text)
+            named.setdefault(fuller.text)
+        else:
+            named.setdefault(person.text)
     return list(named)
 
 
@@ -183,7 +187,7 @@ def _people(place: Place, against: Against) -> Iterator[Person]:
     companies = company_spans(text)
     after_person = -1
     for run in _runs(text):
-        # The spans are in order and do not overlap: look at the first that ends after the run starts.
+        # The spans are in order and do not overlap: one look, at the first that may reach in.
         near = bisect_right(companies, run[0].start, key=lambda span: span.end)
         if near < len(companies) and companies[near].start < run[-1].end:
             continue
@@ -245,7 +249,7 @@ def _judge(place: Place, part: list[Word], against: Against, after_person: int) 
     words[-1] = words[-1].removesuffix("'s").removesuffix("’s")
     given = words[0].lower().split("-")[0] in GIVEN_NAMES
     words = [w.title() if w.isupper() and len(w) > 2 and given else w for w in words]
-    if not _could_be(words, titled, given, against):
+    if not _could_be(words, against, given=given, titled=bool(titled)):
         return None
     score = 0.4 + _evidence(place, part, titled=bool(titled))
     score += 0.7 if given and len(words) > 1 else 0.0
@@ -260,7 +264,7 @@ def _judge(place: Place, part: list[Word], against: Against, after_person: int) 
     return Person(words, titled, score)
 
 
-def _could_be(words: list[str], titled: str, given: bool, against: Against) -> bool:
+def _could_be(words: list[str], against: Against, *, given: bool, titled: bool) -> bool:
     names = [w for w in words if w not in PARTICLES]
     if len(names) > 4 or (len(names) < 2 and not titled):
         return False
@@ -274,7 +278,7 @@ def _could_be(words: list[str], titled: str, given: bool, against: Against) -> b
             return False
         if lower in against.in_lower_case and not titled:
             return False
-    return bool(titled) or names[0].lower() not in against.starts_company
+    return titled or names[0].lower() not in against.starts_company
 
 
 def _evidence(place: Place, part: list[Word], *, titled: bool) -> float:

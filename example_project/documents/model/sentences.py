@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from example_project.documents.model.vocabulary import (
     ABBREVIATIONS,
@@ -11,6 +11,9 @@ from example_project.documents.model.vocabulary import (
     SENTENCE_STARTERS,
     STOP_WORDS,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _END = re.compile(
     r"""(?<![.!?…])([.!?…]+["'”’)\]]{0,4})\s+(?=["'“‘(\[]{0,4}[^\W_a-z])|([。！？]+[」』”]?)\s*"""
@@ -61,7 +64,7 @@ def words(text: str) -> list[str]:
 
 
 def terms(text: str) -> list[str]:
-    """Return the words that carry meaning, stemmed, so that "payments" and "payment" compare equal."""
+    """Return the words that carry meaning, stemmed: "payments" and "payment" compare equal."""
     return [
         stem(word)
         for word in words(text)

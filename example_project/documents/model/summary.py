@@ -2,7 +2,7 @@
 
 Each sentence is a vector of tf-idf weights, and its score is its mean similarity to all the others
 (degree centrality, which is what TextRank tends to on such a graph), adjusted for where and how it
-is written. The sum over all pairs is taken as one product with the sum of the vectors, so the cost is
+is written. The sum over all pairs is one product with the sum of the vectors, so that the cost is
 linear in the length of the document.
 """
 
@@ -39,7 +39,20 @@ _DEFINITION = re.compile(
     r"""^["“'][^"”']{1,40}["”'](?: \([^()]{1,60}\))?,? (?:means?|refers?|includes?|shall mean)\b"""
 )
 _LABELLED = re.compile(r"^(?:[\w.+-]+ ){0,3}[\w.+-]+: |^(?:copyright|©|\(c\))", re.IGNORECASE)
-_FIGURE = re.compile(r"\d")
+_CONCLUDING = re.compile(
+    r"\b(?:in (?:summary|short|conclusion)|we (?:conclude|propose|recommend)|as a result|overall"
+    r"|i would (?:therefore )?like to|the (?:aim|purpose|goal|result) (?:of|is|was))\b",
+    re.IGNORECASE,
+)
+_MANNERS = (
+    (_COURTESY, 0.4),
+    (_DEFINITION, 0.5),
+    (_NOISE, 0.5),
+    (_LABELLED, 0.6),
+    (_CONCLUDING, 1.25),
+    (re.compile(r"\d"), 1.1),
+    (re.compile(r"[:?!]$"), 0.85),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +82,9 @@ def summarize(text: str, sentences: int = 3) -> str:
 
 def _candidates(document: list[Block]) -> list[Candidate]:
     """Return whole sentences; where there are none, what comes nearest."""
+    found: list[tuple[str, bool]] = []
     for demand in (_is_sentence, _is_phrase, bool):
         seen: set[str] = set()
-        found: list[tuple[str, bool]] = []
         for block in document:
             if block.kind in (Kind.HEADING, Kind.CELL) and demand is not bool:
                 continue
@@ -92,7 +105,7 @@ def _is_sentence(text: str) -> bool:
     if not (text[0].isalnum() or text[0] in "\"“'‘«(「『$€£"):
         return False
     if text.endswith(":"):
-        return length >= 12
+        return length >= 15
     return length >= SHORTEST and bool(_TERMINATED.search(text))
 
 
@@ -139,11 +152,12 @@ def _scores(candidates: list[Candidate], title: Vector) -> list[float]:
             together[term] = together.get(term, 0.0) + weight
     central = [_product(c.vector, together) - 1 for c in candidates]  # less itself
     highest = max(central) or 1.0
-    return [
-        (max(value, 0.0) / highest + 0.25 * _product(c.vector, title) + 0.5 * math.exp(-c.index))
-        * _manner(c)
-        for value, c in zip(central, candidates, strict=True)
-    ]
+    scores: list[float] = []
+    for candidate, value in zip(candidates, central, strict=True):
+        opening = 0.7 * math.exp(-1.4 * candidate.index)
+        titled = 0.25 * _product(candidate.vector, title)
+        scores.append((max(value, 0.0) / highest + opening + titled) * _manner(candidate))
+    return scores
 
 
 def _manner(candidate: Candidate) -> float:
@@ -156,20 +170,11 @@ def _manner(candidate: Candidate) -> float:
     letters = [c for c in text if c.isalpha()]
     if sum(c.isupper() for c in letters) > 0.6 * len(letters):
         factor *= 0.5
-    if _COURTESY.search(text):
-        factor *= 0.4
     if _REFERRING.search(text) and candidate.index > 0:
         factor *= 0.75
-    if _DEFINITION.search(text):
-        factor *= 0.5
-    if _NOISE.search(text):
-        factor *= 0.5
-    if text.endswith((":", "?", "!")):
-        factor *= 0.9
-    if _LABELLED.search(text):
-        factor *= 0.6
-    if _FIGURE.search(text):
-        factor *= 1.1
+    for pattern, weight in _MANNERS:
+        if pattern.search(text):
+            factor *= weight
     return factor * (1.1 if candidate.opens_block else 1.0)
 
 

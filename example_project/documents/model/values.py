@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import date
+from typing import TYPE_CHECKING
 
 from example_project.documents.model.vocabulary import MONTHS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _MONTH = r"(?P<{0}>" + "|".join(sorted(MONTHS, key=len, reverse=True)) + r")\b\.?"
 _DAY = r"(?P<{0}>[0-3]?\d)(?:st|nd|rd|th|\.)?"
@@ -20,7 +23,8 @@ _DATE = re.compile(
     # 12.03.2026, 12/03/2026, 12-03-2026
     r"|(?P<a2>[0-3]?\d)(?P<s2>[-/.])(?P<b2>[0-3]?\d)(?P=s2)(?P<y2>(?:19|20|21)\d\d)(?!\d|[-/.]\d)"
     # 12 March 2026, 12th of March, 2026, 12-Mar-2026, 12. März 2026, 12 March
-    rf"|{_DAY.format('d3')}(?:\s+of\s+|\s*-\s*|\s+){_MONTH.format('m3')}(?:(?:,?\s+|-){_YEAR.format('y3')})?"
+    rf"|{_DAY.format('d3')}(?:\s+of\s+|\s*-\s*|\s+){_MONTH.format('m3')}"
+    rf"(?:(?:,?\s+|-){_YEAR.format('y3')})?"
     # March 12, 2026, March 12th 2026, March 12
     rf"|{_MONTH.format('m4')}\s+{_DAY.format('d4')}(?![\d:%]|[.,]\d)(?:,?\s+{_YEAR.format('y4')})?"
     # March 2026
@@ -30,7 +34,9 @@ _DATE = re.compile(
 )
 
 _SYMBOL = r"(?:US\$|R\$|A\$|C\$|NZ\$|HK\$|[$€£¥₹₩₽₺₿]|zł|kr\.?(?=\s?\d))"
-_ISO_CODE = r"(?:EUR|USD|GBP|CHF|JPY|CNY|INR|SEK|NOK|DKK|PLN|CZK|HUF|CAD|AUD|NZD|SGD|HKD|ZAR|BRL|MXN|KRW|TRY)"
+_ISO_CODE = (
+    r"(?:EUR|USD|GBP|CHF|JPY|CNY|INR|SEK|NOK|DKK|PLN|CZK|HUF|CAD|AUD|NZD|SGD|ZAR|BRL|KRW|TRY)"
+)
 
 
 def _grouped(name: str) -> str:
@@ -43,16 +49,21 @@ def _grouped(name: str) -> str:
 
 _PLAIN = r"(?:\d{1,2}(?:,\d\d){1,4},\d{3}|\d{1,15})(?:[.,]\d{1,2})?(?![.,]?\d)"  # 1,00,000 in India
 _SCALE = r"(?:\s?(?:thousand|million|billion|trillion|mn|bn|Mio\.?|Mrd\.?|m|k|M|K|B)(?!\w))?"
-_WORD = r"(?:euros?|dollars?|pounds(?:\s+sterling)?|pence|cents?|francs?|yen|rupees?|kron(?:er|or|a)|złoty)"
+_WORD = (
+    r"(?:euros?|dollars?|pounds(?:\s+sterling)?|pence|cents?|francs?|yen|rupees?"
+    r"|kron(?:er|or|a)|złoty)"
+)
 
 _AMOUNT = re.compile(
     r"(?<![\w.,])[-−+]?(?:"
-    rf"(?:{_SYMBOL}|{_ISO_CODE}\b)\s?[-−]?(?:{_grouped('t1')}|{_PLAIN}){_SCALE}(?:\s?{_ISO_CODE}\b)?"
+    rf"(?:{_SYMBOL}|{_ISO_CODE}\b)\s?[-−]?(?:{_grouped('t1')}|{_PLAIN}){_SCALE}"
+    rf"(?:\s?{_ISO_CODE}\b)?"
     rf"|(?:{_grouped('t2')}|{_PLAIN}){_SCALE}\s?(?:[€£¥₹₽₺$]|zł|kr(?!\w)|{_ISO_CODE}\b|{_WORD}\b)"
     r")(?!\w)"
 )
 _PERCENTAGE = re.compile(
-    r"(?<![\w.,])[-−+]?\d{1,9}(?:[.,]\d{1,6})?\s?(?:%|‰|per\s?cent\b|percent\b|percentage points?\b)"
+    r"(?<![\w.,])[-−+]?\d{1,9}(?:[.,]\d{1,6})?\s?"
+    r"(?:%|‰|per\s?cent\b|percentage points?\b)"
 )
 
 

@@ -1,7 +1,13 @@
-"""Word lists. Data, not code: sorted by purpose, in the form in which they are compared."""
-    -> = STOP_WORDS __future__ _listed( _listed(words: annotations def from
-    frozenset(words.split()) frozenset[str]: import return str)
-    """
+"""Word lists: data, not code, in the form in which they are compared."""
+
+from __future__ import annotations
+
+
+def _listed(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+STOP_WORDS = _listed("""
     a about above after again against all also am an and any are as at be because been before being
     below between both but by can cannot could did do does doing done down during each either else
     etc ever every few for from further had has have having he her here hers herself him himself his
