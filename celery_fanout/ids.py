@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from hashlib import sha1
 
 from celery_fanout.jsondata import encode
 
@@ -13,10 +14,18 @@ _NAMESPACE = uuid.UUID("8ad6a4a5-ff0c-5b1f-9a0e-0b1c5a5d1f3e")
 
 def run_id(event_name: str, event_id: str, subscription_id: str, generation: int = 0) -> str:
     """Return the id of a run: the same whenever and wherever it is computed."""
-    name = encode([event_name, event_id, subscription_id, generation])
-    return str(uuid.uuid5(_NAMESPACE, name))
+    return _uuid5(_NAMESPACE.bytes, encode([event_name, event_id, subscription_id, generation]))
 
 
 def child_id(parent: str, *path: str | int) -> str:
     """Return the id of something that belongs to a run: a tail's link, a checkpoint."""
-    return str(uuid.uuid5(uuid.UUID(parent), encode(path)))
+    return _uuid5(uuid.UUID(parent).bytes, encode(path))
+
+
+def _uuid5(namespace: bytes, name: str) -> str:
+    """Return ``str(uuid.uuid5(namespace, name))`` in a third of its time."""
+    digest = bytearray(sha1(namespace + name.encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50  # version 5
+    digest[8] = digest[8] & 0x3F | 0x80  # variant of RFC 9562
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -28,9 +28,13 @@ MAX_DEPTH = 100
 MAX_BITS = 14_000
 
 
+# json.dumps makes a new one for every call that has options
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def encode(data: Any) -> str:
     """Return compact JSON text."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(data)
 
 
 def as_json_data(name: str, data: Any) -> Any:

@@ -54,7 +54,11 @@ class StepPolicy:
                 isinstance(given.max_retries, int) and given.max_retries >= 0,
                 "a whole number, 0 or more",
             ),
-            ("retry_backoff", _at_least_0(given.retry_backoff), "True, False or seconds"),
+            (
+                "retry_backoff",
+                _at_least_0(given.retry_backoff),
+                "True, False or a number of seconds",
+            ),
             ("retry_backoff_max", _above_0(given.retry_backoff_max), "a number of seconds above 0"),
             (
                 "timeout",

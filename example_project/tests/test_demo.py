@@ -13,7 +13,7 @@ SAMPLES = sorted((ROOT / "example_project/sample_documents").iterdir())
 
 def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "example_project.demo", *map(str, arguments)],
+        [sys.executable, "-m", "example_project.demo", *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -1,5 +1,6 @@
 """The testing module and the pytest fixture, used as a user uses them."""
 
+import inspect
 import random
 
 import pytest
@@ -234,7 +235,7 @@ def test_a_swallowed_suspension_is_raised_again(tester):
     with pytest.warns(SwallowedSuspensionWarning) as caught:
         found = tester.run(swallow, {})
     assert found.state == "suspended"
-    line = swallow.run.__wrapped__.__code__.co_firstlineno + 4
+    line = inspect.unwrap(swallow.run).__code__.co_firstlineno + 4
     assert str(caught[0].message) == (
         f"swallow caught the suspension raised at {__file__}:{line} and returned; it is raised "
         "again. Let celery.exceptions.Ignore pass: put `except Ignore: raise` before "

@@ -1,9 +1,14 @@
 # ruff: noqa: F821 - the names are those of the page
 """The table of backends, as far as no server is needed for it."""
 
+import django
 from celery_fanout.exceptions import StoreUnsupported
-from celery_fanout.stores.backend import BackendStore
 from celery_fanout.settings import Settings
+from celery_fanout.stores.backend import BackendStore
+from django.conf import settings
+
+settings.configure(INSTALLED_APPS=["django.contrib.contenttypes", "django_celery_results"])
+django.setup()
 
 DAY = 86_400.0
 TABLE = {
