@@ -313,19 +313,24 @@ def emit_many(
     return get_fanout(app).emit_many(events)
 
 
-async def aemit(
+async def aemit(  # noqa: D417 - as emit
     event: str | BaseModel | Event,
     data: Any = None,
     *,
+    id: str | None = None,
+    subject: str | None = None,
+    source: str | None = None,
+    time: dt.datetime | str | None = None,
+    delay: float | dt.timedelta | None = None,
     app: Celery | None = None,
-    **attributes: Any,
 ) -> Emission:
     """Like :func:`emit`, for async code: publishing happens in a thread.
 
     Context variables, such as the current trace, are those of the caller.
     """
+    options = {"id": id, "subject": subject, "source": source, "time": time, "delay": delay}
     fanout = get_fanout(app)  # the current app is thread-local
-    return await asyncio.to_thread(partial(fanout.emit, event, data, **attributes))
+    return await asyncio.to_thread(partial(fanout.emit, event, data, **options))
 
 
 def explain(

@@ -25,7 +25,7 @@ from celery_fanout.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from pydantic import BaseModel
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     Filter = Callable[[Event], object]
     AnyTask = Task[..., Any] | type[Task[..., Any]]
+    Link = AnyTask | Signature[Any]
 
 __all__ = ["Declaration", "on_event"]
 
@@ -112,8 +113,8 @@ def on_event(
     event: str | type[BaseModel],
     *,
     filter: Filter | None = None,
-    then: Any = None,
-    on_failure: Any = None,
+    then: Link | Sequence[Link] | None = None,
+    on_failure: AnyTask | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Callable[[TaskT], TaskT]:
     """Subscribe a Celery task to an event.

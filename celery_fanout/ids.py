@@ -9,12 +9,12 @@ from celery_fanout.jsondata import encode
 
 __all__ = ["child_id", "run_id"]
 
-_NAMESPACE = uuid.UUID("8ad6a4a5-ff0c-5b1f-9a0e-0b1c5a5d1f3e")
+_NAMESPACE = uuid.UUID("8ad6a4a5-ff0c-5b1f-9a0e-0b1c5a5d1f3e").bytes
 
 
 def run_id(event_name: str, event_id: str, subscription_id: str, generation: int = 0) -> str:
     """Return the id of a run: the same whenever and wherever it is computed."""
-    return _uuid5(_NAMESPACE.bytes, encode([event_name, event_id, subscription_id, generation]))
+    return _uuid5(_NAMESPACE, encode([event_name, event_id, subscription_id, generation]))
 
 
 def child_id(parent: str, *path: str | int) -> str:

@@ -97,7 +97,10 @@ class Runs:
             except StoreUnavailable as exc:
                 self._put_back(execution, exc)
             except RetryAfter as exc:
-                raise task.retry(countdown=exc.seconds, exc=_cause(exc)) from exc
+                limit = (getattr(task, "retry_kwargs", None) or {}).get("max_retries")
+                raise task.retry(
+                    countdown=exc.seconds, exc=_cause(exc), max_retries=limit
+                ) from exc
             except NonRetriable as exc:
                 raise exc.error from exc
             except StepFailed as exc:

@@ -18,9 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def default_files() -> list[Path]:
-    """Return the project's own README, LICENSE and some of its documentation."""
-    docs = sorted((ROOT / "docs").glob("explanation/*.md"))[:3]
-    return [path for path in (ROOT / "README.md", ROOT / "LICENSE", *docs) if path.exists()]
+    """Return the project's own README, LICENSE and documentation, and two business documents."""
+    names = ("README.md", "LICENSE", "docs/explanation/how-it-works.md")
+    samples = ("contract.txt", "invoice.md")
+    paths = [ROOT / name for name in names]
+    paths += [ROOT / "example_project/sample_documents" / name for name in samples]
+    return [path for path in paths if path.exists()]
 
 
 def main() -> int:

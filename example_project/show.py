@@ -8,12 +8,14 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import signals as celery_signals
 
 from celery_fanout import Run, signals
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SHORT = 16
 MARK = {"done": "●", "failed": "✗", "cached": "○"}
@@ -93,7 +95,7 @@ class Show:
                 self._counts["retries"] += 1
                 self._line(run, f"attempt {run.attempt}")
 
-    def _completed(self, run: Run, step: str, cached: bool, **_: Any) -> None:
+    def _completed(self, run: Run, step: str, *, cached: bool, **_: Any) -> None:
         with self._lock:
             self._counts["cached" if cached else "executed"] += 1
             mark = MARK["cached" if cached else "done"]
@@ -169,7 +171,8 @@ class Show:
         """Print the figures that show what was not done twice."""
         count, documents = self._counts, len(self._files)
         print(
-            f"\n{documents} event{'s' * (documents > 1)}, {3 * documents} runs, {count['retries']} retries. "
+            f"\n{documents} event{'s' * (documents > 1)}, {3 * documents} runs, "
+            f"{count['retries']} retries. "
             f"{count['executed']} steps executed, {count['cached']} read from their checkpoint. "
             f"{fetched} fetches: one per run, whatever failed later."
         )

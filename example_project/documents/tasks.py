@@ -45,8 +45,8 @@ def classify(document: dict[str, str]) -> Classification:
 def save_entities(entities: dict[str, list[str]]) -> dict[str, list[str]]:
     """The tail of `extract_entities`: it receives the result, and asks for the event."""
     event = current_event()
-    assert event is not None
-    storage.put_text(json.dumps(entities), name=f"entities of {event.data['id']}")
+    name = event.data["id"] if event else "no event"
+    storage.put_text(json.dumps(entities), name=f"entities of {name}")
     return entities
 
 

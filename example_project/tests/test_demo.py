@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = sorted((ROOT / "example_project/sample_documents").iterdir())
 
 
-def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
+def demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "example_project.demo", *map(str, arguments)],
         capture_output=True,
@@ -39,7 +39,7 @@ def check(out: str, documents: int) -> None:
         f"{3 * documents} fetches: one per run, whatever failed later."
     )
     # only the classifier is tried again
-    assert {found for found in re.findall(r"(\w+) +attempt \d", out)} == {"classify"}
+    assert set(re.findall(r"(\w+) +attempt \d", out)) == {"classify"}
 
 
 def test_the_demo_in_memory() -> None:

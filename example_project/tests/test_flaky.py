@@ -17,15 +17,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def failures(llm: FlakyModel, text: str, calls: int) -> list[bool]:
     """Say of each call whether it failed."""
-    found = []
-    for _ in range(calls):
-        try:
-            llm.classify(text, ["letter"])
-        except ModelUnavailable:
-            found.append(True)
-        else:
-            found.append(False)
-    return found
+    return [_fails(llm, text) for _ in range(calls)]
+
+
+def _fails(llm: FlakyModel, text: str) -> bool:
+    try:
+        llm.classify(text, ["letter"])
+    except ModelUnavailable:
+        return True
+    return False
 
 
 def test_the_first_calls_for_each_document_fail() -> None:
@@ -48,11 +48,11 @@ def test_without_failures_it_is_the_model() -> None:
 def test_the_error_says_why_and_can_travel_between_processes() -> None:
     with pytest.raises(ModelUnavailable, match=r"^503 overloaded$") as caught:
         FlakyModel(fail={"extract": 1}).extract("text", ["names"])
-    assert str(pickle.loads(pickle.dumps(caught.value))) == "503 overloaded"  # noqa: S301 - our own
+    assert str(pickle.loads(pickle.dumps(caught.value))) == "503 overloaded"
 
 
 def test_a_call_that_does_not_exist_cannot_fail() -> None:
-    with pytest.raises(ValueError, match="no call 'translate' to fail. Its calls: classify, ext"):
+    with pytest.raises(ValueError, match=r"no call 'translate' to fail\. Its calls: classify, ext"):
         FlakyModel(fail={"translate": 1})
 
 
@@ -60,7 +60,7 @@ def test_a_call_that_does_not_exist_cannot_fail() -> None:
 def test_threads_share_the_count(tmp_path: Path, *, in_files: bool) -> None:
     llm = FlakyModel(fail={"classify": 25}, state_dir=tmp_path if in_files else None)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: failures(llm, "Dear Ann,", 10), range(8)))
+        found = list(pool.map(failures, [llm] * 8, ["Dear Ann,"] * 8, [10] * 8))
     assert sum(map(sum, found)) == 25
 
 
@@ -78,8 +78,7 @@ def test_processes_share_the_count(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     running = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)  # noqa: S603
-        for _ in range(4)
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)
     ]
     counts = [int(process.communicate(timeout=60)[0]) for process in running]
     assert sum(counts) == 25

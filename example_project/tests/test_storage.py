@@ -107,7 +107,7 @@ def test_other_processes_see_the_documents_and_are_counted() -> None:
         "assert [storage.get(sys.argv[1]) for _ in range(50)] == ['text'] * 50"
     )
     command = [sys.executable, "-c", program, document_id]
-    running = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]  # noqa: S603
+    running = [subprocess.Popen(command, cwd=ROOT) for _ in range(3)]
     assert [process.wait(timeout=60) for process in running] == [0, 0, 0]
     fetches = storage.fetches(document_id)
     assert len(fetches) == 150
@@ -138,5 +138,5 @@ class TestWithoutADirectory:
         own.rmdir()
         (temporary / "elsewhere").mkdir()
         own.symlink_to(temporary / "elsewhere")
-        with pytest.raises(PermissionError, match="belongs to somebody else. Set DOCUMENTS_DIR"):
+        with pytest.raises(PermissionError, match=r"belongs to somebody else\. Set DOCUMENTS_DIR"):
             storage.put_text("text")

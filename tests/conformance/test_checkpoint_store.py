@@ -308,15 +308,18 @@ def test_where_nothing_expires_extending_does_nothing(place: Place, run_id: str)
 
 
 def test_its_name(store: CheckpointStore, place: Place) -> None:
-    assert store.name == {
-        "memory": "The memory store",
-        "redis": "The result backend RedisBackend",
-        "sqlite": "The result backend DatabaseBackend",
-        "postgres": "The result backend DatabaseBackend",
-        "filesystem": "The result backend FilesystemBackend",
-        "memcached": "The result backend CacheBackend",
-        "django-db": "The result backend DatabaseBackend",
-    }[place.name]
+    assert (
+        store.name
+        == {
+            "memory": "The memory store",
+            "redis": "The result backend RedisBackend",
+            "sqlite": "The result backend DatabaseBackend",
+            "postgres": "The result backend DatabaseBackend",
+            "filesystem": "The result backend FilesystemBackend",
+            "memcached": "The result backend CacheBackend",
+            "django-db": "The result backend DatabaseBackend",
+        }[place.name]
+    )
 
 
 REMEDY = (

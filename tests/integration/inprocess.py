@@ -20,6 +20,10 @@ from celery_fanout.signals import run_suspended
 EVENT = "order/placed"
 
 
+class Boom(Exception):  # noqa: N818 - it is short
+    """What goes wrong in the tests."""
+
+
 class Shop:
     """An app whose tasks are closures of a test.
 
@@ -53,9 +57,7 @@ class Shop:
         """Run a worker in a thread: one task at a time."""
         default = _state.default_app
         try:
-            with start_worker(
-                self.app, pool=pool, perform_ping_check=False, shutdown_timeout=60.0
-            ):
+            with start_worker(self.app, pool=pool, perform_ping_check=False, shutdown_timeout=60.0):
                 yield
         finally:
             reset_worker_optimizations(self.app)

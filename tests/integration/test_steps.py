@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import itertools
 import logging
 import threading
 import time
@@ -44,7 +45,7 @@ from celery_fanout.exceptions import (
 )
 from celery_fanout.signals import step_completed, step_failed
 from celery_fanout.stores import Checkpoint
-from tests.integration.inprocess import EVENT, Shop, published, receiving, suspensions
+from tests.integration.inprocess import EVENT, Boom, Shop, published, receiving, suspensions
 from tests.processes import wait_until
 from tests.servers import RedisServer
 
@@ -60,10 +61,6 @@ def attempt() -> int:
     run = current_run()
     assert run is not None
     return run.attempt
-
-
-class Boom(Exception):
-    """What goes wrong in these tests."""
 
 
 RETRIED: dict[str, Any] = {"autoretry_for": (Exception,), "max_retries": 5}
@@ -126,7 +123,18 @@ def test_an_id_that_repeats_is_numbered(shop: Shop) -> None:
 
 
 def test_no_id_collides_with_a_number(shop: Shop) -> None:
-    ids = ["a", "a", "a:2", "a2", '["a",2]', "('a', 2)", "a\x00", "é", "e\u0301", "\U0001f600" * 200]
+    ids = [
+        "a",
+        "a",
+        "a:2",
+        "a2",
+        '["a",2]',
+        "('a', 2)",
+        "a\x00",
+        "é",
+        "e\u0301",
+        "\U0001f600" * 200,
+    ]
 
     def body(order: Any) -> list[str]:
         values = [step.run(id, lambda n=n: f"value {n}") for n, id in enumerate(ids)]
@@ -332,7 +340,7 @@ class Maker:
         (Maker().method, RECEIPT),
         (Maker(), RECEIPT),
         (lambda: RECEIPT, RECEIPT.model_dump(mode="json")),
-        (lambda: a_dataclass(), {"weight": 1.5, "sent": "2026-01-02T00:00:00Z"}),
+        (lambda: Parcel(1.5), {"weight": 1.5, "sent": None}),
         (lambda: Colour.RED, "red"),
     ],
 )
@@ -361,10 +369,12 @@ def test_a_value_that_does_not_fit_its_annotation_is_returned_as_it_is(shop: Sho
     with pytest.warns(StepValueWarning) as caught:
         assert twice(shop, numbers) == [["one", 2], ["one", 2]]
     assert set(texts(caught, StepValueWarning)) == {
-        "The value of the step 'value' does not fit list[int] (1 problem(s)) and is returned as it "
-        "is stored. Correct the annotation, or what "
-        "test_a_value_that_does_not_fit_its_annotation_is_returned_as_it_is.<locals>.numbers "
-        "returns."
+        (
+            "The value of the step 'value' does not fit list[int] (1 problem(s)) and is returned as it "
+            "is stored. Correct the annotation, or what "
+            "test_a_value_that_does_not_fit_its_annotation_is_returned_as_it_is.<locals>.numbers "
+            "returns."
+        )
     }
 
 
@@ -530,7 +540,7 @@ def test_a_backoff_doubles(shop: Shop) -> None:
         patient.run("charge", charge)
 
     assert isinstance(shop.handle(body).error, RunFailed)
-    waits = [after - before for before, after in zip(times, times[1:], strict=False)]
+    waits = [after - before for before, after in itertools.pairwise(times)]
     assert len(waits) == 3
     assert all(wait >= least for wait, least in zip(waits, [0.19, 0.39, 0.39], strict=True))
 
@@ -653,8 +663,10 @@ def test_only_the_errors_named_are_worth_a_retry(shop: Shop) -> None:
         ),
         (
             {"retry_on": "Boom"},
-            "The step 'step.options' has retry_on='Boom'. It must be an exception class or a tuple "
-            "of them.",
+            (
+                "The step 'step.options' has retry_on='Boom'. It must be an exception class or a tuple "
+                "of them."
+            ),
         ),
         (
             {"timeout": 0},
@@ -686,7 +698,7 @@ def test_a_step_may_ask_for_the_time_of_its_next_try(shop: Shop) -> None:
     with suspensions() as left:
         assert shop.handle(body, **RETRIED).value == ["charged", 1]
     assert left == [("step-retry", "charge")] * 2
-    assert all(after - before > 0.29 for before, after in zip(times, times[1:], strict=False))
+    assert all(after - before > 0.29 for before, after in itertools.pairwise(times))
 
 
 def test_asking_again_when_no_retry_is_left_fails_the_step(shop: Shop) -> None:
@@ -717,7 +729,7 @@ def test_a_step_without_retries_asks_for_one_of_the_task(shop: Shop) -> None:
         error = shop.handle(body, autoretry_for=(Exception,), max_retries=2).error
     assert type(error).__name__ == "Boom"
     assert attempts == [1, 2, 3]
-    assert all(after - before > 0.29 for before, after in zip(times, times[1:], strict=False))
+    assert all(after - before > 0.29 for before, after in itertools.pairwise(times))
     assert [(f["error_type"], f["final"]) for f in failures] == [("Boom", False)] * 3
 
 
@@ -929,10 +941,8 @@ def test_a_long_sleep_goes_in_hops(shop: Shop) -> None:
     assert left[0] == ("sleep", "long")
     assert set(left[1:]) == {("delay", None)}
     assert len(left) >= 4
-    waits = [
-        dt.datetime.fromisoformat(headers["eta"]).timestamp() for headers in messages[1:]
-    ]
-    assert all(0 < after - before < 0.7 for before, after in zip(waits, waits[1:], strict=False))
+    waits = [dt.datetime.fromisoformat(headers["eta"]).timestamp() for headers in messages[1:]]
+    assert all(0 < after - before < 0.7 for before, after in itertools.pairwise(waits))
 
 
 def test_a_run_that_sleeps_does_not_expire(shop: Shop) -> None:
@@ -985,9 +995,7 @@ def test_a_run_comes_back_with_all_that_its_message_had(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("ignore", [True, False])
-def test_a_run_that_sleeps_keeps_or_ignores_its_result_as_before(
-    shop: Shop, ignore: bool
-) -> None:
+def test_a_run_that_sleeps_keeps_or_ignores_its_result_as_before(shop: Shop, ignore: bool) -> None:
     done: list[int] = []
 
     def body(order: Any) -> None:
@@ -1071,7 +1079,7 @@ def test_a_swallowed_suspension_is_raised_again_by_the_next_step(shop: Shop) -> 
     def body(order: Any) -> str:
         try:
             step.sleep("a while", 0.2)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the mistake
             calls.append("swallowed")
         step.run("next", calls.append, "next")
         return "end"
@@ -1080,9 +1088,11 @@ def test_a_swallowed_suspension_is_raised_again_by_the_next_step(shop: Shop) -> 
         assert shop.handle(body).value == "end"
     line = body.__code__.co_firstlineno + 2
     assert texts(caught, SwallowedSuspensionWarning) == [
-        f"subscriber caught the suspension raised at {__file__}:{line} before the step 'next'; it "
-        "is raised again. Let celery.exceptions.Ignore pass: put `except Ignore: raise` before "
-        "`except Exception`."
+        (
+            f"subscriber caught the suspension raised at {__file__}:{line} before the step 'next'; it "
+            "is raised again. Let celery.exceptions.Ignore pass: put `except Ignore: raise` before "
+            "`except Exception`."
+        )
     ]
     (warning,) = [w for w in caught if w.category is SwallowedSuspensionWarning]
     assert (warning.filename, warning.lineno) == (__file__, line + 3)
@@ -1111,8 +1121,10 @@ def test_a_swallowed_suspension_wins_over_how_the_body_ends(
         assert shop.handle(body, **RETRIED).value == "end"
     line = body.__code__.co_firstlineno + 3
     assert texts(caught, SwallowedSuspensionWarning) == [
-        f"subscriber caught the suspension raised at {__file__}:{line} {how}; it is raised again. "
-        "Let celery.exceptions.Ignore pass: put `except Ignore: raise` before `except Exception`."
+        (
+            f"subscriber caught the suspension raised at {__file__}:{line} {how}; it is raised again. "
+            "Let celery.exceptions.Ignore pass: put `except Ignore: raise` before `except Exception`."
+        )
     ]
     assert passes == [1, 1]
 
@@ -1123,7 +1135,7 @@ def test_the_remedy_works(shop: Shop) -> None:
             step.sleep("a while", 0.2)
         except Ignore:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - no mistake here
             return "swallowed"
         return "end"
 
@@ -1152,11 +1164,17 @@ def test_a_thread_without_the_context_is_warned(shop: Shop) -> None:
 
     assert shop.handle(body, **RETRIED).error is None
     assert calls == [1, 1]
-    assert texts(seen, NotDurableWarning) == [
-        "The step 'in a thread' was called outside of the run that is active in this process, "
-        "so it is not durable. Call it from the task's own thread, or start the thread with "
-        "contextvars.copy_context().run."
-    ] * 2
+    assert (
+        texts(seen, NotDurableWarning)
+        == [
+            (
+                "The step 'in a thread' was called outside of the run that is active in this process, "
+                "so it is not durable. Call it from the task's own thread, or start the thread with "
+                "contextvars.copy_context().run."
+            )
+        ]
+        * 2
+    )
     places = {(w.filename, w.lineno) for w in seen if w.category is NotDurableWarning}
     assert places == {(__file__, work.__code__.co_firstlineno + 1)}
 
@@ -1325,9 +1343,11 @@ def test_without_a_store_a_run_with_steps_fails_by_name(redis_url: str) -> None:
         shop.emit()
         wait_until(lambda: seen)
     assert seen == [
-        "The result backend rpc:// does not support steps. Set result_backend, or "
-        'fanout_store_url, to one that can be read back, such as "redis://", "db+postgresql://" or '
-        '"django-db".'
+        (
+            "The result backend rpc:// does not support steps. Set result_backend, or "
+            'fanout_store_url, to one that can be read back, such as "redis://", "db+postgresql://" or '
+            '"django-db".'
+        )
     ]
 
 

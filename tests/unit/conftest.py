@@ -14,12 +14,15 @@ settings.load_profile("untimed")
 
 @pytest.fixture(autouse=True)
 def leave_nothing_declared():
-    """Forget the subscriptions, event types and shared tasks of the test."""
+    """Forget the apps, shared tasks, subscriptions and event types of the test."""
+    apps = set(_state._apps)
     before = list(declared.all)
     finalizers = set(_state._on_app_finalizers)
     types, names = dict(eventtypes._types), dict(eventtypes._names)
     app = _state._tls.current_app
     yield
+    for new in set(_state._apps) - apps:
+        _state._deregister_app(new)
     declared.all[:] = before
     declared.version += 1
     _state._on_app_finalizers.intersection_update(finalizers)

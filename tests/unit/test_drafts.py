@@ -24,7 +24,7 @@ SETTINGS = Settings(source="/shop", max_event_size=100)
 CAUSE = Run("r-1", "tell@order/paid", "tell", 1, Event("order/paid", id="e-0"))
 
 
-@event_type("order/paid", dataschema="https://example.com/paid")
+@event_type("drafts/paid", dataschema="https://example.com/paid")
 class Paid(BaseModel):
     id: int
     at: dt.date | None = None
@@ -76,22 +76,22 @@ def test_a_time_as_text():
 def test_a_typed_event():
     event = made(Paid(id=1, at="2026-01-02"))
     assert (event.name, event.data, event.dataschema) == (
-        "order/paid",
+        "drafts/paid",
         {"id": 1, "at": "2026-01-02"},
         "https://example.com/paid",
     )
 
 
 def test_data_under_the_name_of_a_typed_event():
-    event = made("order/paid", {"id": "1"})
+    event = made("drafts/paid", {"id": "1"})
     assert (event.data, event.dataschema) == ({"id": 1, "at": None}, "https://example.com/paid")
 
 
 def test_data_that_does_not_fit():
     with pytest.raises(InvalidEventData) as caught:
-        made("order/paid", {"id": "one"})
+        made("drafts/paid", {"id": "one"})
     assert str(caught.value) == (
-        "The event 'order/paid' cannot carry data['id']: Input should be a valid integer, unable "
+        "The event 'drafts/paid' cannot carry data['id']: Input should be a valid integer, unable "
         "to parse string as an integer (1 problem(s) in all). The event's type is "
         "tests.unit.test_drafts.Paid."
     )
@@ -99,7 +99,7 @@ def test_data_that_does_not_fit():
 
 def test_a_typed_event_brings_its_data():
     assert error(Paid(id=1), {"id": 2}) == (
-        "The event 'order/paid' was given data twice. Emit the model alone."
+        "The event 'drafts/paid' was given data twice. Emit the model alone."
     )
 
 
@@ -135,7 +135,7 @@ def test_its_data_is_checked_and_copied():
     event.data["n"].append(2)
     assert found.data == {"n": [1]}
     with pytest.raises(InvalidEventData):
-        made(Event("order/paid", {"id": None}))
+        made(Event("drafts/paid", {"id": None}))
     with pytest.raises(InvalidEventName):
         made(Event("no name"))
 

@@ -1,5 +1,7 @@
 """What ``emit()`` returns: handles and outcomes, with results that a backend really stores."""
 
+import uuid
+
 import pytest
 from celery import Celery
 from celery.exceptions import TimeoutError as CeleryTimeoutError
@@ -13,9 +15,7 @@ EVENT = Event("order/paid", id="e-1")
 
 @pytest.fixture
 def app():
-    app = Celery("shop", backend="cache+memory://", set_as_current=False)
-    app.backend.client.flush_all() if hasattr(app.backend.client, "flush_all") else None
-    return app
+    return Celery("shop", backend="cache+memory://", set_as_current=False)
 
 
 def subscriber(app, name, *tail, options=None, **task_options):
@@ -29,21 +29,22 @@ def subscriber(app, name, *tail, options=None, **task_options):
 
 @pytest.fixture
 def run(app):
-    def make(name, *tail, result_id=None, eager=None, **options):
+    def make(name, *tail, eager=None, **options):
+        ids = [str(uuid.uuid4()) for _ in range(1 + len(tail))]
         subscription = subscriber(app, name, *tail, **options)
-        return RunHandle(app, f"{name}-id", result_id or f"{name}-id", subscription, eager)
+        return RunHandle(app, ids[0], ids[-1], subscription, eager)
 
     return make
 
 
-def store(app, task_id, value, state="SUCCESS"):
-    app.backend.store_result(task_id, value, state)
+def store(app, run, value, state="SUCCESS"):
+    app.backend.store_result(run.result.id, value, state)
 
 
 def test_outcomes_come_in_the_order_of_the_runs(app, run):
     first, second = run("first"), run("second")
-    store(app, "second-id", 2)
-    store(app, "first-id", [1])
+    store(app, second, 2)
+    store(app, first, [1])
     assert Emission(EVENT, [first, second]).get(timeout=5) == [
         Outcome(first, value=[1]),
         Outcome(second, value=2),
@@ -52,8 +53,8 @@ def test_outcomes_come_in_the_order_of_the_runs(app, run):
 
 def test_an_error_is_an_outcome(app, run):
     failed, fine = run("failed"), run("fine")
-    store(app, "failed-id", ValueError("no"), "FAILURE")
-    store(app, "fine-id", None)
+    store(app, failed, ValueError("no"), "FAILURE")
+    store(app, fine, None)
     bad, good = Emission(EVENT, [failed, fine]).get(timeout=5)
     assert (repr(bad.error), bad.value, bad.ok, bad.ignored) == (
         "ValueError('no')",
@@ -69,16 +70,16 @@ def test_no_runs_no_outcomes():
 
 
 def test_the_result_is_that_of_the_last_link(app, run):
-    found = run("first", {"task": "last"}, result_id="last-id")
-    store(app, "last-id", "end")
-    assert type(found.result) is AsyncResult
-    assert (found.id, found.result.id) == ("first-id", "last-id")
+    found = run("first", {"task": "second"}, {"task": "last"})
+    assert isinstance(found.result, AsyncResult)
+    assert found.result.id != found.id
+    store(app, found, "end")
     assert Emission(EVENT, [found]).get(timeout=5) == [Outcome(found, value="end")]
 
 
 def test_who_is_late_is_named(app, run):
     runs = [run("fine"), run("late"), run("later")]
-    store(app, "fine-id", 1)
+    store(app, runs[0], 1)
     with pytest.raises(EmissionTimeout) as caught:
         Emission(EVENT, runs).get(timeout=0.01)
     assert str(caught.value) == (
@@ -109,8 +110,8 @@ def test_whether_a_result_is_stored(run, task, options, ignored):
 
 def test_whether_the_last_links_result_is_stored(app, run):
     subscriber(app, "quiet", ignore_result=True)
-    assert run("loud", {"task": "quiet"}).ignored
-    assert not run("loud", {"task": "unknown"}).ignored
+    assert run("first", {"task": "quiet"}).ignored
+    assert not run("second", {"task": "only elsewhere"}).ignored
 
 
 def test_an_eager_result_is_at_hand(run):
@@ -123,6 +124,7 @@ def test_an_eager_result_is_at_hand(run):
 
 
 def test_how_a_handle_looks(run):
-    assert repr(run("first")) == (
-        "RunHandle(id='first-id', subscription=<Subscription first@order/paid>)"
+    found = run("first")
+    assert repr(found) == (
+        f"RunHandle(id={found.id!r}, subscription=<Subscription first@order/paid>)"
     )

@@ -20,7 +20,7 @@ from celery_fanout.exceptions import (
 LIMIT = 1000
 
 
-@event_type("document/uploaded", dataschema="https://example.com/document")
+@event_type("typed/uploaded", dataschema="https://example.com/document")
 class Uploaded(BaseModel):
     id: str
     pages: int = 1
@@ -40,21 +40,21 @@ def test_the_class_stays_as_it_is():
 
 
 def test_a_type_and_its_name_find_each_other():
-    assert model_of("document/uploaded") is Uploaded
-    assert name_of(Uploaded) == ("document/uploaded", "https://example.com/document")
-    assert model_of("document/other") is None
+    assert model_of("typed/uploaded") is Uploaded
+    assert name_of(Uploaded) == ("typed/uploaded", "https://example.com/document")
+    assert model_of("typed/other") is None
 
 
 def test_a_subclass_is_that_event_too():
-    assert name_of(Scanned) == ("document/uploaded", "https://example.com/document")
+    assert name_of(Scanned) == ("typed/uploaded", "https://example.com/document")
 
 
 def test_a_subclass_may_have_a_name_of_its_own():
-    @event_type("document/scanned")
+    @event_type("typed/scanned")
     class Own(Uploaded): ...
 
-    assert name_of(Own) == ("document/scanned", None)
-    assert name_of(Uploaded)[0] == "document/uploaded"
+    assert name_of(Own) == ("typed/scanned", None)
+    assert name_of(Uploaded)[0] == "typed/uploaded"
 
 
 def test_a_class_that_was_not_registered():
@@ -70,16 +70,16 @@ def test_a_class_that_was_not_registered():
 def test_two_classes_for_one_name():
     with pytest.raises(DuplicateEventType) as caught:
 
-        @event_type("document/uploaded")
+        @event_type("typed/uploaded")
         class Other(BaseModel): ...
 
     place = "tests.unit.test_eventtypes"
     assert str(caught.value) == (
-        f"The event 'document/uploaded' already has the type {place}.Uploaded, so "
+        f"The event 'typed/uploaded' already has the type {place}.Uploaded, so "
         f"{place}.test_two_classes_for_one_name.<locals>.Other cannot be its type too. Give one "
         "of them another event name."
     )
-    assert model_of("document/uploaded") is Uploaded
+    assert model_of("typed/uploaded") is Uploaded
 
 
 def test_a_module_that_is_reloaded_defines_its_types_anew(tmp_path, monkeypatch):
@@ -112,7 +112,7 @@ def test_only_a_pydantic_model_is_a_type(wrong, name):
 
 def test_its_name_must_be_one():
     with pytest.raises(InvalidEventName):
-        event_type("document/*")
+        event_type("typed/*")
 
 
 # -- checking ----------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_data_without_a_type_is_json_data():
     ],
 )
 def test_data_becomes_what_its_type_says(data):
-    assert checked_data("document/uploaded", data, LIMIT) == {
+    assert checked_data("typed/uploaded", data, LIMIT) == {
         "id": "d",
         "pages": 1,
         "at": "2026-11-22T12:00:00Z",
@@ -140,27 +140,27 @@ def test_data_becomes_what_its_type_says(data):
 
 
 def test_what_was_checked_passes_again():
-    data = checked_data("document/uploaded", {"id": "d", "labels": ["a"]}, LIMIT)
-    assert checked_data("document/uploaded", data, LIMIT) == data
+    data = checked_data("typed/uploaded", {"id": "d", "labels": ["a"]}, LIMIT)
+    assert checked_data("typed/uploaded", data, LIMIT) == data
     assert Uploaded.model_validate(data).tags == ["a"]
 
 
 def test_a_subclass_brings_its_own_fields():
-    assert checked_data("document/uploaded", Scanned(id="d"), LIMIT)["dpi"] == 300
+    assert checked_data("typed/uploaded", Scanned(id="d"), LIMIT)["dpi"] == 300
 
 
 def test_data_that_does_not_fit_its_type():
     with pytest.raises(InvalidEventData) as caught:
-        checked_data("document/uploaded", {"pages": 1, "labels": ["a", 2]}, LIMIT)
+        checked_data("typed/uploaded", {"pages": 1, "labels": ["a", 2]}, LIMIT)
     assert str(caught.value) == (
-        "The event 'document/uploaded' cannot carry data['id']: Field required (2 problem(s) in "
+        "The event 'typed/uploaded' cannot carry data['id']: Field required (2 problem(s) in "
         "all). The event's type is tests.unit.test_eventtypes.Uploaded."
     )
 
 
 def test_the_error_does_not_quote_the_data():
     with pytest.raises(InvalidEventData) as caught:
-        checked_data("document/uploaded", {"id": ["secret"]}, LIMIT)
+        checked_data("typed/uploaded", {"id": ["secret"]}, LIMIT)
     assert "secret" not in str(caught.value)
 
 

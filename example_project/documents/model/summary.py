@@ -30,8 +30,8 @@ _COURTESY = re.compile(
     re.IGNORECASE,
 )
 _REFERRING = re.compile(
-    r"^(?:this|that|these|those|it|they|he|she|however|also|but|and|or|then|see|for example|e\.g"
-    r"|in addition|therefore|otherwise|here|as above|both|each|such|neither|any)\b",
+    r"^(?:this|that|these|those|it|they|he|she|however|also|but|and|or|so|then|yet|see|for example"
+    r"|e\.g|in addition|therefore|otherwise|here|as above|both|each|such|neither|any)\b",
     re.IGNORECASE,
 )
 _NOISE = re.compile(r"https?://|www\.|\w\(|[{}=<>\\]|\w_\w|--\w")

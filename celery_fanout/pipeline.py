@@ -1,0 +1,177 @@
+"""Messages to plain Redis queues, all in one pipeline.
+
+kombu builds each message by itself: it copies queues, encodes the body, looks up the exchange,
+writes one command. Here kombu is asked once per subscription what a message looks like; the
+messages of an emission are copies of it with other ids, and each queue gets one LPUSH for all of
+its messages. It takes half the time of ``Producer.batch()``, which kombu has since 5.7 (measured
+on kombu 5.7 and redis-py 8.1).
+
+Only where nothing but an LPUSH happens: an exchange, an expiring queue, a compressed body, a
+patched or unknown kombu are left to ``Producer.publish``. A test holds that what is written here is
+what kombu would have written.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import kombu
+from kombu import messaging
+from kombu.transport.virtual import base as virtual
+from kombu.utils.json import JSONEncoder
+
+from celery_fanout.connection import is_stock
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Envelope", "Pipeline", "open_pipeline"]
+
+#: Versions of kombu whose Redis transport was read, and is tested.
+KNOWN = {(5, 5), (5, 6), (5, 7)}
+
+#: Messages in one LPUSH.
+AT_ONCE = 1000
+
+_encode = JSONEncoder().encode
+
+
+def open_pipeline(producer: Any) -> Pipeline | None:
+    """Return a pipeline for a producer; ``None`` if it does not publish to plain Redis queues."""
+    channel = producer.channel
+    if producer.connection.transport.driver_type != "redis" or kombu.VERSION[:2] not in KNOWN:
+        return None
+    from kombu.transport import redis  # needs redis-py
+
+    cls, module = type(channel), redis
+    plain = (
+        cls.__module__ == module.__name__
+        and is_stock(cls._put, module)
+        and is_stock(cls.basic_publish, virtual)
+        and is_stock(cls.prepare_message, virtual)
+        and is_stock(cls._inplace_augment_message, virtual)
+        and is_stock(type(producer).publish, messaging)
+        and is_stock(type(producer)._publish, messaging)
+        and channel.body_encoding == "base64"
+    )
+    # redis-py would send a pipeline again whose answer was lost
+    again = channel.pool.connection_kwargs
+    if not plain or any(again.get(key) for key in ("retry", "retry_on_error", "retry_on_timeout")):
+        return None
+    return Pipeline(channel)
+
+
+class Envelope:
+    """What kombu writes for a message, apart from its body, headers and ids.
+
+    Attributes:
+        queue: the name of the queue.
+        key: the list that the message goes to.
+        properties: its properties.
+    """
+
+    __slots__ = ("key", "properties", "queue")
+
+    def __init__(self, queue: str, key: str, properties: dict[str, Any]) -> None:
+        self.queue = queue
+        self.key = key
+        self.properties = properties
+
+
+class Pipeline:
+    """The messages of one emission on their way to Redis.
+
+    Args:
+        channel: a channel of kombu's Redis transport.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._messages: dict[str, list[str]] = {}
+        self._bodies: dict[int, tuple[Any, str]] = {}
+
+    def envelope(self, told: Mapping[str, Any]) -> Envelope | None:
+        """Return the envelope of messages that are published in one way.
+
+        Args:
+            told: what ``Producer.publish`` would be told.
+
+        Returns:
+            ``None`` if such a message is more than an LPUSH.
+        """
+        if told.get("compression"):
+            return None
+        asked = _Asked(self._channel)
+        producer = messaging.Producer(asked, auto_declare=False)
+        producer.publish(b"", content_type="-", content_encoding="-", **told)
+        if asked.place["exchange"]:
+            return None
+        queue = asked.place["routing_key"]
+        channel = self._channel
+        channel._inplace_augment_message(asked.message, "", queue)
+        priority = channel._get_message_priority(asked.message, reverse=False)
+        return Envelope(queue, channel._q_for_pri(queue, priority), asked.message["properties"])
+
+    def takes(self, envelope: Envelope) -> bool:
+        """Whether nothing but an LPUSH happens to a message now."""
+        return envelope.queue not in getattr(self._channel, "_expires", ())
+
+    def add(
+        self,
+        envelope: Envelope,
+        body: tuple[str, str, Any],
+        headers: dict[str, Any],
+        **ids: Any,
+    ) -> None:
+        """Add one message.
+
+        Args:
+            envelope: its envelope.
+            body: content type, encoding and body.
+            headers: its headers.
+            **ids: properties that differ from message to message.
+        """
+        content_type, content_encoding, content = body
+        message = {
+            "body": self._encoded(content),
+            "content-encoding": content_encoding,
+            "content-type": content_type,
+            "headers": headers,
+            "properties": {
+                **envelope.properties,
+                **ids,
+                "delivery_tag": self._channel._next_delivery_tag(),
+            },
+        }
+        self._messages.setdefault(envelope.key, []).append(_encode(message))
+
+    def _encoded(self, content: Any) -> str:
+        known = self._bodies.get(id(content))
+        if known is None:
+            encoded, _ = self._channel.encode_body(content, self._channel.body_encoding)
+            # the content is kept beside it, so that its id() stays its own
+            known = self._bodies[id(content)] = (content, encoded)
+        return known[1]
+
+    def flush(self) -> None:
+        """Send all messages, in one round trip."""
+        if not self._messages:
+            return
+        with self._channel.conn_or_acquire() as client, client.pipeline(transaction=False) as pipe:
+            for key, messages in self._messages.items():
+                for start in range(0, len(messages), AT_ONCE):
+                    pipe.lpush(key, *messages[start : start + AT_ONCE])
+            pipe.execute()
+
+
+class _Asked:
+    """Stands where kombu expects a channel, and keeps what it is told to publish."""
+
+    message: dict[str, Any]
+    place: dict[str, Any]
+
+    def __init__(self, channel: Any) -> None:
+        self.prepare_message = channel.prepare_message
+
+    def basic_publish(self, message: dict[str, Any], **place: Any) -> None:
+        self.message, self.place = message, place

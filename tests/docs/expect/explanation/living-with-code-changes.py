@@ -1,0 +1,133 @@
+# ruff: noqa: F821 - the names are those of the page
+"""The table of steps."""
+
+import datetime as dt
+import warnings
+
+from celery_fanout import exceptions, step
+from celery_fanout.testing import run
+
+seen = []
+
+
+def note(value):
+    seen.append(value)
+    return value
+
+
+@on_event("code/changed")
+@app.task
+def subscriber(data):
+    return body()
+
+
+def upgraded(before, after):
+    """Run the old body up to its step "b", go on with the new one; return what was called."""
+    global body
+    seen.clear()
+    body = before
+    found = run(subscriber, crash_after="b")
+    assert found.state == "crashed"
+    body = after
+    found.resume()
+    assert found.state == "succeeded", found.error
+    return list(seen), found.value
+
+
+def old():
+    step.run("a", note, "a")
+    step.run("b", note, "b")
+    return step.run("c", note, "c")
+
+
+def inserted():
+    step.run("a", note, "a")
+    step.run("new", note, "new")
+    step.run("b", note, "b")
+    return step.run("c", note, "c")
+
+
+def removed():
+    step.run("b", note, "b")
+    return step.run("c", note, "c")
+
+
+def moved():
+    step.run("c", note, "c")
+    step.run("b", note, "b")
+    return step.run("a", note, "a")
+
+
+def renamed():
+    step.run("first", note, "a")
+    step.run("b", note, "b")
+    return step.run("c", note, "c")
+
+
+def other_function():
+    return step.run("a", note, "other") + step.run("b", str.upper, "other")
+
+
+assert upgraded(old, inserted) == (["a", "b", "new", "c"], "c")
+assert upgraded(old, removed) == (["a", "b", "c"], "c")
+assert upgraded(old, moved) == (["a", "b", "c"], "a")
+assert upgraded(old, renamed) == (["a", "b", "a", "c"], "c")
+assert upgraded(old, other_function) == (["a", "b"], "ab")
+
+
+def loop(*items):
+    def body():
+        values = [step.run("item", note, item) for item in items]
+        step.run("b", note, "b")
+        return values
+
+    return body
+
+
+assert upgraded(loop("x", "y", "z"), loop("x", "z"))[1] == ["x", "y"]
+
+
+# Types
+def date() -> dt.date:
+    raise AssertionError
+
+
+def dated():
+    return step.run("b", date)
+
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    assert upgraded(old, dated)[1] == "b"
+assert caught[0].category is exceptions.StepValueWarning
+
+# Tasks and subscriptions
+assert index({"id": "d-1"}) == "d-1 is indexed"
+from celery_fanout import explain
+
+assert [found.matches for found in explain("document/replaced")] == [False] * len(
+    explain("document/replaced")
+)
+
+
+# "durable only while the task has a subscription"
+from celery_fanout.canvas import freeze
+from celery_fanout import Event, get_fanout
+
+(subscription,) = [found for found in get_fanout(app).registry if found.task.name == subscriber.name]
+event = Event("code/changed", {})
+chain = freeze(event, event.headers(), subscription, "")
+
+
+@app.task
+def forgotten(data):
+    return step.run("once", note, "called")
+
+
+seen.clear()
+for task, times in ((forgotten, 2), (subscriber, 1)):
+    body = lambda: step.run("once", note, "called")
+    seen.clear()
+    for _ in range(2):
+        task.apply(args=chain.args, task_id=chain.run_id, headers=dict(chain.headers))
+    assert len(seen) == times, (task, seen)

@@ -1,0 +1,106 @@
+"""The reference lists everything that there is."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import click
+import pytest
+from celery import Celery
+
+import celery_fanout
+from celery_fanout import checks, cli, exceptions, settings, signals, testing
+from celery_fanout.settings import Settings
+from tests.docs.blocks import DOCS
+
+REFERENCE = DOCS / "reference"
+
+
+def rows(page: str) -> list[list[str]]:
+    """Return the cells of all tables of a page."""
+    lines = (REFERENCE / page).read_text().splitlines()
+    return [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in lines
+        if line.startswith("| `")
+    ]
+
+
+def code(cell: str) -> list[str]:
+    """Return what stands in backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_every_public_name_is_in_the_api_reference() -> None:
+    listed = re.findall(r"^::: (\S+)$", (REFERENCE / "api.md").read_text(), re.MULTILINE)
+    public = [f"celery_fanout.{name}" for name in celery_fanout.__all__]
+    public += [f"celery_fanout.testing.{name}" for name in testing.__all__]
+    assert sorted(listed) == sorted(public)
+
+
+def test_the_settings_and_their_defaults() -> None:
+    listed = {code(row[0])[0]: code(row[1])[0] for row in rows("settings.md") if len(row) > 2}
+    actual = Settings.from_app(Celery("proj", set_as_current=False))
+    assert {name: eval(default, {}) for name, default in listed.items()} == {  # noqa: S307
+        settings.PREFIX + field.name: getattr(actual, field.name) for field in fields(Settings)
+    }
+
+
+def test_every_error() -> None:
+    classes = {
+        name
+        for name, item in inspect.getmembers(exceptions, inspect.isclass)
+        if name in exceptions.__all__
+    }
+    listed = {code(row[0])[0] for row in rows("errors.md")}
+    assert listed | {"FanoutError"} == classes
+
+
+@pytest.mark.parametrize("row", [row for row in rows("errors.md") if len(row) == 3])
+def test_what_an_error_is_besides(row: list[str]) -> None:
+    error = getattr(exceptions, code(row[0])[0])
+    for base in code(row[1]):
+        assert base.rpartition(".")[2] in {
+            kind.__name__ for kind in error.__mro__ if not kind.__module__.startswith("celery_f")
+        }
+
+
+def test_every_check_and_its_level() -> None:
+    source = Path(checks.__file__).read_text()
+    ids = re.findall(r'"(fanout\.[EWI]\d{3})",\s+"(error|warning|info)"', source)
+    assert len(ids) == source.count('"fanout.')
+    assert {level[0].upper() == name[7] for name, level in ids} == {True}
+    listed = [code(row[0])[0] for row in rows("checks.md")]
+    assert listed == sorted({name for name, _ in ids}, key=lambda name: "EWI".index(name[7]))
+
+
+def test_every_signal_and_its_arguments() -> None:
+    listed = {code(row[0])[0]: set(code(row[2])) for row in rows("signals.md")}
+    assert listed == {
+        name: set(getattr(signals, name).providing_args) for name in signals.__all__
+    }
+
+
+def test_every_command_and_its_options() -> None:
+    text = (REFERENCE / "cli.md").read_text()
+    assert isinstance(cli.fanout, click.Group)
+    for name, command in cli.fanout.commands.items():
+        assert f"\n## {name}\n" in text
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.opts[0] in text, f"{name} {parameter.opts[0]}"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("attempt", "checkpoint", "emission", "emit", "event", "registry"),
+        *("run", "step", "subscriber", "subscription", "suspension"),
+    ],
+)
+def test_the_glossary_has_the_word(word: str) -> None:
+    text = (REFERENCE / "glossary.md").read_text().lower()
+    assert f"**{word}**\n:   " in text
