@@ -313,7 +313,7 @@ def emit_many(
     return get_fanout(app).emit_many(events)
 
 
-async def aemit(  # noqa: D417 - as emit
+async def aemit(
     event: str | BaseModel | Event,
     data: Any = None,
     *,
@@ -328,9 +328,10 @@ async def aemit(  # noqa: D417 - as emit
 
     Context variables, such as the current trace, are those of the caller.
     """
-    options = {"id": id, "subject": subject, "source": source, "time": time, "delay": delay}
     fanout = get_fanout(app)  # the current app is thread-local
-    return await asyncio.to_thread(partial(fanout.emit, event, data, **options))
+    call = partial(fanout.emit, event, data, delay=delay)
+    call = partial(call, id=id, subject=subject, source=source, time=time)
+    return await asyncio.to_thread(call)
 
 
 def explain(

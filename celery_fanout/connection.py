@@ -138,7 +138,7 @@ class Connections:
             limits = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
         elif connection.transport.driver_type == "amqp":
             limits = {"read_timeout": timeout, "write_timeout": timeout}
-        given = connection.transport_options
+        given: dict[str, Any] = connection.transport_options or {}
         options: dict[str, Any] = {
             name: min(limit, given.get(name) or limit) for name, limit in limits.items()
         }
@@ -194,6 +194,7 @@ class Connections:
         return producer
 
     def _establish(self, producer: Any) -> None:
+        policy: Any = self._policy
         connection = producer.connection
         connection.ensure_connection(**self._policy, timeout=self._timeout)
         with connection._reraise_as_library_errors():
@@ -201,7 +202,7 @@ class Connections:
             channel = retry_over_time(
                 lambda: producer.channel,
                 connection.recoverable_connection_errors,
-                **self._policy,
+                **policy,
                 timeout=self._timeout,
             )
         if connection.transport.driver_type == "redis":

@@ -13,19 +13,18 @@ what kombu would have written.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, cast
 
 import kombu
 from kombu import messaging
 from kombu.transport.virtual import base as virtual
 from kombu.utils.json import JSONEncoder
 
-from celery_fanout.connection import is_stock
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Envelope", "Pipeline", "open_pipeline"]
+__all__ = ["Envelope", "Pipeline", "is_stock", "open_pipeline"]
 
 #: Versions of kombu whose Redis transport was read, and is tested.
 KNOWN = {(5, 5), (5, 6), (5, 7)}
@@ -36,22 +35,36 @@ AT_ONCE = 1000
 _encode = JSONEncoder().encode
 
 
+def is_stock(function: Any, module: Any) -> bool:
+    """Whether a function is one that a library ships, not a subclass's or a tool's wrapper.
+
+    Wrappers copy names and attributes, but not the module that their code belongs to; some are
+    no functions at all.
+    """
+    if type(function) is MethodType:
+        function = function.__func__
+    return type(function) is FunctionType and function.__globals__ is vars(module)
+
+
 def open_pipeline(producer: Any) -> Pipeline | None:
     """Return a pipeline for a producer; ``None`` if it does not publish to plain Redis queues."""
     channel = producer.channel
-    if producer.connection.transport.driver_type != "redis" or kombu.VERSION[:2] not in KNOWN:
+    version: tuple[int, ...] = cast("Any", kombu).VERSION[:2]
+    if producer.connection.transport.driver_type != "redis" or version not in KNOWN:
         return None
     from kombu.transport import redis  # needs redis-py
 
-    cls, module = type(channel), redis
+    cls: Any = cast("Any", type(channel))
+    publisher: Any = cast("Any", type(producer))
+    module = redis
     plain = (
         cls.__module__ == module.__name__
         and is_stock(cls._put, module)
         and is_stock(cls.basic_publish, virtual)
         and is_stock(cls.prepare_message, virtual)
         and is_stock(cls._inplace_augment_message, virtual)
-        and is_stock(type(producer).publish, messaging)
-        and is_stock(type(producer)._publish, messaging)
+        and is_stock(publisher.publish, messaging)
+        and is_stock(publisher._publish, messaging)
         and channel.body_encoding == "base64"
     )
     # redis-py would send a pipeline again whose answer was lost
@@ -102,7 +115,7 @@ class Pipeline:
         if told.get("compression"):
             return None
         asked = _Asked(self._channel)
-        producer = messaging.Producer(asked, auto_declare=False)
+        producer = messaging.Producer(cast("Any", asked), auto_declare=False)
         producer.publish(b"", content_type="-", content_encoding="-", **told)
         if asked.place["exchange"]:
             return None

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.log import get_logger
 
 from celery_fanout.canvas import RESUME_HEADER, FrozenChain, freeze
-from celery_fanout.connection import Deadline, ProducerPool, confirm_window, hurry
+from celery_fanout.connection import Deadline, ProducerPool, confirm_window
 from celery_fanout.emission import Emission, RunHandle
 from celery_fanout.exceptions import EmitError
+from celery_fanout.sending import Sending
 from celery_fanout.signals import event_emitted
 from celery_fanout.templates import Templates
 
@@ -47,6 +48,12 @@ class Delivery:
 def _mark(deliveries: list[Delivery], state: str) -> None:
     for delivery in deliveries:
         delivery.state = state
+
+
+def _flush(sending: Sending, kept: list[Delivery]) -> None:
+    _mark(kept, "unknown")
+    sending.flush()
+    _mark(kept, "published")
 
 
 class Publisher:
@@ -112,7 +119,7 @@ class Publisher:
         try:
             with self._producers.acquire(deadline) as producer:
                 if getattr(producer, "supports_batch_publish", False):  # kombu 5.7, Redis
-                    self._send_batch(producer, deliveries, options)
+                    self._send_batch(producer, deliveries, options, deadline)
                 else:
                     self._send_singly(producer, deliveries, options, deadline)
         except Exception as exc:
@@ -120,37 +127,45 @@ class Publisher:
             raise self._cut_short(deliveries, exc) from exc
 
     def _send_batch(
-        self, producer: Any, deliveries: list[Delivery], options: dict[str, Any]
+        self, producer: Any, deliveries: list[Delivery], options: dict[str, Any], deadline: Deadline
     ) -> None:
+        given: list[Delivery] = []
+        kept: list[Delivery] = []
         with producer.batch(max_size=sys.maxsize):  # one flush, at the end
-            sending = self._templates.begin(producer, together=True)
+            sending = Sending(self._app, self._templates, producer, deadline, together=True)
             for delivery in deliveries:
-                sending.send(delivery.chain, options)
-            _mark(deliveries, "unknown")
-        _mark(deliveries, "published")
+                (given if sending.send(delivery.chain, options) else kept).append(delivery)
+            _mark(given, "unknown")
+        _mark(given, "published")
+        _flush(sending, kept)
 
     def _send_singly(
         self, producer: Any, deliveries: list[Delivery], options: dict[str, Any], deadline: Deadline
     ) -> None:
         window = confirm_window(producer, deadline)
         event = None
+        kept: list[Delivery] = []
         with window or nullcontext():
-            sending = self._templates.begin(producer, together=window is not None)
+            sending = Sending(
+                self._app, self._templates, producer, deadline, together=window is not None
+            )
             for delivery in deliveries:
                 if delivery.event is not event:  # the bound is for one event
                     event = delivery.event
                     deadline.renew()
                 deadline.check()
-                hurry(producer, deadline)
                 delivery.state = "unknown"
-                if window is None:
-                    sending.send(delivery.chain, options)
-                    delivery.state = "published"
-                else:
+                if window is not None:
                     window.delivery = delivery
                     sending.send(delivery.chain, options)
+                elif sending.send(delivery.chain, options):
+                    delivery.state = "published"
+                else:
+                    delivery.state = "unpublished"
+                    kept.append(delivery)
             if window is not None:
                 window.wait()
+        _flush(sending, kept)
 
     def _cut_short(self, deliveries: list[Delivery], exc: Exception) -> EmitError:
         broken = next((d for d in deliveries if d.state != "published"), deliveries[0])

@@ -194,12 +194,13 @@ class Registry:
         self.refresh()
         if self.errors:
             raise self.errors[0].with_traceback(None)  # the same object, emit after emit
-        found = self._by_name.get(name)
+        by_name = self._by_name  # of one index, even if another thread makes a new one
+        found = by_name.get(name)
         if found is None:
             found = [sub for p in patterns_of(name) for sub in self._by_pattern.get(p, ())]
             found.sort(key=lambda subscription: subscription.order)
-            if len(self._by_name) < MAX_NAMES:
-                self._by_name[name] = found
+            if len(by_name) < MAX_NAMES:
+                by_name[name] = found
         return found
 
     def match(self, event: Event) -> list[Subscription]:

@@ -80,8 +80,9 @@ class Runs:
                 return body(*args, **kwargs)
             return self._execute(task, request, found, functools.partial(body, *args, **kwargs))
 
-        run.fanout_wrapped = True  # type: ignore[attr-defined]
-        task.run = run
+        wrapped: Any = run
+        wrapped.fanout_wrapped = True
+        task.run = wrapped
 
     def _execute(self, task: Any, request: Any, run: Run, body: Callable[[], Any]) -> Any:
         engine = engine_override.get() or self._engine(bool(request.is_eager))
@@ -97,10 +98,9 @@ class Runs:
             except StoreUnavailable as exc:
                 self._put_back(execution, exc)
             except RetryAfter as exc:
-                limit = (getattr(task, "retry_kwargs", None) or {}).get("max_retries")
-                raise task.retry(
-                    countdown=exc.seconds, exc=_cause(exc), max_retries=limit
-                ) from exc
+                policy: Mapping[str, Any] = getattr(task, "retry_kwargs", None) or {}
+                limit = policy.get("max_retries")
+                raise task.retry(countdown=exc.seconds, exc=_cause(exc), max_retries=limit) from exc
             except NonRetriable as exc:
                 raise exc.error from exc
             except StepFailed as exc:

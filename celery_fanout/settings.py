@@ -105,7 +105,7 @@ def _check(settings: Settings, name: str, types: tuple[type, ...], rule: str) ->
 def _given(app: Any) -> set[str]:
     """Return the ``fanout_*`` keys that the user set, in whatever form, without the prefix."""
     found: set[str] = set()
-    namespace = str(app.namespace or "")
+    namespace = str(app.namespace or "").rstrip("_")  # Celery takes it with and without
     prefixes = (PREFIX, f"{namespace}_{PREFIX}".lower())
     for key in app.conf:
         lowered = str(key).lower()

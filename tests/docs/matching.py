@@ -13,9 +13,7 @@ _CHANGING = [
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "<uuid>"),
     (
-        re.compile(
-            r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|\+00:00)?"
-        ),
+        re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|\+00:00)?"),
         "<time>",
     ),
     (re.compile(r"\b\d+\.\d+s\b"), "<duration>"),

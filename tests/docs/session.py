@@ -60,7 +60,7 @@ def main() -> None:
                 execute(request["source"], request["name"], namespace)
         except BaseException:  # noqa: BLE001 - SystemExit too
             error = traceback.format_exc()
-        print(json.dumps({"printed": printed.getvalue(), "error": error}), file=answers, flush=True)  # noqa: T201 - the answer
+        print(json.dumps({"printed": printed.getvalue(), "error": error}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

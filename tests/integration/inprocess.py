@@ -6,6 +6,7 @@ of its own is in ``test_workers.py``.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from celery import Celery, _state, signals
 from celery.app.trace import reset_worker_optimizations
 from celery.contrib.testing.worker import start_worker
+from typing_extensions import Self
 
 from celery_fanout import Outcome, emit, on_event
 from celery_fanout.signals import run_suspended
@@ -36,6 +38,13 @@ class Shop:
         self.app = Celery("shop", broker=broker, backend=backend, set_as_current=False)
         self.app.conf.update(conf)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.app.close()
+        gc.collect()  # results unsubscribe when they go, for which their server must still be there
+
     def task(self, body: Callable[..., Any], name: str = "subscriber", **options: Any) -> Any:
         """Make a task; its retries follow at once."""
         options.setdefault("default_retry_delay", 0)
@@ -57,7 +66,11 @@ class Shop:
         """Run a worker in a thread: one task at a time."""
         default = _state.default_app
         try:
-            with start_worker(self.app, pool=pool, perform_ping_check=False, shutdown_timeout=60.0):
+            with start_worker(
+                self.app, pool=pool, perform_ping_check=False, shutdown_timeout=60.0
+            ) as worker:
+                # its event loop wakes once a second, and only then sees that it is to stop
+                worker.timer.call_repeatedly(0.02, lambda: None)
                 yield
         finally:
             reset_worker_optimizations(self.app)

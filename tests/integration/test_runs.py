@@ -39,8 +39,7 @@ from tests.servers import RedisServer
 
 @pytest.fixture
 def shop(redis_server: RedisServer, redis_url: str) -> Iterator[Shop]:
-    shop = Shop(redis_url, redis_server.url(1))
-    with shop.app:
+    with Shop(redis_url, redis_server.url(1)) as shop:
         yield shop
 
 

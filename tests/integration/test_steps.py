@@ -52,8 +52,7 @@ from tests.servers import RedisServer
 
 @pytest.fixture
 def shop(redis_server: RedisServer, redis_url: str) -> Iterator[Shop]:
-    shop = Shop(redis_url, redis_server.url(1))
-    with shop.app:
+    with Shop(redis_url, redis_server.url(1)) as shop:
         yield shop
 
 
@@ -368,14 +367,13 @@ def test_a_value_that_does_not_fit_its_annotation_is_returned_as_it_is(shop: Sho
 
     with pytest.warns(StepValueWarning) as caught:
         assert twice(shop, numbers) == [["one", 2], ["one", 2]]
-    assert set(texts(caught, StepValueWarning)) == {
-        (
-            "The value of the step 'value' does not fit list[int] (1 problem(s)) and is returned as it "
-            "is stored. Correct the annotation, or what "
-            "test_a_value_that_does_not_fit_its_annotation_is_returned_as_it_is.<locals>.numbers "
-            "returns."
-        )
-    }
+    (text,) = set(texts(caught, StepValueWarning))
+    assert text == (
+        "The value of the step 'value' does not fit list[int] (1 problem(s)) and is returned as it "
+        "is stored. Correct the annotation, or what "
+        "test_a_value_that_does_not_fit_its_annotation_is_returned_as_it_is.<locals>.numbers "
+        "returns."
+    )
 
 
 def test_none_is_a_value(shop: Shop) -> None:
@@ -664,8 +662,8 @@ def test_only_the_errors_named_are_worth_a_retry(shop: Shop) -> None:
         (
             {"retry_on": "Boom"},
             (
-                "The step 'step.options' has retry_on='Boom'. It must be an exception class or a tuple "
-                "of them."
+                "The step 'step.options' has retry_on='Boom'. It must be an exception class or a "
+                "tuple of them."
             ),
         ),
         (
@@ -1087,13 +1085,12 @@ def test_a_swallowed_suspension_is_raised_again_by_the_next_step(shop: Shop) -> 
     with pytest.warns(SwallowedSuspensionWarning) as caught:
         assert shop.handle(body).value == "end"
     line = body.__code__.co_firstlineno + 2
-    assert texts(caught, SwallowedSuspensionWarning) == [
-        (
-            f"subscriber caught the suspension raised at {__file__}:{line} before the step 'next'; it "
-            "is raised again. Let celery.exceptions.Ignore pass: put `except Ignore: raise` before "
-            "`except Exception`."
-        )
-    ]
+    (text,) = texts(caught, SwallowedSuspensionWarning)
+    assert text == (
+        f"subscriber caught the suspension raised at {__file__}:{line} before the step 'next'; it "
+        "is raised again. Let celery.exceptions.Ignore pass: put `except Ignore: raise` before "
+        "`except Exception`."
+    )
     (warning,) = [w for w in caught if w.category is SwallowedSuspensionWarning]
     assert (warning.filename, warning.lineno) == (__file__, line + 3)
     assert calls == ["swallowed", "next"]
@@ -1120,12 +1117,11 @@ def test_a_swallowed_suspension_wins_over_how_the_body_ends(
     with pytest.warns(SwallowedSuspensionWarning) as caught:
         assert shop.handle(body, **RETRIED).value == "end"
     line = body.__code__.co_firstlineno + 3
-    assert texts(caught, SwallowedSuspensionWarning) == [
-        (
-            f"subscriber caught the suspension raised at {__file__}:{line} {how}; it is raised again. "
-            "Let celery.exceptions.Ignore pass: put `except Ignore: raise` before `except Exception`."
-        )
-    ]
+    (text,) = texts(caught, SwallowedSuspensionWarning)
+    assert text == (
+        f"subscriber caught the suspension raised at {__file__}:{line} {how}; it is raised again. "
+        "Let celery.exceptions.Ignore pass: put `except Ignore: raise` before `except Exception`."
+    )
     assert passes == [1, 1]
 
 
@@ -1164,16 +1160,12 @@ def test_a_thread_without_the_context_is_warned(shop: Shop) -> None:
 
     assert shop.handle(body, **RETRIED).error is None
     assert calls == [1, 1]
-    assert (
-        texts(seen, NotDurableWarning)
-        == [
-            (
-                "The step 'in a thread' was called outside of the run that is active in this process, "
-                "so it is not durable. Call it from the task's own thread, or start the thread with "
-                "contextvars.copy_context().run."
-            )
-        ]
-        * 2
+    first, second = texts(seen, NotDurableWarning)
+    assert first == second
+    assert first == (
+        "The step 'in a thread' was called outside of the run that is active in this process, so "
+        "it is not durable. Call it from the task's own thread, or start the thread with "
+        "contextvars.copy_context().run."
     )
     places = {(w.filename, w.lineno) for w in seen if w.category is NotDurableWarning}
     assert places == {(__file__, work.__code__.co_firstlineno + 1)}
@@ -1329,7 +1321,6 @@ def test_an_eager_run_inside_a_step_is_a_run_of_its_own(shop: Shop) -> None:
 
 
 def test_without_a_store_a_run_with_steps_fails_by_name(redis_url: str) -> None:
-    shop = Shop(redis_url, "rpc://", fanout_publish_timeout=10)
     seen: list[str] = []
 
     def body(order: Any) -> None:
@@ -1338,17 +1329,16 @@ def test_without_a_store_a_run_with_steps_fails_by_name(redis_url: str) -> None:
         except StoreUnsupported as exc:
             seen.append(str(exc))
 
-    shop.subscribe(body)
-    with shop.app, shop.worker():
-        shop.emit()
-        wait_until(lambda: seen)
-    assert seen == [
-        (
-            "The result backend rpc:// does not support steps. Set result_backend, or "
-            'fanout_store_url, to one that can be read back, such as "redis://", "db+postgresql://" or '
-            '"django-db".'
-        )
-    ]
+    with Shop(redis_url, "rpc://") as shop:
+        shop.subscribe(body)
+        with shop.worker():
+            shop.emit()
+            wait_until(lambda: seen)
+    assert seen[0] == (
+        "The result backend rpc:// does not support steps. Set result_backend, or "
+        'fanout_store_url, to one that can be read back, such as "redis://", "db+postgresql://" or '
+        '"django-db".'
+    )
 
 
 def test_a_damaged_checkpoint_counts_as_none(

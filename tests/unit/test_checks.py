@@ -129,9 +129,9 @@ def test_a_backend_without_expiry_per_value():
     ],
 )
 def test_retries_longer_than_checkpoints(options, seconds):
-    found = make(
-        {"fanout_checkpoint_expires": 900}, autoretry_for=(ConnectionError,), **options
-    )["fanout.W004"]
+    found = make({"fanout_checkpoint_expires": 900}, autoretry_for=(ConnectionError,), **options)[
+        "fanout.W004"
+    ]
     assert found.message == (
         f"sub may be retried for {seconds} s, and step results may be dropped after 900 s, so "
         "finished steps would run again."

@@ -25,7 +25,9 @@ def said(caplog, action):
 def test_an_event_without_subscriber_is_logged_at_info(app, caplog):
     caplog.set_level(logging.INFO)
     emit("nobody/listens", {"password": SECRET}, id="e-1", app=app)
-    assert said(caplog, "event_without_subscriber") == ["Event nobody/listens[e-1] has no subscriber"]
+    assert said(caplog, "event_without_subscriber") == [
+        "Event nobody/listens[e-1] has no subscriber"
+    ]
 
 
 def test_a_run_is_logged_without_its_data(app, caplog):
@@ -59,7 +61,10 @@ def test_a_run_is_logged_without_its_data(app, caplog):
     ]
     assert said(caplog, "step_failed")[:2] == [
         f"Run {found.id} step 'get' (1) raised ConnectionError in attempt 1",
-        f"Run {found.id} step 'get' (1) raised ConnectionError in attempt 2 and has failed for good",
+        (
+            f"Run {found.id} step 'get' (1) raised ConnectionError in attempt 2 and has failed for "
+            "good"
+        ),
     ]
     assert said(caplog, "run_failed")[0] == (
         f"Run {found.id} of logged@thing/logged failed with RunFailed in attempt 1"

@@ -68,6 +68,7 @@ def test_set_in_a_module(app, module):
         ("CELERY", "CELERY_FANOUT_SOURCE"),
         ("SHOP", "SHOP_FANOUT_SOURCE"),
         ("celery", "celery_fanout_source"),
+        ("CELERY_", "CELERY_FANOUT_SOURCE"),
     ],
 )
 def test_set_in_a_module_with_a_namespace(app, module, namespace, key):
@@ -118,7 +119,7 @@ def test_an_unknown_setting_as_an_argument_of_the_app():
     assert str(caught.value) == UNKNOWN
 
 
-@pytest.mark.parametrize("namespace", ["CELERY", None])
+@pytest.mark.parametrize("namespace", ["CELERY", "CELERY_", None])
 def test_an_unknown_setting_in_a_module(app, module, namespace):
     setattr(module, "CELERY_FANOUT_SORCE" if namespace else "fanout_sorce", "/shop")
     app.config_from_object("tests_celeryconfig", namespace=namespace)

@@ -4,8 +4,11 @@
 import datetime as dt
 import warnings
 
-from celery_fanout import exceptions, step
+from celery_fanout import Event, exceptions, explain, get_fanout, step
+from celery_fanout.canvas import freeze
 from celery_fanout.testing import run
+
+state = {}
 
 seen = []
 
@@ -18,17 +21,16 @@ def note(value):
 @on_event("code/changed")
 @app.task
 def subscriber(data):
-    return body()
+    return state["body"]()
 
 
 def upgraded(before, after):
     """Run the old body up to its step "b", go on with the new one; return what was called."""
-    global body
     seen.clear()
-    body = before
+    state["body"] = before
     found = run(subscriber, crash_after="b")
     assert found.state == "crashed"
-    body = after
+    state["body"] = after
     found.resume()
     assert found.state == "succeeded", found.error
     return list(seen), found.value
@@ -103,30 +105,30 @@ assert caught[0].category is exceptions.StepValueWarning
 
 # Tasks and subscriptions
 assert index({"id": "d-1"}) == "d-1 is indexed"
-from celery_fanout import explain
-
 assert [found.matches for found in explain("document/replaced")] == [False] * len(
     explain("document/replaced")
 )
 
 
 # "durable only while the task has a subscription"
-from celery_fanout.canvas import freeze
-from celery_fanout import Event, get_fanout
-
-(subscription,) = [found for found in get_fanout(app).registry if found.task.name == subscriber.name]
+(subscription,) = [
+    found for found in get_fanout(app).registry if found.task.name == subscriber.name
+]
 event = Event("code/changed", {})
 chain = freeze(event, event.headers(), subscription, "")
 
 
-@app.task
-def forgotten(data):
+def once():
     return step.run("once", note, "called")
 
 
-seen.clear()
+@app.task
+def forgotten(data):
+    return once()
+
+
+state["body"] = once
 for task, times in ((forgotten, 2), (subscriber, 1)):
-    body = lambda: step.run("once", note, "called")
     seen.clear()
     for _ in range(2):
         task.apply(args=chain.args, task_id=chain.run_id, headers=dict(chain.headers))

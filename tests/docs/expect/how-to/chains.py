@@ -1,6 +1,7 @@
 # ruff: noqa: F821 - the names are those of the page
 import proj.tasks
-from celery_fanout import current_run, emit
+
+from celery_fanout import emit
 from celery_fanout.testing import run
 
 # a tail really runs: every subscriber in place, and the links after it

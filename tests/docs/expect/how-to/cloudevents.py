@@ -1,9 +1,10 @@
 # ruff: noqa: F821 - the names are those of the page
 import django
 import proj.views
-from celery_fanout import testing
 from django.conf import settings
 from django.test import RequestFactory
+
+from celery_fanout import testing
 
 settings.configure(DEFAULT_CHARSET="utf-8", ALLOWED_HOSTS=["*"])
 django.setup()

@@ -1,6 +1,7 @@
 # ruff: noqa: F821 - the names are those of the page
-from celery_fanout.testing import run
 from proj import calls, warehouse
+
+from celery_fanout.testing import run
 
 ORDER = {"id": 17, "quantity": 1}
 

@@ -1,5 +1,6 @@
 # ruff: noqa: F821 - the names are those of the page
 import pytest
+
 from celery_fanout.exceptions import DuplicateSubscription, InvalidPattern, InvalidSubscription
 
 

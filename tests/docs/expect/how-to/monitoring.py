@@ -1,20 +1,17 @@
 # ruff: noqa: F821 - the names are those of the page
-import logging
-
-import proj.tracing
-from celery_fanout import emit, on_event, testing
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
-# Logging: the table has every action that the code knows
 import pathlib
 import re
 
-import celery_fanout.logs
+import proj.tracing
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+import celery_fanout.logs
+from celery_fanout import emit
+
+# Logging: the table has every action that the code knows
 source = pathlib.Path(celery_fanout.logs.__file__).read_text()
-ACTIONS = set(re.findall(r'"action": "(\w+)"', source))
-assert ACTIONS == {
+assert set(re.findall(r'"action": "(\w+)"', source)) == {
     "event_emitted",
     "event_without_subscriber",
     "run_suspended",

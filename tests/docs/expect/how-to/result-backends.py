@@ -2,10 +2,12 @@
 """The table of backends, as far as no server is needed for it."""
 
 import django
+import pytest
+from django.conf import settings
+
 from celery_fanout.exceptions import StoreUnsupported
 from celery_fanout.settings import Settings
 from celery_fanout.stores.backend import BackendStore
-from django.conf import settings
 
 settings.configure(INSTALLED_APPS=["django.contrib.contenttypes", "django_celery_results"])
 django.setup()
@@ -27,9 +29,5 @@ for url, (keeps, extends) in TABLE.items():
 long = Settings(store_url="cache+memcached://localhost:1", checkpoint_expires=31 * DAY)
 assert BackendStore(app, long).keeps == 30 * DAY
 for url in ("rpc://", "disabled://"):
-    try:
+    with pytest.raises(StoreUnsupported):
         BackendStore(app, Settings(store_url=url))
-    except StoreUnsupported:
-        pass
-    else:
-        raise AssertionError(f"{url} is not refused")

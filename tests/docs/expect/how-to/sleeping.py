@@ -1,6 +1,7 @@
 # ruff: noqa: F821 - the names are those of the page
-from celery_fanout.testing import run
 from proj import calls
+
+from celery_fanout.testing import run
 
 found = run(send_course, {"email": "ada@example.com"})
 assert found.state == "suspended"

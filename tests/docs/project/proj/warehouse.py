@@ -5,7 +5,7 @@ from proj.calls import note
 stock = 0
 
 
-class OutOfStock(Exception):
+class OutOfStock(Exception):  # noqa: N818 - reads better in the guides
     """Nothing is left."""
 
 
