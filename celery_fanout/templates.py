@@ -8,6 +8,7 @@ asked once per subscription: ``app.amqp.as_task_v2`` for the message's headers, 
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any, cast
 
 from celery.app import task as celery_task
@@ -150,8 +151,10 @@ class Templates:
             known = (subscription, self._build(subscription))
             self._known[subscription.id] = known
         template = known[1]
-        # a tool may come later, and go again
-        if template is None or _methods(subscription.task) != template.methods:
+        # a tool may come later, and go again; its wrapper may claim to equal what it wraps
+        if template is None or not all(
+            map(operator.is_, _methods(subscription.task), template.methods)
+        ):
             return None
         return template
 

@@ -28,7 +28,7 @@ class _Checker(doctest.OutputChecker):
 
 def _execute(source: str, name: str, namespace: dict[str, Any]) -> None:
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    exec(compile(source, name, "exec"), namespace)  # noqa: S102 - that is what it is for
+    exec(compile(source, name, "exec", dont_inherit=True), namespace)  # noqa: S102 - that is what it is for
 
 
 def _doctest(source: str, name: str, namespace: dict[str, Any]) -> None:

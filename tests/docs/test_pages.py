@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import DOCS, PAGES, ROOT, blocks_of
-from tests.docs.pages import EXPECT, Page
+from tests.docs.pages import EXPECT, KINDS, Page
 from tests.servers import RedisServer
 
 _REDIS = re.compile(r"redis://localhost(?::6379)?(/\d+)?")
@@ -41,6 +41,14 @@ def test_a_page_does_what_it_says(
         return text.replace(f"{tmp_path}/", "")
 
     Page(page, tmp_path, localise, globalise).play()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_of_a_kind_that_is_tested(page: str) -> None:
+    blocks = blocks_of(page)
+    assert [block.where for block in blocks if block.language not in KINDS] == []
+    assert len(blocks) == len(re.findall(r"^ *```\S", PAGES[page].read_text(), re.MULTILINE))
+    assert not re.search(r"<(pre|code)\b|^~~~", PAGES[page].read_text(), re.MULTILINE)
 
 
 def test_every_expectation_belongs_to_a_page() -> None:

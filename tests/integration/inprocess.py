@@ -36,6 +36,8 @@ class Shop:
 
     def __init__(self, broker: str, backend: str | None, **conf: Any) -> None:
         self.app = Celery("shop", broker=broker, backend=backend, set_as_current=False)
+        # a worker that stops waits for the answer to its last BRPOP, which is 1 s otherwise
+        self.app.conf.broker_transport_options = {"polling_interval": 0.05}
         self.app.conf.update(conf)
 
     def __enter__(self) -> Self:
@@ -66,11 +68,7 @@ class Shop:
         """Run a worker in a thread: one task at a time."""
         default = _state.default_app
         try:
-            with start_worker(
-                self.app, pool=pool, perform_ping_check=False, shutdown_timeout=60.0
-            ) as worker:
-                # its event loop wakes once a second, and only then sees that it is to stop
-                worker.timer.call_repeatedly(0.02, lambda: None)
+            with start_worker(self.app, pool=pool, perform_ping_check=False, shutdown_timeout=60.0):
                 yield
         finally:
             reset_worker_optimizations(self.app)

@@ -64,7 +64,9 @@ def subscribe(app: Celery, name: str, pattern: str = "order/paid", **subscriptio
 def order_paid(**attributes: Any) -> Event:
     """Return an event that is the same every time but for its id."""
     found = {"id": f"e-{next(_numbers)}", "source": "/shop", "time": TIME, "subject": "o-1"}
-    return Event("order/paid", {"order": "o-1", "total": 9900, "note": "größer"}, **{**found, **attributes})
+    return Event(
+        "order/paid", {"order": "o-1", "total": 9900, "note": "größer"}, **{**found, **attributes}
+    )
 
 
 # --- what is on the wire -------------------------------------------------------------------------

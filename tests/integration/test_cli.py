@@ -98,7 +98,7 @@ def test_emit_and_wait(shop):
             "order/paid  o-1\n"
             "\n"
             "RUN  SUBSCRIPTION          OUTCOME\n"
-            "RUN  shop.ship@order/paid  succeeded  \"label\"\n"
+            'RUN  shop.ship@order/paid  succeeded  "label"\n'
             "RUN  shop.audit@order/*    succeeded  500\n"
         ).replace("RUN  SUB", "RUN" + " " * 35 + "SUB")
 
@@ -111,7 +111,9 @@ def test_emit_and_wait(shop):
 
 
 def test_emit_without_waiting(shop):
-    out = shop("emit", "order/paid", '{"total": 1}', "--id", "o-1", "--subject", "s", "--delay", "5")
+    out = shop(
+        "emit", "order/paid", '{"total": 1}', "--id", "o-1", "--subject", "s", "--delay", "5"
+    )
     assert out.splitlines()[0] == "order/paid  o-1"
     assert out.splitlines()[2].split() == ["RUN", "SUBSCRIPTION"]
     assert shop("emit", "nobody/listens", "{}", "--id", "n-1") == (

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from celery import Celery, chain
+from celery import Celery, chain, signature
 from celery.app.trace import build_tracer
 from kombu import Exchange, Queue
 
-from celery_fanout import Event, emit
+from celery_fanout import Event, emit, emit_many
 from celery_fanout.app import get_fanout
+from celery_fanout.canvas import freeze
 from tests.integration.publishing import (
     Careful,
     add_task,
@@ -153,7 +153,11 @@ def default_topic_exchange(app: Celery) -> None:
     task_routes={
         "shop.urgent": {"queue": "urgent", "routing_key": "urgent.mail"},
         "shop.brief": {"queue": "brief"},
-        "shop.exchanged": {"exchange": "tasks", "exchange_type": "topic", "routing_key": "urgent.x"},
+        "shop.exchanged": {
+            "exchange": "tasks",
+            "exchange_type": "topic",
+            "routing_key": "urgent.x",
+        },
     },
 )
 def declared_queues(app: Celery) -> None:
@@ -307,3 +311,229 @@ def test_both_ways_are_equal_on_the_wire(name: str, broker: tuple[str, Wire]) ->
     assert sent_by(fast, event, wire) == sent_by(careful, event, wire)
     assert uses_templates(fast) is found.templates
     assert uses_templates(careful) is False
+
+
+# --- beside plain Celery -------------------------------------------------------------------------
+
+
+def without_ours(value: Any) -> Any:
+    """Return messages without what only celery-fanout writes."""
+    if isinstance(value, list):
+        return [without_ours(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {
+        key: without_ours(item)
+        for key, item in value.items()
+        if not key.startswith(("ce_", "fanout_")) and key not in {"argsrepr", "kwargsrepr"}
+    }
+    if kept.get("headers") == {}:  # of a link that has none of its own
+        del kept["headers"]
+    return kept
+
+
+def publish_plainly(app: Celery, event: Event) -> None:
+    """Publish what a Celery user would for each subscription, with the same task ids."""
+    for subscription in get_fanout(app).registry:
+        frozen = freeze(event, event.headers(), subscription, app.thread_oid)
+        ids = [link["options"]["task_id"] for link in reversed(frozen.chain or ())]
+        links = [subscription.task.s(event.data).set(task_id=frozen.run_id, **subscription.options)]
+        for link, task_id in zip(subscription.tail, ids, strict=True):
+            links.append(signature(dict(link), app=app).set(task_id=task_id))
+        whole = chain(*links) if len(links) > 1 else links[0]
+        for errback in frozen.errbacks or ():
+            whole.link_error(signature(errback, app=app))
+        whole.apply_async()
+
+
+# Celery cannot send a chain as YAML: its encoder refuses signatures
+@pytest.mark.parametrize("name", sorted(SCENARIOS.keys() - {"yaml"}))
+def test_the_messages_are_those_of_a_plain_chain(name: str, broker: tuple[str, Wire]) -> None:
+    url, wire = broker
+    event = order_paid()
+    app = SCENARIOS[name].app(url)
+
+    ours = sent_by(app, event, wire)
+    publish_plainly(app, event)
+
+    assert without_ours(ours) == without_ours(comparable(wire(app), app))
+
+
+def test_what_only_celery_fanout_writes(redis_server: RedisServer, redis_url: str) -> None:
+    app = make_app(redis_url)
+    subscribe(app, "shop.mail", then=add_task(app, "shop.bill"))
+
+    with redis_server.client() as client:
+        [message] = sent_by(app, order_paid(id="e-1", subject=None), lambda _: redis_wire(client))
+
+    attributes = {
+        "ce_specversion": "1.0",
+        "ce_id": "e-1",
+        "ce_source": "/shop",
+        "ce_type": "order/paid",
+        "ce_time": "2026-11-22T10:00:00Z",
+        "fanout_subscription": "shop.mail@order/paid",
+        "fanout_version": 1,
+    }
+    run = "0b5afee5-8fab-540d-8939-65a2f93887fc"
+    assert {
+        key: value
+        for key, value in message["headers"].items()
+        if key.startswith(("ce_", "fanout_")) or key in {"id", "argsrepr", "kwargsrepr"}
+    } == {
+        **attributes,
+        "id": run,
+        "fanout_run": run,
+        "argsrepr": "('order/paid' 'e-1',)",
+        "kwargsrepr": "{}",
+    }
+    [link] = message["body"][2]["chain"]
+    tail = "ed8d88e4-446b-5997-85e4-c82aeafea263"
+    assert link["options"]["headers"] == {
+        **attributes,
+        "fanout_run": tail,
+        "fanout_data": '{"order":"o-1","total":9900,"note":"größer"}',
+    }
+    assert link["options"]["task_id"] == tail
+
+
+# --- where and how it is emitted -----------------------------------------------------------------
+
+
+def run_task(app: Celery, body: Callable[[], Any], **request: Any) -> None:
+    """Execute a body as a worker would execute a task."""
+
+    def outer() -> None:
+        body()
+
+    task = add_task(app, "shop.outer", outer)
+    app.finalize()
+    trace = build_tracer(task.name, task, app=app)
+    result = trace("outer-id", (), {}, {"id": "outer-id", **request})
+    assert result.info is None, result.info
+
+
+@pytest.mark.parametrize(
+    ("request_", "root"), [({"root_id": "root-id"}, "root-id"), ({}, "outer-id")]
+)
+def test_emitted_by_a_task(
+    request_: dict[str, Any], root: str, redis_server: RedisServer, redis_url: str
+) -> None:
+    event = order_paid()
+    wires = []
+    for cls in (None, Careful):
+        app = make_app(redis_url, task_cls=cls)
+        subscribe(app, "shop.mail")
+        run_task(app, lambda app=app: emit(event, app=app), **request_)
+        with redis_server.client() as client:
+            wires.append(comparable(redis_wire(client), app))
+
+    fast, careful = wires
+    assert fast == careful
+    assert fast[0]["headers"]["parent_id"] == "outer-id"
+    assert fast[0]["headers"]["root_id"] == root
+    assert uses_templates(app) is False
+
+
+@pytest.mark.parametrize("inherits", [True, False])
+def test_the_priority_of_the_task_that_emits(
+    inherits: bool, redis_server: RedisServer, redis_url: str
+) -> None:
+    app = make_app(redis_url, task_inherit_parent_priority=inherits)
+    subscribe(app, "shop.mail")
+
+    run_task(app, lambda: emit(order_paid(), app=app), delivery_info={"priority": 6})
+
+    with redis_server.client() as client:
+        [message] = redis_wire(client)
+    assert message["properties"]["priority"] == (6 if inherits else 0)
+
+
+def test_emitted_with_a_delay(redis_server: RedisServer, redis_url: str) -> None:
+    event = order_paid()
+    wires = []
+    for cls in (None, Careful):
+        app = make_app(redis_url, task_cls=cls)
+        subscribe(app, "shop.mail")
+        emit(event, app=app, delay=30)
+        with redis_server.client() as client:
+            [message] = redis_wire(client)
+        assert message["headers"].pop("fanout_resume_at") > 0
+        wires.append(comparable([message], app))
+
+    assert wires[0] == wires[1]
+    assert wires[0][0]["headers"]["eta"] is True
+
+
+def test_emitted_together(broker: tuple[str, Wire]) -> None:
+    url, wire = broker
+    events = [order_paid(), order_paid(), Event("order/seen", {"n": 1}), order_paid()]
+    found = SCENARIOS["plain"]
+    fast, careful = found.app(url), found.app(url, task_cls=Careful)
+    wires = []
+    for app in (fast, careful):
+        emit_many(events, app=app)
+        wires.append(sorted(comparable(wire(app), app), key=lambda sent: sent["headers"]["id"]))
+
+    assert wires[0] == wires[1]
+    assert len(wires[0]) == 10
+    assert {sent["headers"]["ce_id"] for sent in wires[0]} == {event.id for event in events}
+
+
+def test_two_events_that_differ_in_nothing_but_their_ids(
+    redis_server: RedisServer, redis_url: str
+) -> None:
+    app = make_app(redis_url)
+    subscribe(app, "shop.mail", "*")
+
+    emit_many([Event("a", None, id="1"), Event("b", None, id="2")], app=app)
+
+    with redis_server.client() as client:
+        sent = redis_wire(client)
+    assert sorted(message["headers"]["argsrepr"] for message in sent) == [
+        "('a' '1',)",
+        "('b' '2',)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"global_keyprefix": "shop:"},
+        {"priority_steps": [0, 5], "sep": ":"},
+        {"queue_order_strategy": "priority"},
+        {"retry_on_timeout": True},
+        {"socket_timeout": 30, "health_check_interval": 10, "client_name": "shop"},
+        {"master_name": "unused"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_options_of_the_redis_transport(
+    options: dict[str, Any], redis_server: RedisServer, redis_url: str
+) -> None:
+    event = order_paid()
+    wires = []
+    for cls in (None, Careful):
+        app = make_app(redis_url, task_cls=cls, broker_transport_options=options)
+        subscribe(app, "shop.mail")
+        subscribe(app, "shop.ship", options={"priority": 7})
+        with redis_server.client() as client:
+            wires.append(sent_by(app, event, lambda _: redis_wire(client)))
+
+    assert wires[0] == wires[1]
+
+
+@pytest.mark.parametrize("cls", [None, Careful])
+def test_results_that_come_back_as_messages(cls: type | None, rabbit_server: RabbitServer) -> None:
+    app = make_app(rabbit_server.url(), "rpc://", task_cls=cls)
+    subscribe(app, "shop.mail")
+
+    emit(order_paid(), app=app)
+
+    [message] = amqp_wire(app)
+    assert message["properties"]["reply_to"] == app.thread_oid
+    with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        channel.queue_declare(app.thread_oid, passive=True)  # it exists
+        channel.queue_delete(app.thread_oid)
+        channel.queue_delete("celery")

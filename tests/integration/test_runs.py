@@ -506,7 +506,7 @@ def test_on_failure_is_not_told_of_what_goes_on(shop: Shop, failures: list[dict[
 
 
 def test_a_delayed_event_is_handled_later(shop: Shop) -> None:
-    shop.app.conf.broker_transport_options = {"visibility_timeout": 1}
+    shop.app.conf.broker_transport_options["visibility_timeout"] = 1
     times: list[float] = []
 
     def body(order: Any) -> str:

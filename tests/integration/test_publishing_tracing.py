@@ -1,0 +1,112 @@
+"""One trace from ``emit`` to everything that follows from it, with the real tracing packages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import wait_until
+from tests.servers import ROOT, Oracle, RabbitServer, RedisServer, Worker
+
+APP = "tests.integration.traced"
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def trace(
+    request: pytest.FixtureRequest,
+    redis_server: RedisServer,
+    redis_url: str,
+    oracle: Oracle,
+    start_worker: Callable[..., Worker],
+    tmp_path: Path,
+) -> Callable[..., list[dict[str, Any]]]:
+    """A function that emits one event from a traced process, and returns the spans of all."""
+    url = redis_url
+    if request.param == "rabbitmq":
+        rabbit: RabbitServer = request.getfixturevalue("rabbit_server")
+        url = rabbit.url()
+
+    def run(by: str, names: list[str]) -> list[dict[str, Any]]:
+        environment = {
+            **oracle.environment,
+            "TRACED_BY": by,
+            "TRACED_BROKER": url,
+            "TRACED_BACKEND": redis_server.url(1),
+        }
+        start_worker(APP, pool="solo", env=environment)
+        subprocess.run(
+            [sys.executable, "-m", APP],
+            env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
+            cwd=tmp_path,
+            check=True,
+            timeout=60,
+        )
+
+        def left() -> Counter[str]:
+            return Counter(names) - Counter(span["name"] for span in oracle.read())
+
+        wait_until(lambda: not left(), message=lambda: f"no span of {left()}")
+        return oracle.read()
+
+    return run
+
+
+def paths(spans: list[dict[str, Any]], names: set[str]) -> list[list[str]]:
+    """Return for each span of these names the names that are above it, its own first."""
+    by_id = {span["span"]: span for span in spans}
+    found = []
+    for span in spans:
+        path, above = [], span
+        while above["parent"]:
+            path.append(above["name"])
+            above = by_id[above["parent"]]
+        if span["name"] in names:
+            found.append([name for name in (*path, above["name"]) if name in names])
+    return sorted(found)
+
+
+EXPECTED = [
+    ["mail", "request"],
+    ["ship", "request"],
+    ["remind", "request"],
+    ["fail", "request"],
+    ["bill", "ship", "request"],  # the tail
+    ["remind", "remind", "request"],  # woken from its sleep
+    ["note", "remind", "remind", "request"],  # emitted by a step
+    ["apologise", "fail", "request"],  # on_failure
+]
+
+
+def test_opentelemetry(trace: Callable[..., list[dict[str, Any]]]) -> None:
+    published = [f"apply_async/{path[0]}" for path in EXPECTED]
+    executed = [f"run/{path[0]}" for path in EXPECTED]
+
+    spans = trace("opentelemetry", ["request", *published, *executed])
+
+    assert Counter(span["name"] for span in spans) == Counter(["request", *published, *executed])
+    assert len({span["trace"] for span in spans}) == 1
+    for span in spans:
+        span["name"] = span["name"].removeprefix("run/")
+    assert paths(spans, {name for path in EXPECTED for name in path}) == sorted(
+        [["request"], *EXPECTED]
+    )
+
+
+def test_sentry(trace: Callable[..., list[dict[str, Any]]]) -> None:
+    executed = [path[0] for path in EXPECTED]
+
+    spans = trace("sentry", ["request", *executed])
+
+    assert len({span["trace"] for span in spans}) == 1
+    assert paths(spans, {name for path in EXPECTED for name in path}) == sorted(
+        [["request"], *EXPECTED]
+    )
+    # one for each message; the enclosing ones are of apply_async and send_task
+    assert Counter(span["name"] for span in spans)["queue.publish"] == len(EXPECTED)
