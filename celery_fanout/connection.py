@@ -171,40 +171,47 @@ class Connections:
         given up when the time is over. Nothing of the application runs in that thread.
         """
         producer = Producer(self._connection.clone())
-        made: list[BaseException | None] = []
-        given_up = threading.Event()
+        failures: list[BaseException] = []
+        made, given_up = threading.Event(), threading.Event()
 
         def establish() -> None:
             try:
-                self._establish(producer)
-                made.append(None)
+                self._establish(producer, failures)
             except BaseException as exc:  # noqa: BLE001 - raised in the thread that waits
-                made.append(exc)
-            if given_up.is_set():
+                failures.append(exc)
+            else:
+                failures.clear()
+            made.set()
+            if failures or given_up.is_set():
                 discard(producer.connection)
 
-        thread = threading.Thread(target=establish, name="fanout-connect", daemon=True)
-        thread.start()
-        thread.join(deadline.left())
-        if not made:
+        threading.Thread(target=establish, name="fanout-connect", daemon=True).start()
+        if not made.wait(deadline.left()):
             given_up.set()
-            raise deadline.error("the broker did not answer")
-        if made[0] is not None:
-            raise made[0]
+            if not failures:
+                raise deadline.error("the broker did not answer")
+        if failures:
+            raise failures[-1]
         return producer
 
-    def _establish(self, producer: Any) -> None:
-        policy: Any = self._policy
+    def _establish(self, producer: Any, failures: list[BaseException]) -> None:
         connection = producer.connection
-        connection.ensure_connection(**self._policy, timeout=self._timeout)
+        errors = connection.recoverable_connection_errors
+
+        def open_channel() -> Any:
+            # the virtual transports first talk to their server here
+            try:
+                return producer.channel
+            except errors as exc:
+                failures.append(exc)
+                raise
+
+        policy: Any = {**self._policy, "timeout": self._timeout}
+        connection.ensure_connection(
+            **policy, errback=lambda error, _interval: failures.append(error)
+        )
         with connection._reraise_as_library_errors():
-            # the virtual transports first talk to their server when a channel is opened
-            channel = retry_over_time(
-                lambda: producer.channel,
-                connection.recoverable_connection_errors,
-                **policy,
-                timeout=self._timeout,
-            )
+            channel = retry_over_time(open_channel, errors, **policy)
         if connection.transport.driver_type == "redis":
             keep_client(channel)
         elif connection.transport.driver_type == "amqp":

@@ -56,6 +56,13 @@ def _flush(sending: Sending, kept: list[Delivery]) -> None:
     _mark(kept, "published")
 
 
+def _reason(exc: BaseException) -> str:
+    """Return an error as text; the one behind it where kombu has only given it another type."""
+    while type(exc).__name__ in {"OperationalError", "BatchPublishError"} and exc.__cause__:
+        exc = exc.__cause__
+    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+
+
 class Publisher:
     """Publishes events to the subscribers that one app knows.
 
@@ -171,8 +178,7 @@ class Publisher:
         broken = next((d for d in deliveries if d.state != "published"), deliveries[0])
         event = broken.event
         states = {d.chain.run_id: d.state for d in deliveries if d.event is event}
-        reason = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-        return EmitError(event.name, event.id, states, reason)
+        return EmitError(event.name, event.id, states, _reason(exc))
 
     def _apply(self, deliveries: list[Delivery]) -> dict[str, Any]:
         results: dict[str, Any] = {}

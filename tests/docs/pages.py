@@ -7,8 +7,8 @@ block                          what is done with it
 ``python``                     executed; all such blocks of a page share one namespace
 ``pycon``                      executed in the same namespace, output and exceptions compared
 ``text``                       compared with what the ``python`` block before it printed
-``text title="The worker's     what the worker that was started last logs, sooner or later, in this
-log"``                         order, perhaps with other lines in between
+``text title="The worker's     among what the worker that was started last logs, sooner or later
+log"``
 ``console``                    ``$`` commands executed by a shell, output and exit codes compared;
                                a worker goes on in the background until the page ends or starts the
                                next, and by then what the block says it logs has to be in its log
@@ -17,7 +17,8 @@ log"``                         order, perhaps with other lines in between
 =============================  =====================================================================
 
 At the end every module that the page wrote is imported, every test file is run, and what
-``tests/docs/expect/<page>.py`` says is executed in the page's namespace.
+``tests/docs/expect/<page>.py`` says is executed in the page's namespace, to which ``WORKER_LOG`` is
+added: what the last worker has logged.
 """
 
 from __future__ import annotations
@@ -207,8 +208,10 @@ class Page:
             self._ask("python", "".join(f"import {module}\n" for module in modules), self.name)
         expect = EXPECT / Path(self.name).relative_to("docs") if "docs/" in self.name else None
         if expect is not None and (file := expect.with_suffix(".py")).exists():
+            log = self._log(self._workers[-1]) if self._workers else ""
+            self._ask("python", f"WORKER_LOG = {log!r}", str(file))
             self._ask("python", file.read_text(), str(file))
-        self._settle_workers()
+        self._settle_worker()
 
     def _close(self) -> None:
         if self._session is not None:
@@ -321,7 +324,9 @@ class Page:
     # -- workers -----------------------------------------------------------------------------------
 
     def _start_worker(self, block: Block, command: str, expected: str) -> None:
-        self._settle_workers()
+        self._settle_worker()
+        for earlier in self._workers:
+            earlier.process.stop()
         process = Background(self._localise(command), self.directory, self._environment)
         self._workers.append(_Worker(block, expected, process))
         process.start()
@@ -334,12 +339,11 @@ class Page:
             lambda: f"{where}\n--- says\n{expected}--- logs\n{self._log(worker)}---",
         )
 
-    def _settle_workers(self) -> None:
-        """See that the last worker logged what the page says, and stop it."""
-        if self._workers and self._workers[-1].process.alive:
+    def _settle_worker(self) -> None:
+        """See that the last worker logged what the page says."""
+        if self._workers:
             worker = self._workers[-1]
             self._wait_for_log(worker.expected, worker.block.where)
-            worker.process.stop()
 
     def _log(self, worker: _Worker) -> str:
         return self._globalise(worker.process.log)

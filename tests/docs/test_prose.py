@@ -57,9 +57,3 @@ def test_links_lead_somewhere(page: str) -> None:
 def test_one_word_means_one_thing(page: str) -> None:
     text = prose(page).lower()
     assert [word for word in AVOIDED if re.search(rf"\b{word}s?\b", text)] == []
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_lines_are_not_too_long(page: str) -> None:
-    lines = _FENCED.sub("", PAGES[page].read_text()).splitlines()
-    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.processes import wait_until
-from tests.servers import ROOT, Oracle, RabbitServer, RedisServer, Worker
+from tests.servers import ROOT, Oracle, RedisServer, Worker
 
 APP = "tests.integration.traced"
 
@@ -28,10 +28,7 @@ def trace(
     tmp_path: Path,
 ) -> Callable[..., list[dict[str, Any]]]:
     """A function that emits one event from a traced process, and returns the spans of all."""
-    url = redis_url
-    if request.param == "rabbitmq":
-        rabbit: RabbitServer = request.getfixturevalue("rabbit_server")
-        url = rabbit.url()
+    url = redis_url if request.param == "redis" else request.getfixturevalue("rabbit_url")
 
     def run(by: str, names: list[str]) -> list[dict[str, Any]]:
         environment = {

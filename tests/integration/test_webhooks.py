@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -16,14 +17,16 @@ from tests.servers import Oracle, RedisServer, Worker
 
 def wanted_by(name: str, data: dict[str, Any]) -> list[str]:
     """Return who wants a webhook, said in another way than with patterns and filters."""
+    # a filter that raises is no match
     names = ["pattern", "durable", "failing", "failing"]  # which is tried twice
     if name == "github/push":
         names.append("exact")
-    if name.split("/")[1].split(".")[0] == "pull_request":
+    kind = re.sub(r"^github/|\..*", "", name)
+    if kind == "pull_request":
         names += ["twice", "slow"]
-    if name.split("/")[1].split(".")[0] == "issues":
+    if kind == "issues":
         names.append("twice")
-    if data["sender"]["login"][-5:] == "[bot]":
+    if data.get("sender", {}).get("login", "")[-5:] == "[bot]":
         names.append("filtered")
     if data.get("issue", {}).get("number") == 2:
         names.append("raising filter")
@@ -32,7 +35,6 @@ def wanted_by(name: str, data: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo", "gevent"])
 @pytest.mark.parametrize("broker", ["redis", "rabbit"])
-@pytest.mark.filterwarnings("ignore:.*use of fork.* may lead to deadlocks:DeprecationWarning")
 def test_every_subscriber_gets_exactly_its_events(
     broker: str,
     pool: str,
@@ -47,12 +49,12 @@ def test_every_subscriber_gets_exactly_its_events(
     webhooks = [
         (f"w-{number}", webhook["event"], webhook["data"])
         for number, webhook in enumerate(payloads())
-        if "sender" in webhook["data"]
     ]
+    if (broker, pool) == ("rabbit", "gevent"):
+        webhooks = webhooks[::12]  # Celery itself takes 0.1 s for each message there
     expected = Counter(
         (subscriber, id) for id, name, data in webhooks for subscriber in wanted_by(name, data)
     )
-    assert len({subscriber for subscriber, _ in expected}) == 8
 
     start_worker(
         "tests.integration.webhooks",

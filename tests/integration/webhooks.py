@@ -35,7 +35,7 @@ def note(subscriber: str) -> str:
     return event.name
 
 
-def make_app(broker: str, backend: str) -> Celery:
+def make_app(broker: str, backend: str) -> Celery:  # noqa: C901 - a list of small tasks
     """Return the app; the worker and the test each have one."""
     app = Celery("webhooks", broker=broker, backend=backend, set_as_current=False)
     # what the test asks for is in the oracle; results would only slow it down
