@@ -51,6 +51,9 @@ def report_failure(request: Any, exc: BaseException, traceback: Any, on_failure:
     headers: Mapping[str, Any] = request.headers or {}
     if event is None or RUN_HEADER not in headers:
         return
+    if getattr(request, "fanout_reported", False):
+        return  # a hard time limit makes Celery call errbacks twice, with one request
+    request.fanout_reported = True
     failed = headers[RUN_HEADER]
     task_id = child_id(failed, "on_failure")
     stamp = {

@@ -174,7 +174,10 @@ class Pipeline:
             for key, messages in self._messages.items():
                 for start in range(0, len(messages), AT_ONCE):
                     pipe.lpush(key, *messages[start : start + AT_ONCE])
-            pipe.execute()
+            answers = pipe.execute(raise_on_error=False)  # which would quote the messages
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
 
 
 class _Asked:

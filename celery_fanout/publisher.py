@@ -60,7 +60,9 @@ def _reason(exc: BaseException) -> str:
     """Return an error as text; the one behind it where kombu has only given it another type."""
     while type(exc).__name__ in {"OperationalError", "BatchPublishError"} and exc.__cause__:
         exc = exc.__cause__
-    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+    # redis-py quotes the command, which may contain the event's data
+    text = str(exc).rpartition(" of pipeline caused error: ")[2]
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
 class Publisher:
@@ -150,17 +152,13 @@ class Publisher:
         self, producer: Any, deliveries: list[Delivery], options: dict[str, Any], deadline: Deadline
     ) -> None:
         window = confirm_window(producer, deadline)
-        event = None
         kept: list[Delivery] = []
         with window or nullcontext():
             sending = Sending(
                 self._app, self._templates, producer, deadline, together=window is not None
             )
             for delivery in deliveries:
-                if delivery.event is not event:  # the bound is for one event
-                    event = delivery.event
-                    deadline.renew()
-                deadline.check()
+                deadline.renew()  # the broker took the one before, or somebody's hook took the time
                 delivery.state = "unknown"
                 if window is not None:
                     window.delivery = delivery

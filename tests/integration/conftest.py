@@ -12,10 +12,12 @@ from celery_fanout.declarations import declared
 
 @pytest.fixture(autouse=True)
 def leave_nothing_declared() -> Iterator[None]:
-    """Forget the subscriptions of the test, and what app was current."""
+    """Forget the subscriptions and shared tasks of the test, and what app was current."""
     before = list(declared.all)
+    finalizers = set(_state._on_app_finalizers)
     app = _state._tls.current_app
     yield
     declared.all[:] = before
     declared.version += 1
+    _state._on_app_finalizers.intersection_update(finalizers)
     _state._tls.current_app = app

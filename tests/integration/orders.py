@@ -1,7 +1,7 @@
-"""An app for tests/integration/test_workers.py: what its runs do is written down in an oracle.
+"""An app for tests/integration/test_workers.py, whose runs write down what they do.
 
 A body that is to go wrong looks up in the oracle how often it did, so that it goes wrong the right
-number of times whichever process executes it.
+number of times, whichever process executes it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,56 @@ from celery_fanout import current_event, current_run, event_type, on_event, sign
 from tests.processes import wait_until
 from tests.servers import Oracle
 
-app = Celery(
-    "orders", broker=os.environ["ORDERS_BROKER"], backend=os.environ["ORDERS_BACKEND"]
-)
-app.conf.update(json.loads(os.environ.get("ORDERS_CONF", "{}")))
-
 
 class Boom(Exception):  # noqa: N818 - it is short
     """What goes wrong."""
 
 
+RETRIED: dict[str, Any] = {"autoretry_for": (Boom,), "max_retries": 5, "default_retry_delay": 0}
+LATE: dict[str, Any] = {"acks_late": True, "reject_on_worker_lost": True}
+
+
+def make_app(broker: str, backend: str, conf: dict[str, Any]) -> Celery:
+    """Return the app; each worker has one, and so has the test."""
+    app = Celery("orders", broker=broker, backend=backend, set_as_current=False)
+    app.conf.update(conf)
+
+    def task(body: Callable[..., Any], **options: Any) -> Any:
+        return app.task(body, name=body.__name__, shared=False, **options)
+
+    on_event("order/placed")(task(early, **RETRIED))
+    on_event("order/placed.late")(task(late, **RETRIED, **LATE))
+    on_event("order/held")(task(held, **LATE))
+    on_event("order/upgraded")(task(upgraded))
+
+    on_failure = task(failed, **RETRIED)
+    then = [task(save, **RETRIED), task(mail, bind=True).s()]
+    on_event("order/shipped", then=then, on_failure=on_failure)(task(ship))
+    on_event("order/lost", on_failure=on_failure)(task(lost, **RETRIED))
+    on_event("order/late", on_failure=on_failure)(task(too_late, time_limit=1))
+
+    on_event("order/timed")(task(timed))
+    on_event("order/soft")(task(soft, soft_time_limit=1, time_limit=30))
+
+    on_event("order/typed")(task(typed, pydantic=True))
+    on_event("order/typed")(task(bound, bind=True))
+    on_event("order/typed")(shared_task(name="shared", **RETRIED)(shared))
+    on_event("order/typed")(Class)
+    app.register_task(Class())
+
+    on_event("order/outage")(task(outage, max_retries=0))
+    return app
+
+
+# --- what they write down ------------------------------------------------------------------------
+
+
 def note(what: str, **more: Any) -> str:
     """Write down that something happened."""
     run = current_run()
+    assert run is not None
     Oracle.from_environment().write(
-        what=what, run=run and run.id, attempt=run and run.attempt, pid=os.getpid(), **more
+        what=what, run=run.id, attempt=run.attempt, pid=os.getpid(), **more
     )
     return what
 
@@ -43,18 +79,21 @@ def note(what: str, **more: Any) -> str:
 def times(what: str) -> int:
     """Return how often it happened in this run."""
     run = current_run()
+    assert run is not None
     records = Oracle.from_environment().read()
-    return sum(r["what"] == what and r["run"] == (run and run.id) for r in records)
+    return sum(record["what"] == what and record["run"] == run.id for record in records)
+
+
+def attempt() -> int:
+    run = current_run()
+    assert run is not None
+    return run.attempt
 
 
 def wait_for_gate(name: str) -> None:
     """Wait until the test makes the file."""
     gate = Path(os.environ["ORDERS_GATES"], name)
     wait_until(gate.exists, timeout=60, message=f"{gate} was not opened")
-
-
-RETRIED: dict[str, Any] = {"autoretry_for": (Boom,), "max_retries": 5, "default_retry_delay": 0}
-LATE: dict[str, Any] = {"acks_late": True, "reject_on_worker_lost": True}
 
 
 # --- five steps ----------------------------------------------------------------------------------
@@ -67,41 +106,26 @@ def fourth() -> str:
     return "4"
 
 
-def five_steps(order: dict[str, Any]) -> list[Any]:
+def early(order: dict[str, Any]) -> list[Any]:
     values = [step.run(number, note, number) for number in ("1", "2", "3")]
     step.sleep("nap", 0.1)
-    if order.get("kill") and times("killed") < order["kill"]:
+    if times("killed") < order.get("kill", 0):
         note("killed")
         os.kill(os.getpid(), signal.SIGKILL)
-    return [*values, step.run("4", fourth), step.run("5", note, "5"), current_attempt()]
+    return [*values, step.run("4", fourth), step.run("5", note, "5"), attempt()]
 
 
-def current_attempt() -> int:
-    run = current_run()
-    assert run is not None
-    return run.attempt
-
-
-@on_event("order/placed")
-@app.task(**RETRIED)
-def early(order: dict[str, Any]) -> list[Any]:
-    return five_steps(order)
-
-
-@on_event("order/placed late")
-@app.task(**RETRIED, **LATE)
 def late(order: dict[str, Any]) -> list[Any]:
-    return five_steps(order)
+    return early(order)
 
 
-@on_event("order/held")
-@app.task(**LATE)
-def held(order: dict[str, Any]) -> str:
-    """Hold the worker after two steps, and inside the third."""
+def held(order: dict[str, Any]) -> list[Any]:
+    """Hold the worker inside the third step, the first time."""
     step.run("1", note, "1")
     step.run("2", note, "2")
     step.run("3", third)
-    return step.run("4", note, "4")
+    step.run("4", note, "4")
+    return [times(number) for number in ("1", "2", "3", "4")]
 
 
 def third() -> str:
@@ -122,10 +146,8 @@ BODIES = {
 }
 
 
-@on_event("order/upgraded")
-@app.task
 def upgraded(order: dict[str, Any]) -> list[str]:
-    """Do the steps of the version of the code that this worker has."""
+    """Do the steps of that version of the code which this worker has."""
     done = []
     for name in BODIES[os.environ.get("ORDERS_VERSION", "first")]:
         if name == "PAUSE":
@@ -138,16 +160,14 @@ def upgraded(order: dict[str, Any]) -> list[str]:
 # --- tails and failures --------------------------------------------------------------------------
 
 
-@app.task(**RETRIED)
 def failed(failure: dict[str, Any]) -> None:
     """Tell of a failure, at the third try."""
     step.run("tell", note, "failed", failure=failure)
-    if current_attempt() < 3:
+    if attempt() < 3:
         raise Boom("told nobody")
     note("told")
 
 
-@app.task(**RETRIED)
 def save(result: Any) -> Any:
     run, event = current_run(), current_event()
     assert run is not None
@@ -158,7 +178,6 @@ def save(result: Any) -> Any:
     return [result, "saved"]
 
 
-@app.task(bind=True)
 def mail(self: Any, result: Any) -> Any:
     event = current_event()
     assert event is not None
@@ -168,23 +187,8 @@ def mail(self: Any, result: Any) -> Any:
     return [*result, "mailed"]
 
 
-@on_event("order/shipped", then=[save, mail.s()], on_failure=failed)
-@app.task
 def ship(order: dict[str, Any]) -> str:
     return step.run("ship", note, "shipped")
-
-
-def end_badly(how: str) -> None:
-    if how == "exception":
-        raise Boom("no")
-    if how == "step":
-        step.options(max_retries=1).run("charge", boom)
-    if how == "hard limit":
-        wait_for_gate("never")
-    if how == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if how == "exit":
-        os._exit(3)
 
 
 def boom() -> None:
@@ -192,18 +196,23 @@ def boom() -> None:
     raise Boom("no")
 
 
-@on_event("order/lost", on_failure=failed)
-@app.task(**RETRIED)
 def lost(order: dict[str, Any]) -> None:
+    """End in the way that the order asks for."""
     note("lost")
-    end_badly(order["how"])
+    match order["how"]:
+        case "exception":
+            raise KeyError("no")
+        case "exhausted":
+            raise Boom("no")
+        case "step":
+            step.options(max_retries=1).run("charge", boom)
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-@on_event("order/late", on_failure=failed)
-@app.task(time_limit=1)
 def too_late(order: dict[str, Any]) -> None:
     note("too late")
-    end_badly(order["how"])
+    wait_for_gate("never")
 
 
 # --- what only some pools can --------------------------------------------------------------------
@@ -216,14 +225,10 @@ def a_while() -> str:
     return "a while"
 
 
-@on_event("order/timed")
-@app.task
 def timed(order: dict[str, Any]) -> Any:
-    return step.options(max_retries=1, timeout=0.3).run("a while", a_while)
+    return step.options(max_retries=1, timeout=0.5).run("a while", a_while)
 
 
-@on_event("order/soft")
-@app.task(soft_time_limit=1, time_limit=30)
 def soft(order: dict[str, Any]) -> str:
     try:
         step.options(max_retries=5).run("a while", a_while)
@@ -243,8 +248,6 @@ class Typed(pydantic.BaseModel):
     lines: list[tuple[str, int]]
 
 
-@on_event(Typed)
-@app.task(pydantic=True)
 def typed(order: Typed) -> Typed:
     assert isinstance(order, Typed)
     return step.run("same", same, order)
@@ -255,8 +258,6 @@ def same(order: Typed) -> Typed:
     return order
 
 
-@on_event("order/typed")
-@app.task(bind=True, **RETRIED)
 def bound(self: Any, order: dict[str, Any]) -> list[Any]:
     value = step.run("once", note, "bound")
     if self.request.retries == 0:
@@ -264,20 +265,17 @@ def bound(self: Any, order: dict[str, Any]) -> list[Any]:
     return [value, self.request.retries, times("bound")]
 
 
-@on_event("order/typed")
-@shared_task(**RETRIED)
 def shared(order: dict[str, Any]) -> list[Any]:
     value = step.run("once", note, "shared")
-    if current_attempt() == 1:
+    if attempt() == 1:
         raise Boom
-    return [value, current_attempt(), times("shared")]
+    return [value, attempt(), times("shared")]
 
 
-@on_event("order/typed")
 class Class(Task):
     """A task that is a class, with a ``__call__`` of its own."""
 
-    name = "tests.integration.orders.Class"
+    name = "class"
     autoretry_for = (Boom,)
     default_retry_delay = 0
 
@@ -286,52 +284,45 @@ class Class(Task):
 
     def run(self, order: dict[str, Any]) -> list[Any]:
         value = step.run("once", note, "class")
-        if current_attempt() == 1:
+        if attempt() == 1:
             raise Boom
-        return [value, current_attempt(), times("class")]
-
-
-app.register_task(Class())
+        return [value, attempt(), times("class")]
 
 
 # --- an outage of the store ----------------------------------------------------------------------
 
 
-@on_event("order/outage")
-@app.task(max_retries=0)
 def outage(order: dict[str, Any]) -> list[Any]:
     step.run("1", note, "1")
     note("between")
     wait_for_gate("outage")
     step.run("2", note, "2")
-    return [times("1"), times("2"), current_attempt()]
+    return [times("1"), times("2"), attempt()]
 
 
-# --- signals -------------------------------------------------------------------------------------
+# --- the worker ----------------------------------------------------------------------------------
 
 
 def listen(name: str) -> None:
     """Write down what a signal is sent with."""
 
     def receive(sender: Any, run: Any, exception: Any = None, **arguments: Any) -> None:
-        arguments.pop("signal")
-        arguments.pop("until", None)
-        arguments.pop("runtime", None)
+        for argument in ("signal", "until", "runtime"):
+            arguments.pop(argument, None)
         if exception is not None:
             arguments["exception"] = repr(exception)
         Oracle.from_environment().write(
-            what=f"signal {name}",
-            run=run.id,
-            attempt=run.attempt,
-            sender=sender.name.rpartition(".")[2],
-            task=run.task.rpartition(".")[2],
-            **arguments,
+            what=name, run=run.id, task=sender.name, attempt=run.attempt, **arguments
         )
 
     getattr(signals, name).connect(receive, weak=False)
 
 
-if os.environ.get("ORDERS_SIGNALS"):
-    for _name in signals.__all__:
-        if _name != "event_emitted":
-            listen(_name)
+if "ORDERS_BROKER" in os.environ:
+    app = make_app(
+        os.environ["ORDERS_BROKER"],
+        os.environ["ORDERS_BACKEND"],
+        json.loads(os.environ["ORDERS_CONF"]),
+    )
+    for _name in json.loads(os.environ["ORDERS_SIGNALS"]):
+        listen(_name)

@@ -18,6 +18,7 @@ from kombu.message import Message
 from kombu.serialization import loads
 
 from celery_fanout import Event, on_event
+from tests.processes import wait_until
 
 TIME = dt.datetime(2026, 11, 22, 10, 0, tzinfo=dt.timezone.utc)
 
@@ -96,14 +97,22 @@ def redis_wire(client: redis.Redis) -> list[dict[str, Any]]:
     return in_order(found)
 
 
-def amqp_wire(app: Celery, *queues: str) -> list[dict[str, Any]]:
-    """Take all messages from the queues of an AMQP broker that the app knows, and from others."""
-    found = []
+def amqp_wire(app: Celery, count: int) -> list[dict[str, Any]]:
+    """Take all messages from the queues of an AMQP broker that the app knows, so many at least.
+
+    Without confirms a message may still be on its way when another connection looks for it.
+    """
+    found: list[dict[str, Any]] = []
     with app.connection_for_read() as connection:
-        for queue in sorted({*queues, *app.amqp.queues}):
-            with suppress(amqp.NotFound), connection.channel() as channel:
-                while (message := channel.basic_get(queue, no_ack=True)) is not None:
-                    found.append({"key": queue, **fields_of(channel.message_to_python(message))})
+
+        def take() -> bool:
+            for queue in sorted(app.amqp.queues):
+                with suppress(amqp.NotFound), connection.channel() as channel:
+                    while (raw := channel.basic_get(queue, no_ack=True)) is not None:
+                        found.append({"key": queue, **fields_of(channel.message_to_python(raw))})
+            return len(found) >= count
+
+        wait_until(take, message=lambda: f"{len(found)} messages of {count}")
     return in_order(found)
 
 
