@@ -7,7 +7,7 @@ import datetime as dt
 import threading
 import time as clock_module
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from celery import _state
 from celery import signals as celery_signals
@@ -20,12 +20,13 @@ from celery_fanout import (
 from celery_fanout.context import Engine
 from celery_fanout.declarations import declared
 from celery_fanout.drafts import draft
-from celery_fanout.exceptions import NoApp
+from celery_fanout.exceptions import InvalidEvent, NoApp
 from celery_fanout.publisher import Publisher
 from celery_fanout.registry import Explanation, Registry
 from celery_fanout.runs import Runs
 from celery_fanout.settings import Settings
 from celery_fanout.stores.backend import BackendStore
+from celery_fanout.stores.lazy import lazy_store
 from celery_fanout.stores.memory import MemoryStore
 from celery_fanout.suspension import Suspension
 
@@ -106,7 +107,9 @@ class Fanout:
 
     @cached_property
     def _worker_engine(self) -> Engine:
-        return Engine(_lazy_store(self), self.settings, self._emit_from_step, self._now)
+        return Engine(
+            lazy_store(lambda: self.store), self.settings, self._emit_from_step, self._now
+        )
 
     @cached_property
     def _eager_engine(self) -> Engine:
@@ -121,13 +124,13 @@ class Fanout:
         """Execute one chain in place, as ``task_always_eager`` does with any task."""
         from celery.canvas import signature
 
-        first = chain.subscription.task
-        result = first.apply_async(
+        options = dict(chain.subscription.options)
+        result = chain.subscription.task.apply_async(
             args=chain.args,
             task_id=chain.run_id,
-            headers=chain.headers,
+            headers={**(options.pop("headers", None) or {}), **chain.headers},
             link_error=[signature(errback, app=self.app) for errback in chain.errbacks or ()],
-            **{k: v for k, v in chain.subscription.options.items() if k != "headers"},
+            **options,
         )
         for link in reversed(chain.chain or []):
             if not result.successful():
@@ -157,6 +160,15 @@ class Fanout:
             finally:
                 self._loading = False
 
+    def prepare_worker(self) -> None:
+        """Make every task of the app able to execute a run; called when a worker starts."""
+        self.load()
+        self.registry.refresh()
+        tasks: Any = self.app.tasks
+        for name, task in tasks.items():
+            if not name.startswith("celery."):
+                self.runs.wrap(task)
+
     def emit(
         self,
         event: str | BaseModel | Event,
@@ -178,28 +190,20 @@ class Fanout:
         self.load()
         drafts: list[Event] = []
         for item in events:
-            event, data = cast("Any", item) if isinstance(item, tuple) else (item, None)
-            drafts.append(draft(self.settings, event, data))
+            pair: Any = item if isinstance(item, tuple) else (item, None)
+            if len(pair) != 2:  # noqa: PLR2004 - a name and its data
+                raise InvalidEvent(
+                    str(pair[0]) if pair else "?",
+                    f"is one of {len(pair)} values",
+                    "Pass pairs of name and data, typed events, or Event objects.",
+                )
+            drafts.append(draft(self.settings, *pair))
         return self.publisher.emit(drafts)
 
     def explain(self, event: str | BaseModel | Event, data: Any = None) -> list[Explanation]:
         """Return for every subscription why it does or does not match; see :func:`explain`."""
         self.load()
         return self.registry.explain(draft(self.settings, event, data))
-
-
-class _LazyStore:
-    """The app's store, opened by the first step, so that runs without steps need none."""
-
-    def __init__(self, fanout: Fanout) -> None:
-        self._fanout = fanout
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._fanout.store, name)
-
-
-def _lazy_store(fanout: Fanout) -> CheckpointStore:
-    return cast("CheckpointStore", _LazyStore(fanout))
 
 
 def get_fanout(app: Celery | None = None) -> Fanout:
@@ -262,12 +266,16 @@ def emit(
 ) -> Emission: ...
 
 
-def emit(  # noqa: D417 - the overloads have the attributes
+def emit(
     event: str | BaseModel | Event,
     data: Any = None,
     *,
+    id: str | None = None,
+    subject: str | None = None,
+    source: str | None = None,
+    time: dt.datetime | str | None = None,
+    delay: float | dt.timedelta | None = None,
     app: Celery | None = None,
-    **attributes: Any,
 ) -> Emission:
     """Publish an event to all its subscribers, each as its own Celery chain.
 
@@ -291,7 +299,9 @@ def emit(  # noqa: D417 - the overloads have the attributes
         RegistrationError: if a subscription is wrong. Nothing was published.
         EmitError: if publishing was cut short. It says what is known of each run.
     """
-    return get_fanout(app).emit(event, data, **attributes)
+    return get_fanout(app).emit(
+        event, data, id=id, subject=subject, source=source, time=time, delay=delay
+    )
 
 
 def emit_many(
@@ -372,9 +382,9 @@ def _refresh_finalized() -> None:
 
 
 def _refresh_worker(sender: Any, **_: Any) -> None:
-    # tasks that were registered without a new declaration, such as classes
-    get_fanout(sender.app).load()
-    get_fanout(sender.app).registry.refresh()
+    # tasks that were registered without a new declaration, such as classes; and those whose
+    # subscription was removed while runs of theirs are still under way
+    get_fanout(sender.app).prepare_worker()
 
 
 celery_signals.worker_init.connect(_refresh_worker, weak=False)

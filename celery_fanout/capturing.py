@@ -74,7 +74,10 @@ class _Capturing:
         for event in events:
             matching = self._fanout.registry.match(event)
             chains = [freeze(event, event.headers(), sub, "") for sub in matching]
-            runs = [RunHandle(app, c.run_id, c.result_id, c.subscription) for c in chains]
+            runs = [
+                RunHandle(app, c.run_id, c.result_id, c.subscription, published=False)
+                for c in chains
+            ]
             emissions.append(Emission(event, runs))
         return emissions
 

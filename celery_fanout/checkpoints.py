@@ -37,12 +37,15 @@ if TYPE_CHECKING:
     from celery_fanout.policy import StepPolicy
     from celery_fanout.stores import CheckpointStore, StepKey
 
-__all__ = ["enter", "run_step", "sleep_step", "warn_swallowed"]
+__all__ = ["enter", "run_in_place", "run_step", "sleep_step", "warn_swallowed"]
 
 logger = get_task_logger(__name__)
 
 #: The longest step id, in characters.
 MAX_ID = 200
+
+#: How much of an error's message is kept, in characters.
+MAX_MESSAGE = 10_000
 
 
 def enter(id: str) -> Execution | None:
@@ -163,7 +166,7 @@ def run_step(  # noqa: C901 - the whole path of a step, to be read in one go
         try:
             value = _call(execution, key, policy, fn, args, kwargs)
         except NonRetriable as exc:
-            raise _failed(execution, key, checkpoint, exc.error) from exc
+            raise _failed(execution, key, checkpoint, _cause(exc)) from exc
         except RetryAfter as exc:
             if not policy.max_retries:
                 _announce_failed(execution, key, checkpoint, exc.cause or exc, final=False)
@@ -181,6 +184,44 @@ def run_step(  # noqa: C901 - the whole path of a step, to be read in one go
             return _complete(execution, key, checkpoint, fn, value)
 
 
+def _cause(exc: NonRetriable) -> BaseException:
+    return exc.cause if isinstance(exc.cause, BaseException) else exc
+
+
+def run_in_place(
+    id: str,
+    policy: StepPolicy,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Return the value of a step with options outside of a run: tried again at once, not stored.
+
+    Raises:
+        StepFailed: when no try is left.
+    """
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            with time_limit(id, policy.timeout):
+                return fn(*args, **kwargs)
+        except NonRetriable as exc:
+            error, again = _cause(exc), None
+        except RetryAfter as exc:
+            if not policy.max_retries:
+                raise
+            error, again = exc.cause or exc, policy.next_try(attempts)
+        except (Ignore, Retry, Reject, SoftTimeLimitExceeded):
+            raise
+        except Exception as exc:
+            if not policy.covers(exc):
+                raise
+            error, again = exc, policy.next_try(attempts)
+        if again is None:
+            raise StepFailed(id, type(error).__name__, str(error), attempts) from error
+
+
 def _cached(execution: Execution, key: StepKey, checkpoint: Checkpoint, fn: Any) -> Any:
     """Return the stored value, or raise the stored failure; use keeps a checkpoint alive."""
     store = execution.engine.store
@@ -189,10 +230,7 @@ def _cached(execution: Execution, key: StepKey, checkpoint: Checkpoint, fn: Any)
         with _reachable(execution):
             store.extend(execution.run.id, [key], store.keeps)
     if checkpoint.status == "failed":
-        error = checkpoint.error or {}
-        raise StepFailed(
-            key[0], error.get("type", "?"), error.get("message", ""), checkpoint.attempts
-        )
+        raise _step_failed(key, checkpoint)
     _announce_completed(execution, key, checkpoint, cached=True)
     return decode(key[0], fn, checkpoint.value)
 
@@ -259,7 +297,7 @@ def _tried(
     """
     if again is None:
         raise _failed(execution, key, checkpoint, error) from error
-    checkpoint.error = describe(error)
+    checkpoint.error = _brief(error)
     checkpoint.due = execution.now() + again
     _save(execution, key, checkpoint)
     _announce_failed(execution, key, checkpoint, error, final=False)
@@ -272,10 +310,21 @@ def _failed(
 ) -> StepFailed:
     """Store that a step failed for good, and return what to raise into the body."""
     checkpoint.status, checkpoint.due, checkpoint.value = "failed", None, None
-    checkpoint.error = describe(error)
+    checkpoint.error = _brief(error)
     _save(execution, key, checkpoint)
     _announce_failed(execution, key, checkpoint, error, final=True)
-    return StepFailed(key[0], type(error).__name__, str(error), checkpoint.attempts)
+    return _step_failed(key, checkpoint)
+
+
+def _brief(error: BaseException) -> dict[str, str]:
+    """Describe an error. Some quote whole documents, which the store might then refuse."""
+    found = describe(error)
+    return {**found, "message": found["message"][:MAX_MESSAGE]}
+
+
+def _step_failed(key: StepKey, checkpoint: Checkpoint) -> StepFailed:
+    error = checkpoint.error or {}
+    return StepFailed(key[0], error.get("type", "?"), error.get("message", ""), checkpoint.attempts)
 
 
 def sleep_step(execution: Execution, id: str, wake: Callable[[], float]) -> None:

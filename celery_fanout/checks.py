@@ -66,7 +66,14 @@ def _names(names: list[str]) -> str:
 
 
 def _subscribers(fanout: Fanout) -> list[Any]:
-    return list({sub.task.name: sub.task for sub in fanout.registry}.values())
+    """Return the tasks that runs execute: subscribers, the links of their tails, on_failure."""
+    tasks: Any = fanout.app.tasks
+    found: dict[str, Any] = {}
+    for sub in fanout.registry:
+        for name in (sub.task.name, *(link["task"] for link in sub.tail), sub.on_failure):
+            if name in tasks:  # another process may have it
+                found[name] = tasks[name]
+    return list(found.values())
 
 
 def _registrations(fanout: Fanout) -> Iterator[Finding]:
@@ -192,7 +199,7 @@ def _visibility(fanout: Fanout, timeout: float) -> Iterator[Finding]:
         if _longest_delay(task) >= timeout:
             late.append(task.name)
     remedy = (
-        f'Raise broker_transport_options["visibility_timeout"] (now {timeout:,.0f} s), for all '
+        f'raise broker_transport_options["visibility_timeout"] (now {timeout:,.0f} s), for all '
         "apps that share the broker: the shortest counts"
     )
     if slow:
@@ -201,7 +208,7 @@ def _visibility(fanout: Fanout, timeout: float) -> Iterator[Finding]:
             "warning",
             f"Redis delivers a message again that was not acknowledged in time, and these "
             f"subscribers acknowledge late and may run longer: {_names(slow)}.",
-            f"Give them a time_limit below it. Or: {remedy}.",
+            f"Give them a time_limit below it, or {remedy}.",
         )
     if late:
         yield Finding(
@@ -209,7 +216,7 @@ def _visibility(fanout: Fanout, timeout: float) -> Iterator[Finding]:
             "warning",
             f"Redis delivers a waiting retry to several workers if it waits too long, as with: "
             f"{_names(late)}.",
-            f"Lower retry_backoff_max or default_retry_delay. Or: {remedy}.",
+            f"Lower retry_backoff_max or default_retry_delay, or {remedy}.",
         )
     if timeout < VISIBILITY_TIMEOUT / 60:
         yield Finding(
@@ -242,7 +249,7 @@ def _acks(fanout: Fanout) -> Iterator[Finding]:
         )
     if lost:
         setting = (
-            "retry_on_worker_lost=True (bounded by max_retries)"
+            "retry_on_worker_lost=True (bounded by max_retries, after default_retry_delay)"
             if hasattr(celery.Task, "retry_on_worker_lost")
             else "reject_on_worker_lost=True (not bounded: a run that kills its worker loops)"
         )

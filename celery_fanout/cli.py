@@ -174,16 +174,19 @@ def emit(
 ) -> None:
     """Publish an event to its subscribers.
 
-    DATA is JSON, "-" for standard input, or @FILE. With --wait the exit code is 1 if a run failed.
+    DATA is JSON, "-" for standard input, or @FILE. With --wait the exit code is 1 if a run failed
+    or is still pending.
     """
     emission = fanout.emit(
         name, _parse(data), id=event_id, subject=subject, source=source, delay=delay
     )
-    outcomes = {} if wait is None else {o.run.id: o for o in emission.get(wait)}
+    outcomes = {o.run.id: o for o in _outcomes(emission, wait)}
     rows: list[dict[str, Any]] = []
     for run in emission.runs:
         row: dict[str, Any] = {"run": run.id, "subscription": run.subscription.id}
         outcome = outcomes.get(run.id)
+        if outcome is None and wait is not None:
+            row["outcome"] = "pending"
         if outcome is not None:
             row["outcome"] = "succeeded" if outcome.ok else "failed"
             row["outcome"] = "not stored" if outcome.ignored else row["outcome"]
@@ -196,8 +199,22 @@ def emit(
         _print_json({"event": emission.event.to_cloudevent(), "runs": rows})
     else:
         _print_emission(emission.event, rows)
-    if any(row.get("outcome") == "failed" for row in rows):
+    if any(row.get("outcome") == "pending" for row in rows):
+        click.echo(f"Error: no outcome of all runs after {wait:g} s.", err=True)
+    if any(row.get("outcome") in ("failed", "pending") for row in rows):
         raise click.exceptions.Exit(1)
+
+
+def _outcomes(emission: Any, wait: float | None) -> list[Any]:
+    """Wait for outcomes, and return those that there are."""
+    from celery_fanout.exceptions import EmissionTimeout
+
+    if wait is None:
+        return []
+    try:
+        return list(emission.get(wait))
+    except EmissionTimeout as exc:
+        return exc.outcomes
 
 
 def _print_emission(event: Any, rows: list[dict[str, Any]]) -> None:
@@ -216,7 +233,9 @@ def _print_emission(event: Any, rows: list[dict[str, Any]]) -> None:
                 r["run"],
                 r["subscription"],
                 r["outcome"],
-                r.get("error") or json.dumps(r.get("value"), default=str, ensure_ascii=False),
+                r.get("error") or ""
+                if r["outcome"] in ("failed", "pending")
+                else json.dumps(r.get("value"), default=str, ensure_ascii=False),
             ]
             for r in rows
         ],

@@ -34,6 +34,7 @@ class RunHandle:
     _result_id: str = field(repr=False)
     subscription: Subscription
     eager: Any = field(default=None, repr=False)
+    published: bool = field(default=True, repr=False)
 
     @property
     def result(self) -> AsyncResult[Any]:
@@ -47,7 +48,9 @@ class RunHandle:
 
     @property
     def ignored(self) -> bool:
-        """Whether the result will not be stored, so that nothing can be waited for."""
+        """Whether no result will be stored, so that nothing can be waited for."""
+        if not self.published:
+            return True
         task = self.subscription.task
         if self.subscription.tail:
             task = cast("Any", self._app.tasks).get(self.subscription.tail[-1]["task"], task)
@@ -97,7 +100,7 @@ class Emission:
             timeout: how long to wait for all of them together, in seconds; ``None``: for ever.
 
         Raises:
-            EmissionTimeout: if some had no outcome by then.
+            EmissionTimeout: if some had no outcome by then. It has those of the others.
         """
         until = None if timeout is None else time.monotonic() + timeout
         outcomes: dict[str, Outcome] = {}
@@ -109,7 +112,9 @@ class Emission:
             except CeleryTimeoutError:
                 late.append(run.subscription.id)
         if late:
-            raise EmissionTimeout(self.event.name, self.event.id, timeout or 0.0, late)
+            error = EmissionTimeout(self.event.name, self.event.id, timeout or 0.0, late)
+            error.outcomes = [outcomes[run.id] for run in self.runs if run.id in outcomes]
+            raise error
         return [outcomes[run.id] for run in self.runs]
 
 

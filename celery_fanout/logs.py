@@ -5,9 +5,11 @@ Each record has ``extra={"action": ...}``, a key that stays the same when its te
 
 from __future__ import annotations
 
+import datetime as dt
+import logging
 from typing import TYPE_CHECKING, Any
 
-from celery.utils.log import get_logger, get_task_logger
+from celery.utils.log import get_task_logger
 
 from celery_fanout import signals
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__: list[str] = []
 
-logger = get_logger("celery_fanout.emit")
+# not Celery's get_logger: its loggers say nothing in a process that has no logging set up
+logger = logging.getLogger("celery_fanout.emit")
 task_logger = get_task_logger("celery_fanout.run")
 
 
@@ -41,11 +44,11 @@ def _emitted(event: Event, runs: list[Any], **_: Any) -> None:
 
 def _suspended(run: Run, until: float, reason: str, step: str | None, **_: Any) -> None:
     task_logger.info(
-        "Run %s suspended (%s%s) until %.3f",
+        "Run %s suspended (%s%s) until %s",
         run.id,
         reason,
         f" in step {step!r}" if step else "",
-        until,
+        dt.datetime.fromtimestamp(until, dt.timezone.utc).isoformat(timespec="milliseconds"),
         extra={"action": "run_suspended"},
     )
 
@@ -70,7 +73,7 @@ def _step_failed(
         step,
         number,
         error_type,
-        attempts,
+        max(attempts, run.attempt),  # a step without retries of its own counts with its run
         " and has failed for good" if final else "",
         extra={"action": "step_failed"},
     )

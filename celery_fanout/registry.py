@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-from celery.utils.log import get_logger
 
 from celery_fanout.declarations import declared
 from celery_fanout.events import patterns_of
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Explanation", "Registry", "Subscription"]
 
-logger = get_logger(__name__)
+# not Celery's get_logger: its loggers say nothing in a process that has no logging set up
+logger = logging.getLogger(__name__)
 
 #: How many event names are remembered with their subscriptions: names may come from outside.
 MAX_NAMES = 10_000
@@ -92,6 +92,7 @@ class Registry:
         self._by_pattern: dict[str, list[Subscription]] = {}
         self._by_name: dict[str, list[Subscription]] = {}
         self._logged: set[str] = set()
+        self._wrong: dict[str, Exception] = {}
         self.errors: list[Exception] = []
 
     def __iter__(self) -> Iterator[Subscription]:
@@ -107,7 +108,7 @@ class Registry:
             state = (declared.version, len(app._tasks))
             if state == self._state:  # another thread was faster
                 return
-            errors: list[Exception] = []
+            errors: list[tuple[str, Exception]] = []
             current = {id(declaration): declaration for declaration in declared.all}
             self._resolved = {
                 key: kept for key, kept in self._resolved.items() if current.get(key) is kept[0]
@@ -117,7 +118,7 @@ class Registry:
                     try:
                         subscription = self._subscription(order, declaration)
                     except Exception as exc:  # noqa: BLE001 - one must not hide the others
-                        errors.append(exc)
+                        errors.append((declaration.pattern, exc))
                         continue
                     if subscription is not None:
                         self._resolved[key] = (declaration, subscription)
@@ -162,14 +163,15 @@ class Registry:
                 if name in tasks:  # a signature may name a task that only other processes have
                     self._wrap(tasks[name])
 
-    def _report(self, errors: list[Exception]) -> None:
-        self.errors = errors
-        for error in errors:
+    def _report(self, errors: list[tuple[str, Exception]]) -> None:
+        self.errors = [error for _, error in errors]
+        self._wrong = dict(reversed(errors))  # the first of each pattern
+        for error in self.errors:
             if str(error) not in self._logged:  # not again with each task that is registered
                 self._logged.add(str(error))
                 logger.error("%s", error)
 
-    def _index(self, errors: list[Exception]) -> None:
+    def _index(self, errors: list[tuple[str, Exception]]) -> None:
         found: dict[str, Subscription] = {}
         for _, subscription in sorted(self._resolved.values(), key=lambda pair: pair[1].order):
             known = found.get(subscription.id)
@@ -177,7 +179,8 @@ class Registry:
                 found[subscription.id] = subscription
             else:
                 where = subscription.where
-                errors.append(DuplicateSubscription(subscription.id, known.where, where))
+                error = DuplicateSubscription(subscription.id, known.where, where)
+                errors.append((subscription.pattern, error))
         by_pattern: dict[str, list[Subscription]] = {}
         for subscription in found.values():
             by_pattern.setdefault(subscription.pattern, []).append(subscription)
@@ -189,11 +192,13 @@ class Registry:
         """Return the subscriptions whose pattern matches an event name, in declared order.
 
         Raises:
-            RegistrationError: if a declaration is wrong; nothing is emitted half.
+            RegistrationError: if one of them is wrong; nothing is emitted half.
         """
         self.refresh()
-        if self.errors:
-            raise self.errors[0].with_traceback(None)  # the same object, emit after emit
+        for pattern in patterns_of(name) if self._wrong else ():
+            if pattern in self._wrong:
+                # the same object, emit after emit
+                raise self._wrong[pattern].with_traceback(None)
         by_name = self._by_name  # of one index, even if another thread makes a new one
         found = by_name.get(name)
         if found is None:
@@ -237,14 +242,23 @@ def _passes(subscription: Subscription, event: Event) -> tuple[bool, str]:
         passed = bool(accepts(event))
     except Exception as exc:  # noqa: BLE001 - one must not disturb the others
         logger.error(  # noqa: TRY400 - message and traceback may quote the data
-            "The filter %s of %s raised %s on the event %s: no match",
+            "The filter %s of %s raised %s at %s on the event %s: no match",
             name,
             subscription.id,
             type(exc).__name__,
+            _place_of(exc),
             event.id,
         )
         return False, f"its filter {name} raised {type(exc).__name__}: {exc}"
     return passed, f"its filter {name} returned {'a true' if passed else 'a false'} value"
+
+
+def _place_of(exc: BaseException) -> str:
+    """Return where an exception was raised: file and line."""
+    frame = exc.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "?"
 
 
 def _check_signature(task: Any, declaration: Declaration) -> None:

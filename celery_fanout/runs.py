@@ -30,6 +30,7 @@ from celery_fanout.exceptions import (
     RetryAfter,
     RunFailed,
     StepFailed,
+    StepMisused,
     StoreUnavailable,
 )
 from celery_fanout.suspension import Suspended, Suspension
@@ -45,6 +46,10 @@ logger = get_task_logger(__name__)
 #: pauses below that is about an hour.
 MAX_STORE_RETRIES = 70
 STORE_PAUSE_MAX = 60.0
+
+
+#: What a body, or a step in it, raises to end or repeat its task.
+STEERING = (RetryAfter, NonRetriable, StepFailed, StepMisused)
 
 
 class Runs:
@@ -73,12 +78,12 @@ class Runs:
             request = _delivered(task)
             active = current.get()
             # the second case: the body called its own task
-            if request is None or (active is not None and active.request is request):
-                return body(*args, **kwargs)
-            found = run_of(task, request)
+            own = request is not None and active is not None and active.request is request
+            found = None if request is None or own else run_of(task, request)
+            call = functools.partial(body, *args, **kwargs)
             if found is None:
-                return body(*args, **kwargs)
-            return self._execute(task, request, found, functools.partial(body, *args, **kwargs))
+                return call() if own else _ordinary(task, call)
+            return self._execute(task, request, found, call)
 
         wrapped: Any = run
         wrapped.fanout_wrapped = True
@@ -97,14 +102,8 @@ class Runs:
                 self._leave(execution, suspended)
             except StoreUnavailable as exc:
                 self._put_back(execution, exc)
-            except RetryAfter as exc:
-                policy: Mapping[str, Any] = getattr(task, "retry_kwargs", None) or {}
-                limit = policy.get("max_retries")
-                raise task.retry(countdown=exc.seconds, exc=_cause(exc), max_retries=limit) from exc
-            except NonRetriable as exc:
-                raise exc.error from exc
-            except StepFailed as exc:
-                raise RunFailed(str(exc)) from exc
+            except STEERING as exc:
+                raise _steered(task, exc) from exc
 
     def _hop_on(self, execution: Execution) -> None:
         """Send a message that came early on its way again, without calling the body."""
@@ -149,6 +148,31 @@ class Runs:
         raise Suspended(until, "store") from error
 
 
+def _ordinary(task: Any, call: Callable[[], Any]) -> Any:
+    """Call the body of a task that is no run; what it raises to steer itself works there too."""
+    if task.request.called_directly:  # there is nothing to steer, and the caller wants to see it
+        return call()
+    try:
+        return call()
+    except STEERING as exc:
+        raise _steered(task, exc) from exc
+
+
+def _steered(task: Any, exc: BaseException) -> BaseException:
+    """Return what Celery is to see of an error that passed autoretry as an ``Ignore``."""
+    if isinstance(exc, RetryAfter):
+        policy: Mapping[str, Any] = getattr(task, "retry_kwargs", None) or {}
+        cause = exc.cause or RunFailed(f"It asked to be tried again after {exc.seconds:g} s.")
+        limit = policy.get("max_retries")
+        retry: BaseException = task.retry(
+            countdown=exc.seconds, exc=cause, max_retries=limit, throw=False
+        )
+        return retry
+    if isinstance(exc, NonRetriable):
+        return exc.error
+    return RunFailed(str(exc))
+
+
 def _unswallowed(body: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a body: a suspension that it swallowed wins over how it ended."""
 
@@ -182,10 +206,6 @@ def _delivered(task: Any) -> Any:
         if not request.called_directly:
             return request if RUN_HEADER in (request.headers or ()) else None
     return None
-
-
-def _cause(exc: RetryAfter) -> BaseException:
-    return exc.cause or RunFailed("The run asked to be tried again, and no retry is left.")
 
 
 # Celery's own signals tell how a run ended: success only after its tail was dispatched.

@@ -101,7 +101,8 @@ class TestRun:
         state: ``"succeeded"``, ``"failed"``, ``"suspended"``, ``"retrying"`` or ``"crashed"``.
         value: what the task returned.
         error: what the run failed with, or is retried because of.
-        executed: ids of the steps that were really executed, in order, over all attempts.
+        executed: ids of the steps that were completed and not read from a checkpoint, sleeps
+            included, in order, over all attempts.
         events: the events that the run emitted.
         due: POSIX time at which it goes on, when it is suspended or retrying.
         attempts: executions of the body, suspensions and crashes included.
@@ -148,14 +149,20 @@ class TestRun:
         """Move the clock to when the run goes on, and execute its next attempt.
 
         Args:
-            crash_after: id of a step after whose result is stored the worker crashes.
+            crash_after: id of a step after whose result is stored the worker crashes, in this
+                attempt or a later one.
         """
         if self.finished:
             raise AssertionError(f"The run has {self.state}; nothing is left to resume.")
         if self.due is not None:
             self.clock.advance_to(self.due)
-        self._crash_after = crash_after
+        self._crash_after = crash_after or self._crash_after
         self._attempt()
+        if self.due is None and self.state != "crashed" and self._crash_after is not None:
+            raise AssertionError(
+                f"The run has {self.state} and never completed the step {self._crash_after!r} "
+                f"to crash after. It completed: {', '.join(self.executed) or 'none'}."
+            )
         return self
 
     def finish(self, limit: int = 1000) -> TestRun:
@@ -223,6 +230,7 @@ class TestRun:
     def _after_step(self, key: StepKey) -> None:
         self.executed.append(key[0])
         if key[0] == self._crash_after:
+            self._crash_after = None
             raise SimulatedCrash(key[0])
         if self._always_replay:
             raise _Replay

@@ -9,7 +9,12 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from celery_fanout.checkpoints import enter, run_step, sleep_step
+from celery_fanout.checkpoints import (
+    enter,
+    run_in_place,
+    run_step,
+    sleep_step,
+)
 from celery_fanout.context import default_emit, inside
 from celery_fanout.exceptions import InvalidStep
 from celery_fanout.ids import child_id
@@ -34,7 +39,8 @@ class BoundStep:
         """Like :meth:`Step.run`, with these options."""
         execution = enter(id)
         if execution is None:
-            return fn(*args, **kwargs)
+            found: R = run_in_place(id, self._policy, fn, args, kwargs)
+            return found
         value: R = run_step(execution, id, self._policy, fn, args, kwargs)
         return value
 
@@ -43,7 +49,8 @@ class Step:
     """Durable steps of the run that the calling code belongs to.
 
     Outside of a run every method simply does its work, so that tasks can be called and tested
-    directly: ``run`` calls the function, ``sleep`` returns at once, ``emit`` emits.
+    directly: ``run`` calls the function, with the retries of ``options`` but without waiting
+    between them, ``sleep`` returns at once, ``emit`` emits.
     """
 
     def run(self, id: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -70,13 +70,16 @@ def run(
 
 
 def _subscription(fanout: Fanout, task: Any, event: str | None) -> Subscription:
-    own = [sub for sub in fanout.registry if sub.task.name == task.name]
+    every = [sub for sub in fanout.registry if sub.task.name == task.name]
+    own = every
     if event is not None:
         matching = {sub.id for sub in fanout.registry.candidates(event)}
-        own = [sub for sub in own if sub.id in matching]
+        own = [sub for sub in every if sub.id in matching]
+    if not every:
+        raise LookupError(f"{task.name} has no subscription. Put @on_event above the task.")
     if not own:
-        wanted = f" to {event!r}" if event else ""
-        raise LookupError(f"{task.name} has no subscription{wanted}. Put @on_event above the task.")
+        patterns = ", ".join(repr(sub.pattern) for sub in every)
+        raise LookupError(f"{task.name} does not subscribe to {event!r}, but to {patterns}.")
     if event is None and (len(own) > 1 or "*" in own[0].pattern):
         patterns = ", ".join(repr(sub.pattern) for sub in own)
         raise LookupError(f"{task.name} subscribes to {patterns}. Say which with event=.")

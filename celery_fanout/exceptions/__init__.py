@@ -25,11 +25,12 @@
           ├── StoreUnavailable (Ignore)
           ├── RunFailed
           ├── StepError
-          │    ├── InvalidStep (ValueError)
-          │    ├── NestedStep
+          │    ├── StepMisused (Ignore)
+          │    │    ├── InvalidStep (ValueError)
+          │    │    ├── NestedStep
+          │    │    ├── SleepTooLong
+          │    │    └── StepTimeoutUnsupported
           │    ├── StepTimeout (TimeoutError)
-          │    ├── StepTimeoutUnsupported
-          │    ├── SleepTooLong
           │    └── StepFailed (Ignore)
           ├── RetryAfter (Ignore)
           └── NonRetriable (Ignore)
@@ -83,6 +84,7 @@ from celery_fanout.exceptions.runs import (
     SleepTooLong,
     StepError,
     StepFailed,
+    StepMisused,
     StepTimeout,
     StepTimeoutUnsupported,
     StoreUnavailable,
@@ -123,6 +125,7 @@ __all__ = [
     "SleepTooLong",
     "StepError",
     "StepFailed",
+    "StepMisused",
     "StepTimeout",
     "StepTimeoutUnsupported",
     "StepValueWarning",
@@ -132,3 +135,8 @@ __all__ = [
     "UnknownSetting",
     "describe",
 ]
+
+# their public home: Celery's result backends store where an error lives, and users read it
+for _name in __all__:
+    if isinstance(globals()[_name], type):
+        globals()[_name].__module__ = __name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
@@ -140,6 +140,9 @@ class EmissionTimeout(FanoutError, CeleryTimeoutError):
         event_id: the event's id.
         timeout: the time given, in seconds.
         pending: ids of the subscriptions without an outcome.
+
+    Attributes:
+        outcomes: the outcomes of the other subscriptions.
     """
 
     def __init__(self, name: str, event_id: str, timeout: float, pending: Sequence[str]) -> None:
@@ -148,6 +151,7 @@ class EmissionTimeout(FanoutError, CeleryTimeoutError):
         self.event_id = event_id
         self.timeout = timeout
         self.pending = list(pending)
+        self.outcomes: list[Any] = []
 
     def __str__(self) -> str:
         return (

@@ -25,7 +25,7 @@ class NotATask(RegistrationError, TypeError):
         self.line = line
 
     def __str__(self) -> str:
-        return f"{self.what} needs a Celery task, and {self.name} is none. {self.line}"
+        return f"{self.what} needs a Celery task, and {self.name} is not one. {self.line}"
 
 
 class InvalidPattern(RegistrationError, ValueError):

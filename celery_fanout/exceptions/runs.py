@@ -45,7 +45,11 @@ class StepError(FanoutError):
     """A step that was called wrongly or did not succeed."""
 
 
-class InvalidStep(StepError, ValueError):
+class StepMisused(StepError, Ignore):
+    """A mistake in how a step is called. It ends the run: a retry would make it again."""
+
+
+class InvalidStep(StepMisused, ValueError):
     """A step with an argument that cannot be used.
 
     Args:
@@ -64,7 +68,7 @@ class InvalidStep(StepError, ValueError):
         return f"The step {self.step!r} {self.problem}. {self.remedy}"
 
 
-class NestedStep(StepError):
+class NestedStep(StepMisused):
     """A step was called inside another step's function.
 
     Args:
@@ -104,7 +108,7 @@ class StepTimeout(StepError, TimeoutError):
         )
 
 
-class StepTimeoutUnsupported(StepError):
+class StepTimeoutUnsupported(StepMisused):
     """``timeout=`` was asked for where Python cannot interrupt a function.
 
     Args:
@@ -123,7 +127,7 @@ class StepTimeoutUnsupported(StepError):
         )
 
 
-class SleepTooLong(StepError):
+class SleepTooLong(StepMisused):
     """A sleep that would outlive the run's checkpoints.
 
     Args:

@@ -15,10 +15,15 @@ from typing import TYPE_CHECKING, Any
 from celery.app import backends
 from celery.backends.base import BaseKeyValueStoreBackend, DisabledBackend
 from celery.backends.cache import CacheBackend
-from celery.exceptions import BackendError
+from celery.exceptions import BackendError, ImproperlyConfigured
 from celery.states import SUCCESS
 
-from celery_fanout.exceptions import FanoutError, StoreUnavailable, StoreUnsupported
+from celery_fanout.exceptions import (
+    FanoutError,
+    InvalidSetting,
+    StoreUnavailable,
+    StoreUnsupported,
+)
 from celery_fanout.ids import child_id
 
 if TYPE_CHECKING:
@@ -57,6 +62,7 @@ class BackendStore:
 
     Raises:
         StoreUnsupported: for ``rpc://`` and for an app without a result backend.
+        InvalidSetting: for a result backend that cannot be loaded.
     """
 
     def __init__(self, app: Celery, settings: Settings) -> None:
@@ -64,7 +70,14 @@ class BackendStore:
         chosen = settings.store_url
         if chosen is None or chosen == "backend":
             chosen = app.backend_cls or app.conf.result_backend
-        found: Any = backends.by_url(chosen, app.loader)
+        try:
+            found: Any = backends.by_url(chosen, app.loader)
+        except (ImportError, ImproperlyConfigured) as exc:
+            raise InvalidSetting(
+                "fanout_store_url" if settings.store_url else "result_backend",
+                f"{str(chosen).partition(':')[0]!r}, which cannot be loaded ({exc})",
+                "a result backend that is installed",
+            ) from exc
         self._cls: Any = found[0]
         self._url: str = found[1]
         self._expires = settings.checkpoint_expires

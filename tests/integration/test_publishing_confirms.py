@@ -84,13 +84,12 @@ def test_one_answer_for_several_messages(rabbit_url: str) -> None:
         window = confirm_window(producer, Deadline(10))
         assert window is not None
         with window:
-            for delivery in deliveries:
-                window.delivery = delivery
-                producer.publish({}, routing_key="nowhere")
+            window._outstanding = dict(enumerate(deliveries, start=1))
             # what py-amqp calls when the broker answers; RabbitMQ does it so when it likes to
             producer.channel._on_basic_ack(2, True)
             producer.channel._on_basic_nack(4, True)
             states = [delivery.state for delivery in deliveries]
+            producer.channel._on_basic_ack(5, False)
             with pytest.raises(Exception, match=r"^the broker refused the message \(basic.nack\)$"):
                 window.wait()
 

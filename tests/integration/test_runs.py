@@ -379,6 +379,11 @@ def fail_in_a_step(order: Any) -> None:
     step.options(max_retries=1).run("charge", fail, order)
 
 
+def sleep_and_fail(order: Any) -> None:
+    step.sleep("a while", 0.1)
+    raise Boom("no")
+
+
 def refuse(order: Any) -> None:
     raise NonRetriable(Boom("no"))
 
@@ -394,9 +399,10 @@ def refuse(order: Any) -> None:
             ("RunFailed", "The step 'charge' failed after 2 attempts: Boom: no"),
             1,
         ),
+        (sleep_and_fail, {}, ("Boom", "no"), 1),
         (refuse, {"autoretry_for": (Exception,)}, ("Boom", "no"), 1),
     ],
-    ids=["exception", "exhausted", "step", "refused"],
+    ids=["exception", "exhausted", "step", "slept", "refused"],
 )
 def test_on_failure_is_told_once_what_failed(
     shop: Shop,

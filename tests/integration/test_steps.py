@@ -628,6 +628,24 @@ def test_a_failed_step_that_nobody_catches_ends_the_run(shop: Shop) -> None:
     assert calls == [1]
 
 
+def test_of_a_long_error_the_beginning_is_kept(shop: Shop) -> None:
+    seen: list[str] = []
+
+    def charge() -> None:
+        raise Boom("x" * 3_000_000)
+
+    def body(order: Any) -> None:
+        try:
+            step.options(max_retries=1).run("charge", charge)
+        except StepFailed as exc:
+            seen.append(exc.message)
+        if attempt() == 1:
+            raise Boom
+
+    assert shop.handle(body, **RETRIED).error is None
+    assert seen == ["x" * 10_000] * 2
+
+
 def test_only_the_errors_named_are_worth_a_retry(shop: Shop) -> None:
     calls: list[int] = []
 

@@ -12,6 +12,8 @@ from pydantic import BaseModel
 
 from celery_fanout import (
     Event,
+    NonRetriable,
+    RetryAfter,
     aemit,
     current_event,
     current_run,
@@ -434,3 +436,34 @@ def test_an_overridden_call_method_is_still_a_run(app):
 
     emission = emit("thing/made", {}, app=app)
     assert values(emission) == [["called", emission.runs[0].id]]
+
+
+def test_steering_works_in_an_ordinary_call_too(app):
+    @on_event("thing/made")
+    @app.task(shared=False, name="first", max_retries=1)
+    def first(data):
+        if data == "later":
+            raise RetryAfter(0, ConnectionError("busy"))
+        raise NonRetriable(ValueError("never"))
+
+    get_fanout(app).load()
+    for data, error in (("later", "ConnectionError('busy')"), ("never", "ValueError('never')")):
+        result = first.delay(data)
+        assert (result.state, repr(result.result)) == ("FAILURE", error)
+
+
+def test_wrong_items_for_emit_many(app):
+    with pytest.raises(InvalidEvent) as error:
+        emit_many([("thing/made",)], app=app)
+    assert str(error.value) == (
+        "The event 'thing/made' is one of 1 values. Pass pairs of name and data, typed events, or "
+        "Event objects."
+    )
+
+
+def test_a_worker_can_finish_runs_of_a_subscription_that_was_removed(app):
+    @app.task(shared=False, name="once_subscribed")
+    def once_subscribed(data): ...
+
+    get_fanout(app).prepare_worker()
+    assert app.tasks["once_subscribed"].run.fanout_wrapped

@@ -164,7 +164,7 @@ def test_visibility_timeout_and_time_limits():
         "acknowledge late and may run longer: sub."
     )
     assert make(time_limit=None)["fanout.W007"].remedy == (
-        "Give them a time_limit below it. Or: Raise "
+        "Give them a time_limit below it, or raise "
         'broker_transport_options["visibility_timeout"] (now 3,600 s), for all apps that share the '
         "broker: the shortest counts."
     )
@@ -202,7 +202,9 @@ def test_late_acks_alone_do_not_save_a_killed_process():
         "A run fails when its pool process is killed, although it acknowledges late: sub."
     )
     if hasattr(celery.Task, "retry_on_worker_lost"):
-        assert found.remedy == "Set retry_on_worker_lost=True (bounded by max_retries)."
+        assert found.remedy == (
+            "Set retry_on_worker_lost=True (bounded by max_retries, after default_retry_delay)."
+        )
         assert "fanout.W010" not in make(reject_on_worker_lost=None, retry_on_worker_lost=True)
 
 
@@ -228,3 +230,28 @@ def test_many_names_are_cut_short():
 
     [found] = findings(get_fanout(app))
     assert found.message.endswith(": sub0, sub1, sub2, sub3, sub4 and 2 more.")
+
+
+def test_tails_and_on_failure_tasks_are_looked_at_too():
+    app = Celery("tails", broker="redis://127.0.0.1:1", backend="redis://", set_as_current=False)
+
+    @app.task(shared=False, name="last", **{**QUIET, "acks_late": False})
+    def last(result): ...
+
+    @app.task(shared=False, name="tell", **{**QUIET, "acks_late": False})
+    def tell(failure): ...
+
+    @on_event("thing/made", then=last, on_failure=tell)
+    @app.task(shared=False, name="sub", **QUIET)
+    def sub(data): ...
+
+    [found] = findings(get_fanout(app))
+    assert found.message.endswith(": last, tell.")
+
+
+def test_a_backend_that_cannot_be_loaded():
+    found = make({"result_backend": "nonsense://"})["fanout.E004"]
+    assert found.message == (
+        "result_backend is 'nonsense', which cannot be loaded (No module named 'nonsense'). It "
+        "must be a result backend that is installed."
+    )

@@ -189,7 +189,9 @@ def test_only_a_task_subscribes(wrong, name):
     with pytest.raises(NotATask) as caught:
         on_event("order/paid")(wrong)
     assert isinstance(caught.value, TypeError)
-    assert str(caught.value) == f"on_event needs a Celery task, and {name} is none. {put_between()}"
+    assert (
+        str(caught.value) == f"on_event needs a Celery task, and {name} is not one. {put_between()}"
+    )
 
 
 def test_below_the_task_decorator(app):
@@ -201,7 +203,7 @@ def test_below_the_task_decorator(app):
 
     assert str(caught.value) == (
         f"on_event needs a Celery task, and the function {__name__}.test_below_the_task_decorator"
-        f".<locals>.wrong is none. {put_between('order/*')}"
+        f".<locals>.wrong is not one. {put_between('order/*')}"
     )
 
 
@@ -212,7 +214,7 @@ def test_only_tasks_and_signatures_follow(app, wrong):
     first = wrong[0] if isinstance(wrong, list) else wrong
     name = f"the function {__name__}.tell" if first is tell else repr(first)
     assert str(caught.value) == (
-        f"then= needs a Celery task, and {name} is none. Pass tasks or signatures."
+        f"then= needs a Celery task, and {name} is not one. Pass tasks or signatures."
     )
 
 
@@ -226,7 +228,9 @@ def test_only_a_task_is_told_of_a_failure(app, wrong):
     with pytest.raises(NotATask) as caught:
         on_event("order/paid", on_failure=item)(app.task(tell))
     name = f"the function {__name__}.tell" if wrong == "function" else repr(item)
-    assert str(caught.value) == f"on_failure= needs a Celery task, and {name} is none. Pass a task."
+    assert (
+        str(caught.value) == f"on_failure= needs a Celery task, and {name} is not one. Pass a task."
+    )
 
 
 NO_PATTERN = (

@@ -69,7 +69,7 @@ MESSAGES = [
     (
         NotATask("on_event", "the function shop.tell", "Put @app.task above it."),
         (
-            "on_event needs a Celery task, and the function shop.tell is none. "
+            "on_event needs a Celery task, and the function shop.tell is not one. "
             "Put @app.task above it."
         ),
     ),
@@ -213,6 +213,7 @@ def test_each_class_that_is_raised_has_its_message_tested():
         "FanoutError",
         "RegistrationError",
         "StepError",
+        "StepMisused",
     }
     assert {type(error) for error, _ in MESSAGES} == set(ERRORS) - roots
 

@@ -184,6 +184,10 @@ def test_always_replay_finds_missing_steps(tester):
     assert (error.value.number, error.value.now) == (2, "no step")
 
 
+@task(name="unsubscribed")
+def unsubscribed(data): ...
+
+
 @on_event("pay/*")
 @task(name="pay", max_retries=1)
 def pay(data):
@@ -270,7 +274,8 @@ def test_typed_events_need_no_name(tester):
     ("subscriber", "options", "message"),
     [
         (pay, {}, "pay subscribes to 'pay/*'. Say which with event=."),
-        (pay, {"event": "a/b"}, "pay has no subscription to 'a/b'. Put @on_event above the task."),
+        (pay, {"event": "a/b"}, "pay does not subscribe to 'a/b', but to 'pay/*'."),
+        (unsubscribed, {}, "unsubscribed has no subscription. Put @on_event above the task."),
     ],
 )
 def test_which_subscription_must_be_clear(tester, subscriber, options, message):
@@ -281,3 +286,42 @@ def test_which_subscription_must_be_clear(tester, subscriber, options, message):
 
 def test_run_uses_the_tasks_own_app():
     assert run(ship, {"id": 5}).finish().value == "label 5"
+
+
+def test_a_crash_that_never_comes_is_a_mistake(tester):
+    found = tester.run(ship, {"id": 1}, crash_after="lable")
+    with pytest.raises(AssertionError) as error:
+        found.finish()
+    assert str(error.value) == (
+        "The run has succeeded and never completed the step 'lable' to crash after. It completed: "
+        "label, pack, tell."
+    )
+
+
+def test_captured_runs_cannot_be_waited_for():
+    with capture(app):
+        [outcome] = emit("order/paid", {"id": 1}, app=app).get()
+    assert (outcome.ignored, outcome.ok) == (True, False)
+
+
+def test_options_outside_of_a_run_try_again_at_once():
+    calls = []
+
+    def flaky():
+        calls.append(1)
+        if len(calls) < 3:
+            raise ConnectionError("down")
+        return "up"
+
+    assert step.options(max_retries=2, retry_backoff=3600).run("get", flaky) == "up"
+    calls.clear()
+    with pytest.raises(StepFailed) as error:
+        step.options(max_retries=1).run("get", flaky)
+    assert str(error.value) == "The step 'get' failed after 2 attempts: ConnectionError: down"
+
+    def never():
+        raise NonRetriable("closed")
+
+    with pytest.raises(StepFailed) as error:
+        step.options(max_retries=1).run("get", never)
+    assert str(error.value) == "The step 'get' failed after 1 attempt: NonRetriable: closed"
