@@ -213,7 +213,7 @@ class Registry:
         return [
             subscription
             for subscription in self.candidates(event.name)
-            if subscription.filter is None or _passes(subscription, event)[0]
+            if subscription.filter is None or _passes(subscription, event, logged=True)[0]
         ]
 
     def explain(self, event: Event) -> list[Explanation]:
@@ -235,22 +235,28 @@ def _explain(subscription: Subscription, event: Event, named: set[str]) -> Expla
     return Explanation(subscription, *_passes(subscription, event))
 
 
-def _passes(subscription: Subscription, event: Event) -> tuple[bool, str]:
+def _passes(subscription: Subscription, event: Event, *, logged: bool = False) -> tuple[bool, str]:
     accepts: Any = subscription.filter
     name = getattr(accepts, "__qualname__", repr(accepts))
     try:
         passed = bool(accepts(event))
     except Exception as exc:  # noqa: BLE001 - one must not disturb the others
-        logger.error(  # noqa: TRY400 - message and traceback may quote the data
-            "The filter %s of %s raised %s at %s on the event %s: no match",
-            name,
-            subscription.id,
-            type(exc).__name__,
-            _place_of(exc),
-            event.id,
-        )
+        if logged:
+            _log_filter(name, subscription, event, exc)
         return False, f"its filter {name} raised {type(exc).__name__}: {exc}"
     return passed, f"its filter {name} returned {'a true' if passed else 'a false'} value"
+
+
+def _log_filter(name: str, subscription: Subscription, event: Event, exc: Exception) -> None:
+    # neither the message nor the traceback: they may quote the data
+    logger.error(
+        "The filter %s of %s raised %s at %s on the event %s: no match",
+        name,
+        subscription.id,
+        type(exc).__name__,
+        _place_of(exc),
+        event.id,
+    )
 
 
 def _place_of(exc: BaseException) -> str:

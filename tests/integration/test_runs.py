@@ -255,7 +255,7 @@ def test_asking_again_spends_a_retry_of_the_task(
         assert (type(error).__name__, str(error)) == ("Boom", "busy")
     else:
         assert isinstance(error, RunFailed)
-        assert str(error) == "The run asked to be tried again, and no retry is left."
+        assert str(error) == "It asked to be tried again after 0 s."
 
 
 @pytest.mark.parametrize(

@@ -36,9 +36,7 @@ from celery_fanout.exceptions import (
     InvalidStep,
     NestedStep,
     NotDurableWarning,
-    SleepTooLong,
     StepTimeout,
-    StepTimeoutUnsupported,
     StepValueWarning,
     StoreUnsupported,
     SwallowedSuspensionWarning,
@@ -175,9 +173,10 @@ def test_steps_do_not_nest(shop: Shop, inner: Any) -> None:
         step.options(max_retries=3).run("outer", outer)
         return "not reached"
 
-    error = shop.handle(body).error
+    # nor would one of the task's
+    error = shop.handle(body, **RETRIED).error
 
-    assert isinstance(error, NestedStep)
+    assert isinstance(error, RunFailed)
     assert str(error) == (
         "The step 'inner' was called inside the step 'outer', and steps do not nest. Call 'inner' "
         "from the task's body, or call its function directly."
@@ -753,7 +752,7 @@ def test_a_step_without_retries_asks_for_one_of_the_task(shop: Shop) -> None:
     ("cause", "message"),
     [
         (Boom("stolen card"), "The step 'charge' failed after 1 attempt: Boom: stolen card"),
-        ("stolen card", "The step 'charge' failed after 1 attempt: RunFailed: stolen card"),
+        ("stolen card", "The step 'charge' failed after 1 attempt: NonRetriable: stolen card"),
     ],
 )
 def test_a_step_may_refuse_another_try(shop: Shop, cause: Any, message: str) -> None:
@@ -789,7 +788,7 @@ def test_a_thread_cannot_be_interrupted(shop: Shop) -> None:
 
     error = shop.handle(body).error
 
-    assert isinstance(error, StepTimeoutUnsupported)
+    assert isinstance(error, RunFailed)
     assert str(error) == (
         "The step 'charge' has a timeout, and a function in a thread cannot be interrupted. Run "
         "the task in a prefork, solo or gevent worker, or give the client that the step calls a "
@@ -1034,7 +1033,7 @@ def test_a_time_without_a_zone_is_refused(shop: Shop) -> None:
         step.sleep_until("noon", dt.datetime(2026, 1, 2, 12, 0))  # noqa: DTZ001 - to be refused
 
     error = shop.handle(body).error
-    assert isinstance(error, InvalidStep)
+    assert isinstance(error, RunFailed)
     assert str(error) == (
         "The step 'noon' sleeps until 2026-01-02T12:00:00, which names no instant. Use a datetime "
         "with a time zone, such as datetime.now(timezone.utc)."
@@ -1047,7 +1046,7 @@ def test_a_sleep_ends(shop: Shop, seconds: float) -> None:
         step.sleep("for ever", seconds)
 
     error = shop.handle(body).error
-    assert isinstance(error, InvalidStep)
+    assert isinstance(error, RunFailed)
     assert str(error) == (
         f"The step 'for ever' sleeps until {seconds}, which is no time. "
         "Use a finite number of seconds."
@@ -1062,7 +1061,7 @@ def test_a_sleep_longer_than_checkpoints_are_kept_is_refused(shop: Shop, tmp_pat
         step.sleep("a day", dt.timedelta(days=1))
 
     error = shop.handle(body).error
-    assert isinstance(error, SleepTooLong)
+    assert isinstance(error, RunFailed)
     assert str(error) == (
         "The step 'a day' would sleep for 86,400 s, and the store drops checkpoints after 3,600 s, "
         "so finished steps would run again. Raise result_expires, or sleep for less."
@@ -1259,7 +1258,26 @@ def test_outside_of_a_run_steps_simply_do_their_work(shop: Shop) -> None:
     assert uuid.UUID(step.emit("paid", "order/paid", {"n": 1}))
     assert received == [{"n": 1}]
     with pytest.raises(Boom):
-        step.options(max_retries=3).run("fetch", raise_boom)
+        step.run("fetch", raise_boom)
+
+
+def test_outside_of_a_run_a_step_is_tried_again_at_once() -> None:
+    calls: list[int] = []
+
+    def charge(failures: int) -> str:
+        calls.append(1)
+        if len(calls) <= failures:
+            raise Boom("declined")
+        return "charged"
+
+    patient = step.options(max_retries=3, retry_backoff=1000)
+    began = time.monotonic()
+    assert patient.run("charge", charge, 3) == "charged"
+    calls.clear()
+    with pytest.raises(StepFailed) as caught:
+        patient.run("charge", charge, 9)
+    assert str(caught.value) == "The step 'charge' failed after 4 attempts: Boom: declined"
+    assert time.monotonic() - began < 100
 
 
 def raise_boom() -> None:

@@ -12,8 +12,7 @@ from typing import Any
 import celery
 import pytest
 
-from celery_fanout import Emission, Outcome, emit
-from celery_fanout.exceptions import StepTimeoutUnsupported
+from celery_fanout import Emission, Outcome, RunFailed, emit
 from tests.integration.orders import BODIES, Typed, make_app
 from tests.processes import wait_until
 from tests.servers import Oracle, RedisServer, Worker
@@ -291,7 +290,8 @@ def test_a_step_is_interrupted_when_its_time_is_over(orders: Orders, pool: str) 
 def test_in_a_thread_it_cannot_be(orders: Orders) -> None:
     orders.worker("threads")
     error = orders.outcome("order/timed", {}).error
-    assert isinstance(error, StepTimeoutUnsupported)
+    assert isinstance(error, RunFailed)
+    assert str(error).startswith("The step 'a while' has a timeout, and a function in a thread ")
     assert orders.counts() == {}
 
 

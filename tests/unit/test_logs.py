@@ -87,6 +87,8 @@ def test_a_filter_that_raises_is_logged_without_the_data(app, caplog):
     assert emission.runs == []
     name = "test_a_filter_that_raises_is_logged_without_the_data.<locals>.broken"
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR] == [
-        f"The filter {name} of filtered@thing/filtered raised ValueError at "
-        f"{__file__}:{broken.__code__.co_firstlineno + 1} on the event e-1: no match"
+        (
+            f"The filter {name} of filtered@thing/filtered raised ValueError at "
+            f"{__file__}:{broken.__code__.co_firstlineno + 1} on the event e-1: no match"
+        )
     ]

@@ -188,8 +188,10 @@ def test_a_filter_that_raises_disturbs_no_other(app, caplog):
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (
             logging.ERROR,
-            "The filter needs_total of first@order/paid raised KeyError at "
-            f"{__file__}:{needs_total.__code__.co_firstlineno + 1} on the event e-1: no match",
+            (
+                "The filter needs_total of first@order/paid raised KeyError at "
+                f"{__file__}:{needs_total.__code__.co_firstlineno + 1} on the event e-1: no match"
+            ),
         )
     ]
     assert caplog.records[0].exc_info is None  # a traceback may quote the data

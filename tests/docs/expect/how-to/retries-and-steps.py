@@ -166,4 +166,6 @@ def nested(data):
     return step.run("outer", lambda: step.run("inner", lambda: 1))
 
 
-assert isinstance(run(nested).error, exceptions.NestedStep)
+broken = run(nested).error
+assert isinstance(broken, exceptions.RunFailed), broken
+assert isinstance(broken.__cause__, exceptions.NestedStep)
