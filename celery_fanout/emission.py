@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from celery.exceptions import TimeoutError as CeleryTimeoutError
@@ -36,25 +37,26 @@ class RunHandle:
     eager: Any = field(default=None, repr=False)
     published: bool = field(default=True, repr=False)
 
-    @property
+    @cached_property
     def result(self) -> AsyncResult[Any]:
         """Celery's result of the chain: of its last link, or of the subscriber if it has none.
 
         When a link fails, Celery marks the links after it as failed with the same error.
         """
+        # the same object every time: an RPC backend delivers a result once
         if self.eager is not None:
             return self.eager  # type: ignore[no-any-return]
         return self._app.AsyncResult(self._result_id)
 
     @property
     def ignored(self) -> bool:
-        """Whether no result will be stored, so that nothing can be waited for."""
-        if not self.published:
-            return True
-        task = self.subscription.task
+        """Whether the result will not be stored, so that nothing can be waited for."""
+        task, options = self.subscription.task, self.subscription.options
         if self.subscription.tail:
-            task = cast("Any", self._app.tasks).get(self.subscription.tail[-1]["task"], task)
-        return bool(self.subscription.options.get("ignore_result", task.ignore_result))
+            last = self.subscription.tail[-1]
+            task, options = self._app.tasks.get(last["task"]), last.get("options") or {}
+        ignored = options.get("ignore_result")
+        return bool(getattr(task, "ignore_result", False) if ignored is None else ignored)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ class Emission:
         outcomes: dict[str, Outcome] = {}
         late: list[str] = []
         for run in self.runs:
-            left = None if until is None else max(0.0, until - time.monotonic())
+            # for Celery before 5.7 a timeout of 0 means to wait for ever
+            left = None if until is None else max(0.001, until - time.monotonic())
             try:
                 outcomes[run.id] = _outcome(run, left)
             except CeleryTimeoutError:
