@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import math
 import threading
 import time as clock_module
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from celery import _state
 from celery import signals as celery_signals
@@ -20,7 +21,7 @@ from celery_fanout import (
 from celery_fanout.context import Engine
 from celery_fanout.declarations import declared
 from celery_fanout.drafts import draft
-from celery_fanout.exceptions import InvalidEvent, NoApp
+from celery_fanout.exceptions import EmitWhileImporting, InvalidEvent
 from celery_fanout.publisher import Publisher
 from celery_fanout.registry import Explanation, Registry
 from celery_fanout.runs import Runs
@@ -136,7 +137,9 @@ class Fanout:
             if not result.successful():
                 break
             sig = signature(link, app=self.app)
-            result = sig.apply(args=() if sig.immutable else (result.get(),))
+            result = sig.apply(args=() if sig.immutable else (result.result,))
+        links = [link["options"]["task_id"] for link in chain.chain or []]
+        self.memory_store.forget([chain.run_id, *links])  # the next emit of this id starts afresh
         return result
 
     # -- doors ---------------------------------------------------------------------------------
@@ -151,7 +154,7 @@ class Fanout:
             return
         with _lock:  # other threads wait: half of the subscribers would be fewer than all
             if self._loaded or self._loading:  # type: ignore[redundant-expr]  # in another thread
-                return  # a task module may emit while it is imported
+                return
             self._loading = True
             try:
                 self.app.loader.import_default_modules()
@@ -159,6 +162,11 @@ class Fanout:
                 self._loaded = True
             finally:
                 self._loading = False
+
+    def _load_to_emit(self) -> None:
+        self.load()
+        if self._loading:  # only the thread that is loading gets here meanwhile
+            raise EmitWhileImporting(str(self.app.main))
 
     def prepare_worker(self) -> None:
         """Make every task of the app able to execute a run; called when a worker starts."""
@@ -178,19 +186,23 @@ class Fanout:
         **attributes: Any,
     ) -> Emission:
         """Publish an event to the app's subscribers; see :func:`emit`."""
-        self.load()
+        self._load_to_emit()
         resume_at = None
         if delay is not None:
             seconds = delay.total_seconds() if isinstance(delay, dt.timedelta) else float(delay)
+            if not 0 <= seconds < math.inf:
+                raise InvalidEvent(
+                    str(event)[:100], f"has the delay {seconds}", "Use seconds, 0 or more."
+                )
             resume_at = self.clock() + seconds
         return self.publisher.emit([draft(self.settings, event, data, **attributes)], resume_at)[0]
 
     def emit_many(self, events: Iterable[Any]) -> list[Emission]:
         """Publish several events in one batch; see :func:`emit_many`."""
-        self.load()
+        self._load_to_emit()
         drafts: list[Event] = []
         for item in events:
-            pair: Any = item if isinstance(item, tuple) else (item, None)
+            pair: Any = cast("Any", item) if isinstance(item, tuple) else (item, None)
             if len(pair) != 2:  # noqa: PLR2004 - a name and its data
                 raise InvalidEvent(
                     str(pair[0]) if pair else "?",
@@ -216,7 +228,7 @@ def get_fanout(app: Celery | None = None) -> Fanout:
     Raises:
         NoApp: if there is none, or several and none is current.
     """
-    found: Celery = app if app is not None else _app_in_use()
+    found: Celery = app if app is not None else context.app_in_use()
     fanout: Fanout | None = found.__dict__.get(_ATTRIBUTE)
     if fanout is None:
         with _lock:
@@ -224,19 +236,6 @@ def get_fanout(app: Celery | None = None) -> Fanout:
             if fanout is None:
                 fanout = found.__dict__[_ATTRIBUTE] = Fanout(found)
     return fanout
-
-
-def _app_in_use() -> Any:
-    # Celery(...) makes an app current for its own thread only. In the other threads of a web
-    # server celery.current_app is a made-up app without tasks, named "default".
-    state: Any = _state
-    current = state._tls.current_app or state.default_app
-    if current is not None and current.main != "default":
-        return current
-    apps = [app for app in state._get_active_apps() if app.main != "default"]
-    if len(apps) == 1:
-        return apps[0]
-    raise NoApp(sorted(str(app.main) for app in apps))
 
 
 @overload

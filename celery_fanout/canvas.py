@@ -26,6 +26,8 @@ SUBSCRIPTION_HEADER = "fanout_subscription"
 VERSION_HEADER = "fanout_version"
 #: Header with the event's data as JSON, on links whose arguments are something else.
 DATA_HEADER = "fanout_data"
+#: Header of an on_failure task, whose argument holds the event.
+FAILURE_HEADER = "fanout_failure"
 #: Header with the POSIX time before which a message that came early is sent on its way again.
 RESUME_HEADER = "fanout_resume_at"
 #: Header with how often the run was put back in a row because the store did not answer.

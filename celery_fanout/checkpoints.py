@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import math
-import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from celery._state import get_current_task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.utils.log import get_task_logger
 
 from celery_fanout import signals
-from celery_fanout.context import Execution, active_runs, current, inside
+from celery_fanout.context import Execution, inside
+from celery_fanout.emission import Emission
+from celery_fanout.entering import check_function
 from celery_fanout.exceptions import (
     InvalidStep,
-    NestedStep,
     NonRetriable,
-    NotDurableWarning,
     RetryAfter,
     SleepTooLong,
     StepFailed,
     StoreUnavailable,
-    SwallowedSuspensionWarning,
     describe,
 )
 from celery_fanout.ids import child_id
@@ -37,64 +34,12 @@ if TYPE_CHECKING:
     from celery_fanout.policy import StepPolicy
     from celery_fanout.stores import CheckpointStore, StepKey
 
-__all__ = ["enter", "run_in_place", "run_step", "sleep_step", "warn_swallowed"]
+__all__ = ["run_in_place", "run_step", "sleep_step"]
 
 logger = get_task_logger(__name__)
 
-#: The longest step id, in characters.
-MAX_ID = 200
-
 #: How much of an error's message is kept, in characters.
 MAX_MESSAGE = 10_000
-
-
-def enter(id: str) -> Execution | None:
-    """Return the execution that a step belongs to; ``None`` where it is an ordinary call."""
-    given: Any = id  # not everybody runs a type checker
-    if not isinstance(given, str) or not 0 < len(given) <= MAX_ID:
-        raise InvalidStep(str(given)[:50], "has no valid id", "Use a text of 1 to 200 characters.")
-    execution = current.get()
-    if execution is None:
-        if active_runs() and _may_be_a_lost_thread():
-            warnings.warn(
-                NotDurableWarning(
-                    f"The step {id!r} was called outside of the run that is active in this "
-                    "process, so it is not durable. Call it from the task's own thread, or start "
-                    "the thread with contextvars.copy_context().run."
-                ),
-                stacklevel=3,
-            )
-        return None
-    outer = inside.get()
-    if outer is not None:
-        raise NestedStep(id, outer[0])
-    if execution.suspension is not None:
-        warn_swallowed(execution, f"before the step {id!r}", stacklevel=4)
-        raise execution.suspension
-    return execution
-
-
-def _may_be_a_lost_thread() -> bool:
-    # the pools' own threads execute ordinary tasks beside runs; those have a request
-    task: Any = get_current_task()
-    return task is None
-
-
-def warn_swallowed(execution: Execution, place: str, *, stacklevel: int = 2) -> None:
-    """Warn that the body caught a suspension."""
-    error = execution.suspension
-    frame = error.__traceback__ if error else None
-    while frame is not None and frame.tb_next and __file__ == frame.tb_frame.f_code.co_filename:
-        frame = frame.tb_next
-    where = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "the body"
-    warnings.warn(
-        SwallowedSuspensionWarning(
-            f"{execution.run.task} caught the suspension raised at {where} {place}; it is raised "
-            "again. Let celery.exceptions.Ignore pass: put `except Ignore: raise` before "
-            "`except Exception`."
-        ),
-        stacklevel=stacklevel,
-    )
 
 
 def _load(execution: Execution, key: StepKey) -> Checkpoint | None:
@@ -155,6 +100,7 @@ def run_step(  # noqa: C901 - the whole path of a step, to be read in one go
         StepFailed: if the step has failed for good.
         Suspended: if it is tried again later.
     """
+    check_function(id, fn)
     key = execution.next_key(id)
     while True:
         checkpoint = _load(execution, key) or Checkpoint("retrying")
@@ -163,6 +109,9 @@ def run_step(  # noqa: C901 - the whole path of a step, to be read in one go
         if not execution.is_due(checkpoint.due):
             raise _suspend(execution, Suspended(checkpoint.due or 0.0, "step-retry", id))
         checkpoint.attempts += 1
+        if execution.was_put_back:
+            # the store may answer and yet refuse to write: find out before there is an effect
+            _save(execution, key, checkpoint)
         try:
             value = _call(execution, key, policy, fn, args, kwargs)
         except NonRetriable as exc:
@@ -257,6 +206,8 @@ def _complete(
     checkpoint.status, checkpoint.error, checkpoint.due = "done", None, None
     limit = execution.engine.settings.max_step_size
     try:
+        if isinstance(value, Emission):
+            value = value.event.id  # published already; step.emit() is the better way
         checkpoint.value, checkpoint.stored = encode(fn, value), execution.now()
         text = checkpoint.dumps()
         stored = Checkpoint.loads(text)
@@ -267,7 +218,7 @@ def _complete(
                 "store it elsewhere and return a reference to it"
             )
         _save(execution, key, checkpoint, text)
-    except StoreUnavailable:
+    except (StoreUnavailable, SoftTimeLimitExceeded):
         raise
     except Exception as exc:  # values may bring encoders of their own
         # the effect has happened, so no retry may repeat it

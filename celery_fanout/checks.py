@@ -71,7 +71,7 @@ def _subscribers(fanout: Fanout) -> list[Any]:
     found: dict[str, Any] = {}
     for sub in fanout.registry:
         for name in (sub.task.name, *(link["task"] for link in sub.tail), sub.on_failure):
-            if name in tasks:  # another process may have it
+            if name is not None and name in tasks:  # another process may have it
                 found[name] = tasks[name]
     return list(found.values())
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from celery import Celery
     from typing_extensions import Self
 
-__all__ = ["MAX_RETRIES", "Deadline", "ProducerPool", "confirm_window", "hurry"]
+__all__ = ["Deadline", "ProducerPool", "confirm_window", "hurry", "max_retries"]
 
 #: How often a connection is tried again when the app's own policy has no bound.
 MAX_RETRIES = 3
@@ -60,6 +60,15 @@ class Deadline:
     def error(self, problem: str) -> OperationalError:
         """Return the error that says what did not happen in time."""
         return OperationalError(f"{problem} within fanout_publish_timeout ({self.seconds:g} s)")
+
+
+def max_retries(app: Celery) -> int:
+    """Return how often the app wants a publish to be tried again; never for ever."""
+    if not app.conf.task_publish_retry:
+        return 0
+    policy: dict[str, Any] = dict(app.conf.task_publish_retry_policy or {})
+    found = policy.get("max_retries", MAX_RETRIES)
+    return MAX_RETRIES if found is None else int(found)
 
 
 class ProducerPool:
@@ -119,10 +128,9 @@ class Connections:
     def __init__(self, app: Celery, timeout: float) -> None:
         self._timeout = timeout / 2
         self._connection = self._configured(app)
-        policy = dict(app.conf.task_publish_retry_policy or {})
-        retries = policy.get("max_retries", MAX_RETRIES) if app.conf.task_publish_retry else 0
+        policy: dict[str, Any] = dict(app.conf.task_publish_retry_policy or {})
         self._policy = {
-            "max_retries": MAX_RETRIES if retries is None else retries,
+            "max_retries": max_retries(app),
             "interval_start": policy.get("interval_start", 0),
             "interval_step": policy.get("interval_step", 0.2),
             "interval_max": policy.get("interval_max", 0.2),
@@ -134,15 +142,15 @@ class Connections:
         timeout = self._timeout
         connection = app.connection_for_write()
         limits: dict[str, float] = {}
-        if connection.transport.driver_type == "redis":
+        if driver_of(connection) == "redis":
             limits = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-        elif connection.transport.driver_type == "amqp":
+        elif driver_of(connection) == "py-amqp":
             limits = {"read_timeout": timeout, "write_timeout": timeout}
         given: dict[str, Any] = connection.transport_options or {}
         options: dict[str, Any] = {
             name: min(limit, given.get(name) or limit) for name, limit in limits.items()
         }
-        if connection.transport.driver_type == "redis":
+        if driver_of(connection) == "redis":
             # its ping is repeated with pauses, which would add up; a dead socket is noticed anyway
             options["health_check_interval"] = 0
         return app.connection_for_write(
@@ -206,25 +214,31 @@ class Connections:
                 failures.append(exc)
                 raise
 
+        def failed(error: BaseException, _interval: float) -> None:
+            failures.append(error)
+
         policy: Any = {**self._policy, "timeout": self._timeout}
-        connection.ensure_connection(
-            **policy, errback=lambda error, _interval: failures.append(error)
-        )
+        connection.ensure_connection(**policy, errback=failed)
         with connection._reraise_as_library_errors():
             channel = retry_over_time(open_channel, errors, **policy)
-        if connection.transport.driver_type == "redis":
+        if driver_of(connection) == "redis":
             keep_client(channel)
-        elif connection.transport.driver_type == "amqp":
+        elif driver_of(connection) == "py-amqp":
             # py-amqp sets its timeouts on the socket alone, where gevent does not see them, and
             # waits for ever for the second half of a frame
             connection.connection.transport.sock.settimeout(self._timeout)
+
+
+def driver_of(connection: Any) -> str:
+    """Return the name of the library that a connection is made with."""
+    return str(connection.transport.driver_name)
 
 
 def is_alive(connection: Any) -> bool:
     """Whether an idle connection can be used."""
     if not connection.connected:
         return False
-    if connection.transport.driver_type != "amqp":
+    if driver_of(connection) != "py-amqp":
         return True  # redis-py looks for itself, and the others have no connection
     try:
         while True:  # heartbeats, or the broker's farewell
@@ -235,15 +249,15 @@ def is_alive(connection: Any) -> bool:
         return False
 
 
-def hurry(producer: Any, deadline: Deadline) -> None:
+def hurry(producer: Any, deadline: Deadline, retries: int) -> None:
     """Leave the retries that kombu makes of one message no more than the time that is left."""
-    producer.connection.connect_timeout = max(deadline.left() / (MAX_RETRIES + 1), 0.1)
+    producer.connection.connect_timeout = max(deadline.left() / (retries + 1), 0.1)
 
 
 def discard(connection: Any) -> None:
     """Drop a connection without asking the broker, which may be the reason for it."""
     with suppress(Exception):
-        if connection.transport.driver_type == "amqp":
+        if driver_of(connection) == "py-amqp":
             connection.collect()
         else:
             connection.release()

@@ -9,10 +9,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from celery import _state
 from celery._state import get_current_task
 
-from celery_fanout.canvas import DATA_HEADER, RUN_HEADER, SUBSCRIPTION_HEADER
+from celery_fanout.canvas import (
+    DATA_HEADER,
+    FAILURE_HEADER,
+    RUN_HEADER,
+    STORE_RETRIES_HEADER,
+    SUBSCRIPTION_HEADER,
+)
 from celery_fanout.events import Event
+from celery_fanout.exceptions import NoApp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -92,6 +100,12 @@ class Execution:
     def is_due(self, until: float | None) -> bool:
         """Whether a time has come; messages carry times in whole microseconds."""
         return until is None or until <= self.now() + 0.001
+
+    @property
+    def was_put_back(self) -> bool:
+        """Whether the run was put back because the store did not answer."""
+        headers: Mapping[str, Any] = self.request.headers or {}
+        return bool(headers.get(STORE_RETRIES_HEADER))
 
     def restart(self) -> None:
         """Forget what belongs to one pass through the body."""
@@ -179,6 +193,8 @@ def event_of(request: Any) -> Event | None:
 
         return Event.from_headers(headers, json.loads(headers[DATA_HEADER]))
     args = request.args or ()
+    if FAILURE_HEADER in headers:
+        return Event.from_headers(headers, args[0]["event"].get("data") if args else None)
     return Event.from_headers(headers, args[0] if args else None)
 
 
@@ -214,3 +230,28 @@ def current_event() -> Event | None:
     """Return the event that the calling code handles, or ``None`` outside of runs."""
     run = current_run()
     return run.event if run is not None else None
+
+
+def app_in_use() -> Any:
+    """Return the app of the run, the current one, or the only one of the process.
+
+    Raises:
+        NoApp: if there is none, or several and none is current.
+    """
+    # Celery(...) makes an app current for its own thread only. In the other threads of a web
+    # server celery.current_app is a made-up app without tasks, named "default".
+    state: Any = _state
+    execution = current.get()
+    if execution is not None:
+        return execution.task.app
+    found = state._tls.current_app or state.default_app
+    if found is not None and not _is_made_up(found):
+        return found
+    apps = [app for app in state._get_active_apps() if not _is_made_up(app)]
+    if len(apps) == 1:
+        return apps[0]
+    raise NoApp(sorted(str(app.main) for app in apps))
+
+
+def _is_made_up(app: Any) -> bool:
+    return app.main == "default" and not app.set_as_current

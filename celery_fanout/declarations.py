@@ -6,6 +6,7 @@ configuration early. A :class:`~celery_fanout.Registry` opens it when its app is
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import sys
 from dataclasses import dataclass
@@ -39,6 +40,34 @@ __all__ = ["Declaration", "on_event"]
 
 TaskT = TypeVar("TaskT", bound="AnyTask")
 
+#: Options of ``apply_async`` that a subscription may set.
+_OPTIONS = {
+    "compression",
+    "confirm_timeout",
+    "countdown",
+    "declare",
+    "delivery_mode",
+    "eta",
+    "exchange",
+    "exchange_type",
+    "expires",
+    "headers",
+    "ignore_result",
+    "immediate",
+    "mandatory",
+    "priority",
+    "queue",
+    "retry",
+    "retry_policy",
+    "routing_key",
+    "serializer",
+    "shadow",
+    "soft_time_limit",
+    "stamped_headers",
+    "time_limit",
+    "timeout",
+}
+
 #: Options of ``apply_async`` that a subscription may not set, and what to use instead.
 _REFUSED_OPTIONS = {
     "args": "A subscriber receives the event's data.",
@@ -53,6 +82,9 @@ _REFUSED_OPTIONS = {
     "publisher": "emit() publishes with a producer of its own.",
     "connection": "emit() publishes with a producer of its own.",
     "retries": "A run starts at its first attempt.",
+    "argsrepr": "Monitors are shown the event's name and id.",
+    "kwargsrepr": "Monitors are shown the event's name and id.",
+    "add_to_parent": "A run is no part of the task that emits.",
     "root_id": "It follows from where emit() is called.",
     "parent_id": "It follows from where emit() is called.",
 }
@@ -109,6 +141,18 @@ class Declarations:
 declared = Declarations()
 
 
+def _check_options(pattern: str, options: Mapping[str, Any]) -> None:
+    for option in options:
+        remedy = _REFUSED_OPTIONS.get(option)
+        if remedy is None and option not in _OPTIONS:
+            near = difflib.get_close_matches(option, _OPTIONS, n=1)
+            remedy = f"Did you mean {near[0]!r}?" if near else "apply_async has no such option."
+        if remedy is not None:
+            raise InvalidSubscription(
+                f"A subscription to {pattern!r}", f"cannot have the option {option!r}", remedy
+            )
+
+
 def on_event(
     event: str | type[BaseModel],
     *,
@@ -144,13 +188,7 @@ def on_event(
     pattern = _pattern(event)
     _check_filter(pattern, filter)
     chosen = dict(options or {})
-    for option in chosen:
-        if option in _REFUSED_OPTIONS:
-            raise InvalidSubscription(
-                f"A subscription to {pattern!r}",
-                f"cannot have the option {option!r}",
-                _REFUSED_OPTIONS[option],
-            )
+    _check_options(pattern, chosen)
     tail = _as_tuple(then)
     for item in tail:
         if not isinstance_unopened(item, (Task, Signature)):

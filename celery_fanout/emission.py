@@ -12,6 +12,8 @@ from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery_fanout.exceptions import EmissionTimeout
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery import Celery
     from celery.result import AsyncResult
 
@@ -50,11 +52,15 @@ class RunHandle:
 
     @property
     def ignored(self) -> bool:
-        """Whether the result will not be stored, so that nothing can be waited for."""
-        task, options = self.subscription.task, self.subscription.options
+        """Whether no result will be stored, so that nothing can be waited for."""
+        if not self.published:
+            return True
+        task: Any = self.subscription.task
+        options: Mapping[str, Any] = self.subscription.options
         if self.subscription.tail:
             last = self.subscription.tail[-1]
-            task, options = self._app.tasks.get(last["task"]), last.get("options") or {}
+            task = cast("Any", self._app.tasks).get(last["task"])
+            options = last.get("options") or {}
         ignored = options.get("ignore_result")
         return bool(getattr(task, "ignore_result", False) if ignored is None else ignored)
 
@@ -108,8 +114,7 @@ class Emission:
         outcomes: dict[str, Outcome] = {}
         late: list[str] = []
         for run in self.runs:
-            # for Celery before 5.7 a timeout of 0 means to wait for ever
-            left = None if until is None else max(0.001, until - time.monotonic())
+            left = None if until is None else until - time.monotonic()
             try:
                 outcomes[run.id] = _outcome(run, left)
             except CeleryTimeoutError:
@@ -125,7 +130,10 @@ def _outcome(run: RunHandle, timeout: float | None) -> Outcome:
     if run.ignored and run.eager is None:
         return Outcome(run, ignored=True)
     result = run.result
-    value = result.get(timeout=timeout, propagate=False)
+    # waiting takes a second at least, and for ever with a timeout of 0 before Celery 5.7
+    if timeout is not None and timeout <= 0 and not result.ready():
+        raise CeleryTimeoutError
+    value = result.get(timeout=None if timeout is None else max(timeout, 0.001), propagate=False)
     if result.failed() or isinstance(value, BaseException):
         return Outcome(run, error=value)
     return Outcome(run, value=value)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from celery import current_task, shared_task
 
 from celery_fanout.canvas import (
-    DATA_HEADER,
     ERRBACK,
+    FAILURE_HEADER,
     RUN_HEADER,
     SUBSCRIPTION_HEADER,
     VERSION,
@@ -17,7 +17,6 @@ from celery_fanout.canvas import (
 from celery_fanout.context import event_of
 from celery_fanout.exceptions import describe
 from celery_fanout.ids import child_id
-from celery_fanout.jsondata import encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,7 +60,7 @@ def report_failure(request: Any, exc: BaseException, traceback: Any, on_failure:
         SUBSCRIPTION_HEADER: headers.get(SUBSCRIPTION_HEADER, ""),
         VERSION_HEADER: VERSION,
         RUN_HEADER: task_id,
-        DATA_HEADER: encode(event.data),
+        FAILURE_HEADER: 1,
     }
     # of the task that Celery calls: report_failure itself means the current app's
     task: Any = current_task.app.tasks[on_failure]

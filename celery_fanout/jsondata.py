@@ -32,6 +32,10 @@ MAX_BITS = 14_000
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
+#: What kombu writes in place of a type that JSON does not have.
+TYPED = {"__type__", "__value__"}
+
+
 def encode(data: Any) -> str:
     """Return compact JSON text."""
     return _ENCODER.encode(data)
@@ -105,6 +109,14 @@ def _container(name: str, value: Any, path: str, depth: int, inside: set[int]) -
     if depth >= MAX_DEPTH:
         raise _refuse(
             name, path, f"it is nested deeper than {MAX_DEPTH} levels", "Emit flatter data."
+        )
+    if isinstance(value, dict) and cast("Any", value).keys() == TYPED:
+        raise _refuse(
+            name,
+            path,
+            "it has exactly the keys '__type__' and '__value__', which Celery's JSON decoder takes "
+            "for an encoded object",
+            "Rename one of them.",
         )
     inside.add(itself)
     try:

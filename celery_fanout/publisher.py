@@ -10,14 +10,15 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 
-from celery_fanout.canvas import RESUME_HEADER, FrozenChain, freeze
+from celery_fanout.canvas import DATA_HEADER, RESUME_HEADER, FrozenChain, freeze
 from celery_fanout.connection import Deadline, ProducerPool, confirm_window
 from celery_fanout.emission import Emission, RunHandle
-from celery_fanout.exceptions import EmitError
+from celery_fanout.exceptions import INTERRUPTS, EmitError, InvalidEvent
 from celery_fanout.sending import Sending
 from celery_fanout.signals import event_emitted
 from celery_fanout.templates import Templates
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["Publisher"]
 
 logger = get_logger(__name__)
+
+#: How much data the links of a tail can be told on RabbitMQ, in bytes.
+MAX_HEADER = 100_000
 
 
 @dataclass
@@ -120,7 +124,27 @@ class Publisher:
             return []
         headers = event.headers()
         reply_to = self._app.thread_oid
-        return [Delivery(event, freeze(event, headers, sub, reply_to)) for sub in matching]
+        chains = [freeze(event, headers, sub, reply_to) for sub in matching]
+        for chain in chains:
+            self._refuse_large_tail(event, chain)
+        return [Delivery(event, chain) for chain in chains]
+
+    def _refuse_large_tail(self, event: Event, chain: FrozenChain) -> None:
+        # RabbitMQ drops a connection that sends headers longer than its frame_max of 128 KiB
+        if chain.chain is None:
+            return
+        size = len(chain.chain[0]["options"]["headers"][DATA_HEADER].encode())
+        if size > MAX_HEADER and self._is_amqp:
+            raise InvalidEvent(
+                event.name,
+                f"has {size:,} bytes of data, and RabbitMQ carries at most {MAX_HEADER:,} to the "
+                f"links that follow {chain.subscription.id}",
+                "Store the data elsewhere and emit a reference to it.",
+            )
+
+    @cached_property
+    def _is_amqp(self) -> bool:
+        return bool(self._app.connection_for_write().transport.driver_type == "amqp")
 
     def _publish(self, deliveries: list[Delivery], resume_at: float | None) -> None:
         deadline = Deadline(self._settings.publish_timeout)
@@ -131,6 +155,8 @@ class Publisher:
                     self._send_batch(producer, deliveries, options, deadline)
                 else:
                     self._send_singly(producer, deliveries, options, deadline)
+        except INTERRUPTS:
+            raise
         except Exception as exc:
             # a broker's library raises errors of its own; what a hook raises ends the batch too
             raise self._cut_short(deliveries, exc) from exc
@@ -175,8 +201,10 @@ class Publisher:
     def _cut_short(self, deliveries: list[Delivery], exc: Exception) -> EmitError:
         broken = next((d for d in deliveries if d.state != "published"), deliveries[0])
         event = broken.event
-        states = {d.chain.run_id: d.state for d in deliveries if d.event is event}
-        return EmitError(event.name, event.id, states, _reason(exc))
+        states = {d.chain.run_id: d.state for d in deliveries}
+        open_ = {d.event.id: None for d in deliveries if d.state != "published"}
+        others = [found for found in open_ if found != event.id]
+        return EmitError(event.name, event.id, states, _reason(exc), others)
 
     def _apply(self, deliveries: list[Delivery]) -> dict[str, Any]:
         results: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_fanout.declarations import declared
 from celery_fanout.events import patterns_of
-from celery_fanout.exceptions import DuplicateSubscription, InvalidSubscription
+from celery_fanout.exceptions import INTERRUPTS, DuplicateSubscription, InvalidSubscription
 from celery_fanout.resolve import resolve_signatures, resolve_task
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ class Registry:
         app: Any = self._app
         if not app.finalized or self._state == (declared.version, len(app._tasks)):
             return
-        with self._lock:
+        # Celery's own lock first: whoever finalises the app holds it when it comes here
+        with app._finalize_mutex, self._lock:  # noqa: SLF001 - it has no public name
             state = (declared.version, len(app._tasks))
             if state == self._state:  # another thread was faster
                 return
@@ -240,6 +241,8 @@ def _passes(subscription: Subscription, event: Event, *, logged: bool = False) -
     name = getattr(accepts, "__qualname__", repr(accepts))
     try:
         passed = bool(accepts(event))
+    except INTERRUPTS:
+        raise
     except Exception as exc:  # noqa: BLE001 - one must not disturb the others
         if logged:
             _log_filter(name, subscription, event, exc)

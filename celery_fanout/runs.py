@@ -6,6 +6,7 @@ It stands outside Celery's own ``autoretry`` wrapper and is put there in the sam
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from celery.utils.log import get_task_logger
 
 from celery_fanout import signals
 from celery_fanout.canvas import RESUME_HEADER, RUN_HEADER, STORE_RETRIES_HEADER
-from celery_fanout.checkpoints import warn_swallowed
 from celery_fanout.context import (
     Engine,
     Execution,
@@ -25,6 +25,7 @@ from celery_fanout.context import (
     engine_override,
     run_of,
 )
+from celery_fanout.entering import warn_swallowed
 from celery_fanout.exceptions import (
     NonRetriable,
     RetryAfter,
@@ -80,10 +81,11 @@ class Runs:
             # the second case: the body called its own task
             own = request is not None and active is not None and active.request is request
             found = None if request is None or own else run_of(task, request)
-            call = functools.partial(body, *args, **kwargs)
             if found is None:
+                call = functools.partial(body, *args, **kwargs)
                 return call() if own else _ordinary(task, call)
-            return self._execute(task, request, found, call)
+            # the body may change what it is given, and the message may be published again
+            return self._execute(task, request, found, lambda: body(*map(_copied, args), **kwargs))
 
         wrapped: Any = run
         wrapped.fanout_wrapped = True
@@ -148,6 +150,11 @@ class Runs:
         raise Suspended(until, "store") from error
 
 
+def _copied(argument: Any) -> Any:
+    plain = type(argument) in (dict, list)
+    return copy.deepcopy(argument) if plain else argument
+
+
 def _ordinary(task: Any, call: Callable[[], Any]) -> Any:
     """Call the body of a task that is no run; what it raises to steer itself works there too."""
     if task.request.called_directly:  # there is nothing to steer, and the caller wants to see it
@@ -181,7 +188,12 @@ def _unswallowed(body: Callable[..., Any]) -> Callable[..., Any]:
         execution = current.get()
         try:
             value = body(*args, **kwargs)
-        except (Suspended, StoreUnavailable, Retry, Reject):
+        except (Suspended, StoreUnavailable):
+            raise
+        except (Retry, Reject):
+            if execution is not None and execution.suspension is not None:
+                # its message is on its way already; what was swallowed is met again then
+                warn_swallowed(execution, "and asked Celery for a retry")
             raise
         except Exception as exc:
             if execution is None or execution.suspension is None:

@@ -20,7 +20,7 @@ from celery.backends.base import Backend
 from celery.utils.nodenames import anon_nodename
 from kombu.serialization import dumps
 
-from celery_fanout.connection import MAX_RETRIES, hurry
+from celery_fanout.connection import hurry, max_retries
 from celery_fanout.pipeline import is_stock, open_pipeline
 from celery_fanout.templates import KWARGSREPR
 
@@ -131,16 +131,12 @@ class Sending:
         self._subscribes = _subscribes(cast("Any", type(backend)))
         prepares = type(backend).on_task_call is not Backend.on_task_call
         self._prepare = backend.on_task_call if prepares and not self._subscribes else None
-        self._retry = self._retries(together=together)
+        # a failed batch is reported, not sent again behind our back
+        self._retries = 0 if together else max_retries(app)
+        self._retry: dict[str, Any] = {"retry": self._retries > 0}
+        if self._retries:
+            self._retry["retry_policy"] = {"max_retries": self._retries}
         self._pipeline = None if self._hooked else open_pipeline(producer)
-
-    def _retries(self, *, together: bool) -> dict[str, Any]:
-        conf = self._app.conf
-        if together:  # a failed batch is reported, not sent again behind our back
-            return {"retry": False}
-        if conf.task_publish_retry and conf.task_publish_retry_policy.get("max_retries", 0) is None:
-            return {"retry": True, "retry_policy": {"max_retries": MAX_RETRIES}}
-        return {"retry": conf.task_publish_retry}
 
     def send(self, chain: FrozenChain, options: dict[str, Any]) -> bool:
         """Publish one chain, or keep it for :meth:`flush`.
@@ -165,7 +161,7 @@ class Sending:
             self._pipeline.flush()
 
     def _apply_async(self, chain: FrozenChain, options: dict[str, Any]) -> None:
-        hurry(self._producer, self._deadline)
+        hurry(self._producer, self._deadline, self._retries)
         task = chain.subscription.task
         merged = {**self._retry, **chain.subscription.options, **options}
         headers: dict[str, Any] = {**(merged.pop("headers", None) or {}), **chain.headers}
@@ -227,11 +223,12 @@ class Sending:
             with suppress(*producer.connection.recoverable_connection_errors):
                 producer.publish(content, retry=False, **told)
                 return
-            hurry(producer, self._deadline)
-        producer.publish(content, **{**told, **self._retry})
+            hurry(producer, self._deadline, self._retries)
+            told["retry_policy"] = {**told["retry_policy"], "max_retries": self._retries}
+        producer.publish(content, retry=self._retry["retry"], **told)
 
     def _send_hooked(self, chain: FrozenChain, template: Template, headers: dict[str, Any]) -> None:
-        hurry(self._producer, self._deadline)
+        hurry(self._producer, self._deadline, self._retries)
         headers["timelimit"] = list(headers["timelimit"])
         headers["stamps"] = {}
         properties = {"correlation_id": chain.run_id, "reply_to": self._reply_to}

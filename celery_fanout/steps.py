@@ -9,13 +9,10 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from celery_fanout.checkpoints import (
-    enter,
-    run_in_place,
-    run_step,
-    sleep_step,
-)
+from celery_fanout.checkpoints import run_in_place, run_step, sleep_step
 from celery_fanout.context import default_emit, inside
+from celery_fanout.entering import enter
+from celery_fanout.events import Event
 from celery_fanout.exceptions import InvalidStep
 from celery_fanout.ids import child_id
 from celery_fanout.policy import NO_RETRIES, StepPolicy
@@ -190,6 +187,13 @@ class Step:
         if execution is None:
             return str(default_emit()(event, data, **options).event.id)
         run = execution.run
+        if isinstance(event, Event):  # it has an id and everything else
+            whole = event
+
+            def forward() -> str:
+                return str(execution.engine.emit(whole, None, cause=run, delay=delay).event.id)
+
+            return str(run_step(execution, id, NO_RETRIES, forward, (), {}))
         # fixed before the first try, so that a repeat after a lost answer gives the same runs
         event_id = child_id(run.id, "emit", id, execution.numbers[id] + 1)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, Reject
+from kombu.exceptions import OperationalError
 
 from celery_fanout.canvas import RESUME_HEADER, STORE_RETRIES_HEADER
 
@@ -108,7 +109,7 @@ class Suspension:
         )
         try:
             signature.apply_async(add_to_parent=False)
-        except Exception as exc:
+        except OperationalError as exc:
             if task.acks_late:
                 raise Reject(exc, requeue=True) from exc
             raise

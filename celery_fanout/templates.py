@@ -107,8 +107,8 @@ class Template:
     def held_by(self, pipeline: Pipeline, app: Celery) -> Envelope | None:
         """Return the envelope in which a pipeline takes the message, if it does."""
         if not self.asked:
-            self.asked = True
             self.envelope = pipeline.envelope(self.told(app))
+            self.asked = True
         if self.envelope is None or not pipeline.takes(self.envelope):
             return None
         return self.envelope

@@ -15,6 +15,7 @@
           │    ├── InvalidSubscription (ValueError)
           │    ├── InvalidEventType (ValueError)
           │    ├── DuplicateEventType
+          │    ├── EmitWhileImporting
           │    └── DuplicateSubscription
           ├── InvalidEvent (ValueError)
           │    ├── InvalidEventName
@@ -68,6 +69,7 @@ from celery_fanout.exceptions.emission import (
 from celery_fanout.exceptions.registration import (
     DuplicateEventType,
     DuplicateSubscription,
+    EmitWhileImporting,
     InvalidEventType,
     InvalidPattern,
     InvalidSubscription,
@@ -76,6 +78,7 @@ from celery_fanout.exceptions.registration import (
 )
 from celery_fanout.exceptions.root import FanoutError
 from celery_fanout.exceptions.runs import (
+    INTERRUPTS,
     InvalidStep,
     NestedStep,
     NonRetriable,
@@ -98,11 +101,13 @@ from celery_fanout.exceptions.warnings import (
 )
 
 __all__ = [
+    "INTERRUPTS",
     "ConfigurationError",
     "DuplicateEventType",
     "DuplicateSubscription",
     "EmissionTimeout",
     "EmitError",
+    "EmitWhileImporting",
     "EventTooLarge",
     "FanoutError",
     "FanoutWarning",

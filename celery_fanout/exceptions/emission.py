@@ -93,13 +93,22 @@ class EmitError(FanoutError):
     Args:
         name: the event's name.
         event_id: the event's id.
-        states: for each run id ``"published"``, ``"unknown"`` (it was handed to the broker, and
-            the answer was lost) or ``"unpublished"``.
+        states: for each run id of the call ``"published"``, ``"unknown"`` (it was handed to the
+            broker, and the answer was lost) or ``"unpublished"``.
         reason: the broker's error.
+        others: ids of other events of the same ``emit_many`` that are not published either.
     """
 
-    def __init__(self, name: str, event_id: str, states: Mapping[str, str], reason: str) -> None:
-        super().__init__(name, event_id, dict(states), reason)
+    def __init__(
+        self,
+        name: str,
+        event_id: str,
+        states: Mapping[str, str],
+        reason: str,
+        others: Sequence[str] = (),
+    ) -> None:
+        super().__init__(name, event_id, dict(states), reason, list(others))
+        self.others = list(others)
         self.name = name
         self.event_id = event_id
         self.states = dict(states)
@@ -124,11 +133,12 @@ class EmitError(FanoutError):
         return self._ids("unpublished")
 
     def __str__(self) -> str:
+        more = f" So it is with {len(self.others)} more: see others." if self.others else ""
         return (
             f"The event {self.name!r} was not published to all its subscribers: "
             f"{len(self.published)} published, {len(self.unknown)} unknown, "
             f"{len(self.unpublished)} unpublished ({self.reason}). "
-            f"Emit it again with id={self.event_id!r}: that is safe."
+            f"Emit it again with id={self.event_id!r}: that is safe.{more}"
         )
 
 

@@ -106,6 +106,27 @@ class DuplicateEventType(RegistrationError):
         )
 
 
+class EmitWhileImporting(RegistrationError):
+    """An event was emitted while the app's task modules are being imported.
+
+    Not all subscribers are known at that moment.
+
+    Args:
+        app: the app's name.
+    """
+
+    def __init__(self, app: str) -> None:
+        super().__init__(app)
+        self.app = app
+
+    def __str__(self) -> str:
+        return (
+            f"An event was emitted while the task modules of the app {self.app!r} are being "
+            "imported, so not all its subscribers are known yet. Emit it in a function that is "
+            "called later."
+        )
+
+
 class DuplicateSubscription(RegistrationError):
     """One task subscribed twice with the same pattern.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import math
 from typing import Any
 
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
 from celery_fanout.exceptions.root import FanoutError
 
@@ -152,6 +154,10 @@ class SleepTooLong(StepMisused):
         )
 
 
+#: What interrupts code from outside; whoever catches everything lets these pass.
+INTERRUPTS = (SoftTimeLimitExceeded, StepTimeout)
+
+
 class StepFailed(StepError, Ignore):
     """A step failed for good. Raised into the task's body, now and on every later attempt.
 
@@ -183,11 +189,15 @@ class RetryAfter(FanoutError, Ignore):
     step's.
 
     Args:
-        seconds: how long to wait.
+        seconds: how long to wait; a timedelta will do too.
         cause: the error to report when no retry is left.
     """
 
-    def __init__(self, seconds: float, cause: BaseException | None = None) -> None:
+    def __init__(self, seconds: float | dt.timedelta, cause: BaseException | None = None) -> None:
+        if isinstance(seconds, dt.timedelta):
+            seconds = seconds.total_seconds()
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"RetryAfter({seconds}) names no time. Use seconds, 0 or more.")
         super().__init__(seconds, cause)
         self.seconds = float(seconds)
         self.cause = cause
@@ -221,4 +231,8 @@ class NonRetriable(FanoutError, Ignore):
 
 def describe(error: BaseException) -> dict[str, Any]:
     """Return an exception as data: its type's name and its message."""
-    return {"type": type(error).__name__, "message": str(error)}
+    try:
+        message = str(error)
+    except Exception as broken:  # noqa: BLE001 - a broken __str__ must not hide the error itself
+        message = f"<its text cannot be made: {type(broken).__name__}>"
+    return {"type": type(error).__name__, "message": message}

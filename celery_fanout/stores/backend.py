@@ -19,6 +19,7 @@ from celery.exceptions import BackendError, ImproperlyConfigured
 from celery.states import SUCCESS
 
 from celery_fanout.exceptions import (
+    INTERRUPTS,
     FanoutError,
     InvalidSetting,
     StoreUnavailable,
@@ -174,7 +175,7 @@ class BackendStore:
     def _ask(self, call: Any, *args: Any) -> Any:
         try:
             return call(self.backend(), *args)
-        except FanoutError:
+        except (FanoutError, *INTERRUPTS):
             raise
         except Exception as exc:
             # each backend raises errors of its own library; Celery names no common base for them
@@ -182,7 +183,10 @@ class BackendStore:
 
     def _read(self, backend: Any, name: str) -> Any:
         if self._is_kv:
-            return backend.get(backend.get_key_for_task(name))
+            value = backend.get(backend.get_key_for_task(name))
+            if value is None and self._is_cache:
+                _check_alive(backend.client)
+            return value
         return backend.get_task_meta(name, cache=False)["result"]
 
     def _write(self, backend: Any, name: str, text: str, final: bool) -> None:  # noqa: FBT001 - called by _ask
@@ -216,8 +220,22 @@ def _reason(error: BaseException) -> str:
     business of a log's.
     """
     root = error.__cause__ if isinstance(error, BackendError) and error.__cause__ else error
-    text = str(root).split("\n", 1)[0]
+    # redis-py puts the command before it, with the value
+    text = str(root).rpartition(" of pipeline caused error: ")[2].split("\n", 1)[0]
     return f"{type(root).__name__}: {text}" if text else type(root).__name__
+
+
+def _check_alive(client: Any) -> None:
+    """Raise if a memcached client hides that its server is gone.
+
+    python-memcached, which Celery uses before 5.7, answers as if it knew no key, and asks the
+    server again half a minute later; our next question is to reach it at once.
+    """
+    dead = [host for host in getattr(client, "servers", ()) if getattr(host, "deaduntil", 0)]
+    for host in dead:
+        host.deaduntil = 0
+    if dead:
+        raise ConnectionError(f"memcached does not answer: {', '.join(map(str, dead))}")
 
 
 def _is_refusal(error: BaseException | None) -> bool:

@@ -55,6 +55,11 @@ class MemoryStore:
                 now = self._clock()
                 self._entries = {k: e for k, e in self._entries.items() if e[1] > now}
 
+    def forget(self, run_ids: Sequence[str]) -> None:
+        """Drop all checkpoints of some runs."""
+        with self._lock:
+            self._entries = {k: e for k, e in self._entries.items() if k[0] not in run_ids}
+
     def extend(self, run_id: str, keys: Sequence[StepKey], seconds: float) -> None:
         """Keep what is stored under these keys for at least ``seconds`` from now."""
         with self._lock:

@@ -63,7 +63,7 @@ def test_all_outcomes(app: Celery) -> None:
         "value": {"doubled": 8},
         "nothing": None,
         "begins": 114,
-        "forgotten_begin": 11,
+        "forgotten_begin": 14,
     }
     assert {
         name: repr(outcome.error) for name, outcome in found.items() if outcome.error is not None

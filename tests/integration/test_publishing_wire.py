@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery, chain, signature
 from celery.app.trace import build_tracer
 from kombu import Exchange, Queue
+from pydantic import BaseModel
 
-from celery_fanout import Event, emit, emit_many
+from celery_fanout import Event, emit, emit_many, on_event
 from celery_fanout.app import get_fanout
 from celery_fanout.canvas import freeze
 from tests.integration.publishing import (
@@ -227,6 +229,24 @@ def settings_of_messages(app: Celery) -> None:
     task_soft_time_limit=90,
 )
 def annotations(app: Celery) -> None:
+    subscribe(app, "shop.mail")
+
+
+class Order(BaseModel):
+    order: str
+    total: int
+
+
+def take_order(order: Order) -> None: ...
+
+
+@scenario()
+def models(app: Celery) -> None:
+    on_event("order/paid")(add_task(app, "shop.mail", take_order, pydantic=True))
+
+
+@scenario(task_publish_retry_policy={"max_retries": None, "interval_start": 0.1})
+def retries_without_end(app: Celery) -> None:
     subscribe(app, "shop.mail")
 
 
@@ -504,6 +524,7 @@ def test_two_events_that_differ_in_nothing_but_their_ids(
         {"priority_steps": [0, 5], "sep": ":"},
         {"queue_order_strategy": "priority"},
         {"retry_on_timeout": True},
+        {"retry_on_error": [redis.ConnectionError]},
         {"socket_timeout": 30, "health_check_interval": 10, "client_name": "shop"},
         {"master_name": "unused"},
     ],

@@ -393,7 +393,11 @@ def test_a_module_that_emits_while_it_is_imported(tmp_path):
         """
         import proj
         from celery_fanout import emit
-        print(len(emit("thing/made", {}).runs))
+        from celery_fanout.exceptions import EmitWhileImporting
+        try:
+            emit("thing/made", {})
+        except EmitWhileImporting as error:
+            print(error)
         """,
         tmp_path,
         proj=PROJECT,
@@ -403,7 +407,10 @@ def test_a_module_that_emits_while_it_is_imported(tmp_path):
     emit("module/imported", {})
     """,
     )
-    assert out == "1"
+    assert out == (
+        "An event was emitted while the task modules of the app 'proj' are being imported, so not "
+        "all its subscribers are known yet. Emit it in a function that is called later."
+    )
 
 
 def test_a_module_that_cannot_be_imported_is_tried_again(tmp_path):
@@ -467,3 +474,54 @@ def test_a_worker_can_finish_runs_of_a_subscription_that_was_removed(app):
 
     get_fanout(app).prepare_worker()
     assert app.tasks["once_subscribed"].run.fanout_wrapped
+
+
+def test_a_body_may_change_what_it_is_given(app):
+    @on_event("thing/made")
+    @app.task(shared=False, name="first")
+    def first(data):
+        taken = data.pop("n")
+        step.sleep("rest", 5)
+        return [taken, current_event().data]
+
+    assert values(emit("thing/made", {"n": 1}, app=app)) == [[1, {"n": 1}]]
+
+
+def test_eager_runs_forget_their_steps(app):
+    @on_event("thing/made")
+    @app.task(shared=False, name="first")
+    def first(data):
+        return step.run("double", lambda: data * 2)
+
+    assert values(emit("thing/made", 1, id="e-1", app=app)) == [2]
+    assert values(emit("thing/made", 5, id="e-1", app=app)) == [10]
+
+
+def test_an_eager_tail_of_a_nested_emit_runs(app):
+    seen = []
+
+    @app.task(shared=False, name="last")
+    def last(result):
+        seen.append(result)
+
+    @on_event("inner/made", then=last)
+    @app.task(shared=False, name="inner")
+    def inner(data):
+        return "from inner"
+
+    @on_event("thing/made")
+    @app.task(shared=False, name="first")
+    def first(data):
+        emit("inner/made", {})  # the app of the run, though it is not the current one
+
+    emit("thing/made", {}, app=app).get()
+    assert seen == ["from inner"]
+
+
+@pytest.mark.parametrize("delay", [-1, float("nan"), float("inf")])
+def test_a_delay_is_a_finite_time(app, delay):
+    with pytest.raises(InvalidEvent) as error:
+        emit("thing/made", {}, delay=delay, app=app)
+    assert str(error.value) == (
+        f"The event 'thing/made' has the delay {float(delay)}. Use seconds, 0 or more."
+    )

@@ -14,6 +14,7 @@ from celery_fanout.exceptions import (
     DuplicateSubscription,
     EmissionTimeout,
     EmitError,
+    EmitWhileImporting,
     EventTooLarge,
     FanoutError,
     FanoutWarning,
@@ -64,6 +65,13 @@ MESSAGES = [
         (
             "There are several Celery apps in this process (one, two) and none is current in this "
             "thread. Pass app=."
+        ),
+    ),
+    (
+        EmitWhileImporting("shop"),
+        (
+            "An event was emitted while the task modules of the app 'shop' are being imported, so "
+            "not all its subscribers are known yet. Emit it in a function that is called later."
         ),
     ),
     (

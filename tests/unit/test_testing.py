@@ -325,3 +325,35 @@ def test_options_outside_of_a_run_try_again_at_once():
     with pytest.raises(StepFailed) as error:
         step.options(max_retries=1).run("get", never)
     assert str(error.value) == "The step 'get' failed after 1 attempt: NonRetriable: closed"
+
+
+@on_event("wrong/*")
+@task(name="wrong_steps", autoretry_for=(Exception,), max_retries=3)
+def wrong_steps(data):
+    async def coroutine(): ...
+
+    def generator():
+        yield 1
+
+    functions = {"coroutine": coroutine, "generator": generator, "number": 5}
+    if data == "sleep":
+        step.sleep("s", float("inf"))
+    step.run("s", functions[data])
+
+
+WORK = "Pass a function that does the work: lambda: asyncio.run(...), or lambda: list(...)."
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("coroutine", f"was given {{}}.coroutine, and calling it only makes a coroutine. {WORK}"),
+        ("generator", f"was given {{}}.generator, and calling it only makes a generator. {WORK}"),
+        ("number", "was given 5, which cannot be called. Pass a function."),
+        ("sleep", "sleeps until inf, which is no time. Use a finite number of seconds."),
+    ],
+)
+def test_a_misused_step_ends_the_run_without_a_retry(tester, data, message):
+    found = tester.run(wrong_steps, data, event="wrong/x")
+    said = f"The step 's' {message.format('wrong_steps.<locals>')}"
+    assert (found.state, str(found.error), found.retries) == ("failed", said, 0)
