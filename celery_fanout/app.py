@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import math
 import threading
@@ -340,6 +339,8 @@ async def aemit(
     fanout = get_fanout(app)  # the current app is thread-local
     call = partial(fanout.emit, event, data, delay=delay)
     call = partial(call, id=id, subject=subject, source=source, time=time)
+    import asyncio  # costs as much as all the rest of this package
+
     return await asyncio.to_thread(call)
 
 

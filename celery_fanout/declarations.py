@@ -57,6 +57,7 @@ _OPTIONS = {
     "mandatory",
     "priority",
     "queue",
+    "reply_to",
     "retry",
     "retry_policy",
     "routing_key",

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import kombu
 from kombu import messaging
-from kombu.transport.virtual import base as virtual
 from kombu.utils.json import JSONEncoder
 
 if TYPE_CHECKING:
@@ -52,7 +51,8 @@ def open_pipeline(producer: Any) -> Pipeline | None:
     version: tuple[int, ...] = cast("Any", kombu).VERSION[:2]
     if producer.connection.transport.driver_type != "redis" or version not in KNOWN:
         return None
-    from kombu.transport import redis  # needs redis-py
+    from kombu.transport import redis  # imported where it is used, for it needs redis-py
+    from kombu.transport.virtual import base as virtual
 
     cls: Any = cast("Any", type(channel))
     publisher: Any = cast("Any", type(producer))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import time
 from typing import TYPE_CHECKING, Any
 
 from celery import signals as celery_signals
@@ -95,6 +96,7 @@ class Runs:
         engine = engine_override.get() or self._engine(bool(request.is_eager))
         execution = Execution(run, task, request, engine)
         self._hop_on(execution)
+        request.fanout_began = time.monotonic()
         signals.run_started.send(sender=task, run=run)
         while True:
             try:
@@ -223,9 +225,11 @@ def _delivered(task: Any) -> Any:
 # Celery's own signals tell how a run ended: success only after its tail was dispatched.
 
 
-def _on_success(sender: Any = None, runtime: float | None = None, **_: Any) -> None:
+def _on_success(sender: Any = None, **_: Any) -> None:
     run = run_of(sender, sender.request)
     if run is not None:
+        # Celery tells the runtime from 5.6 on
+        runtime = time.monotonic() - sender.request.fanout_began
         signals.run_succeeded.send(sender=sender, run=run, runtime=runtime)
 
 

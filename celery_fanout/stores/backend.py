@@ -199,6 +199,8 @@ class BackendStore:
 
     def _expire(self, backend: Any, name: str, seconds: int) -> None:
         backend.expire(backend.get_key_for_task(name), seconds)
+        if self._is_cache:
+            _check_alive(backend.client)
 
     @staticmethod
     def _text(value: Any) -> str | None:

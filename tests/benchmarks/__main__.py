@@ -1,4 +1,4 @@
-"""Measure, and print tables in Markdown: ``python -m tests.benchmarks [emit] [steps] [imports]``."""
+"""Measure, and print tables in Markdown."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Site:
     def contestants(self) -> dict[str, Callable[[], object]]:
         return {
             "a loop of apply_async": lambda: [task.apply_async((DATA,)) for task in self.tasks],
-            "group": lambda: self._group.apply_async(),
+            "group": self._group.apply_async,
             "celery-pubsub": lambda: celery_pubsub.publish(self.name, DATA),
             "emit": lambda: emit(self.name, DATA, app=self.app),
         }

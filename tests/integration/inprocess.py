@@ -14,6 +14,7 @@ from typing import Any
 from celery import Celery, _state, signals
 from celery.app.trace import reset_worker_optimizations
 from celery.contrib.testing.worker import start_worker
+from kombu.asynchronous import set_event_loop
 from typing_extensions import Self
 
 from celery_fanout import Outcome, emit, on_event
@@ -72,6 +73,7 @@ class Shop:
                 yield
         finally:
             reset_worker_optimizations(self.app)
+            set_event_loop(None)  # before Celery 5.6 the next worker would take it, and no timer
             _state.default_app = default
 
     def emit(self, data: Any = None, event: str = EVENT, **options: Any) -> Any:

@@ -17,7 +17,8 @@ from tests.integration.publishing import (
     redis_wire,
     subscribe,
 )
-from tests.servers import RedisServer
+from tests.processes import Process, free_port, is_listening
+from tests.servers import RedisServer, program
 
 pytestmark = pytest.mark.matrix
 
@@ -166,3 +167,44 @@ def test_large_events(client: redis.Redis, redis_url: str) -> None:
     emit(event, app=app)
 
     assert len(redis_wire(client)) == 20
+
+
+class Sentinel(Process):
+    """A Redis Sentinel that knows one server, by the name ``main``."""
+
+    name = "sentinel"
+
+    def __init__(self, server: RedisServer) -> None:
+        super().__init__()
+        self.port = free_port()
+        self._conf = self.directory / "sentinel.conf"
+        self._conf.write_text(
+            f"bind 127.0.0.1\nport {self.port}\ndir {self.directory}\n"
+            f"sentinel monitor main 127.0.0.1 {server.port} 1\n"
+        )
+
+    def command(self) -> list[str]:
+        return [program("redis-server", "redis-server"), str(self._conf), "--sentinel"]
+
+    def is_ready(self) -> bool:
+        return is_listening(self.port)
+
+
+@pytest.mark.parametrize("cls", [None, Careful], ids=["fast", "compatible"])
+def test_a_server_that_sentinel_names(
+    cls: type[Task] | None, client: redis.Redis, redis_server: RedisServer
+) -> None:
+    with Sentinel(redis_server) as sentinel:
+        app = make_app(
+            f"sentinel://127.0.0.1:{sentinel.port}",
+            task_cls=cls,
+            broker_transport_options={"master_name": "main"},
+        )
+        subscribe(app, "shop.mail")
+        subscribe(app, "shop.ship", options={"priority": 9})
+
+        emission = emit(order_paid(), app=app)
+
+        assert [message["headers"]["id"] for message in redis_wire(client)] == [
+            run.id for run in emission.runs
+        ]

@@ -106,8 +106,8 @@ def options_of_subscriptions(app: Celery) -> None:
 def rarer_options_of_subscriptions(app: Celery) -> None:
     subscribe(app, "shop.headers", options={"headers": {"tenant": "t-1"}})
     subscribe(app, "shop.shadow", options={"shadow": "a name for people"})
-    subscribe(app, "shop.reply", options={"reply_to": "somewhere"})
-    subscribe(app, "shop.user", options={"user_id": "guest"})
+    subscribe(app, "shop.policy", options={"retry_policy": {"max_retries": 1}})
+    subscribe(app, "shop.later", options={"countdown": 30})
 
 
 @scenario(
