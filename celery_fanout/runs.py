@@ -228,8 +228,8 @@ def _delivered(task: Any) -> Any:
 def _on_success(sender: Any = None, **_: Any) -> None:
     run = run_of(sender, sender.request)
     if run is not None:
-        # Celery tells the runtime from 5.6 on
-        runtime = time.monotonic() - sender.request.fanout_began
+        now = time.monotonic()  # Celery 5.5 does not tell the runtime
+        runtime = now - getattr(sender.request, "fanout_began", now)
         signals.run_succeeded.send(sender=sender, run=run, runtime=runtime)
 
 

@@ -155,8 +155,8 @@ def test_check(shop, redis_url):
 def test_check_without_servers(shop):
     source = (shop.path / "shop.py").read_text()
     down = re.sub(r"redis://[^']*", "redis://127.0.0.1:1", source)
-    (shop.path / "down.py").write_text(down.replace("Celery(", "Celery(fanout_publish_timeout=1,*[", 1)
-                                       .replace('"shop", ', '"shop"], ', 1))  # fmt: skip
+    down = down.replace('Celery("shop", ', 'Celery("shop", fanout_publish_timeout=1, ', 1)
+    (shop.path / "down.py").write_text(down)
     out = shop("check", "--connect", app="down", code=1)
     assert "ERROR    fanout.E005  The broker cannot be reached: " in out
     assert "ERROR    fanout.E006  The result backend RedisBackend cannot be reached" in out
