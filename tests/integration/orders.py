@@ -253,6 +253,10 @@ def typed(order: Typed) -> Typed:
     return step.run("same", same, order)
 
 
+# `from __future__ import annotations` made texts of them, which Celery 5.5 does not read
+typed.__annotations__.update({"order": Typed, "return": Typed})
+
+
 def same(order: Typed) -> Typed:
     assert isinstance(order, Typed)
     return order

@@ -28,7 +28,10 @@ from tests.servers import RabbitServer, RedisServer
 
 pytestmark = pytest.mark.matrix
 
-OOM = "OutOfMemoryError: command not allowed when used memory > 'maxmemory'."
+OOM = {  # in the words of redis-py since 5, and before
+    "OutOfMemoryError: command not allowed when used memory > 'maxmemory'.",
+    "ResponseError: OOM command not allowed when used memory > 'maxmemory'.",
+}
 BATCHES = kombu.VERSION >= (5, 7)
 
 
@@ -108,8 +111,10 @@ def test_redis_is_out_of_memory(careful: bool, redis_of_ours: RedisServer) -> No
         assert error.event_id == "e-1"
         if not (careful and not BATCHES):  # then one by one, and the first is refused
             assert set(error.states.values()) == {"unknown"}
-            assert str(error) == message_of(error, "0 published, 3 unknown, 0 unpublished", OOM)
-        assert error.reason == OOM
+            assert str(error) == message_of(
+                error, "0 published, 3 unknown, 0 unpublished", error.reason
+            )
+        assert error.reason in OOM
         assert redis_wire(client) == []
 
         again = emit(order_paid(id="e-1"), app=app)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,9 +18,8 @@ from tests.integration.orders import BODIES, Typed, make_app
 from tests.processes import wait_until
 from tests.servers import Oracle, RedisServer, Worker
 
-#: What makes kombu look every second for messages to deliver again, from 5.7 on; before, it looks
-#: once in 10 s.
-RESTORE = {"unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+#: After this time Redis gives the messages of a lost worker to another one that starts.
+VISIBILITY_TIMEOUT = 3
 
 
 class Orders:
@@ -106,6 +106,12 @@ def orders(
 both_brokers = pytest.mark.parametrize("orders", ["redis", "rabbit"], indirect=True)
 
 
+def wait_for_visibility() -> None:
+    """Wait until a worker that starts finds the messages of one that was killed."""
+    until = time.monotonic() + VISIBILITY_TIMEOUT + 0.5
+    wait_until(lambda: time.monotonic() > until)
+
+
 # --- retries and crashes -------------------------------------------------------------------------
 
 ONCE = {"1": 1, "2": 1, "3": 1, "4": 4, "5": 1}
@@ -132,11 +138,12 @@ def test_nor_when_their_process_is_killed(orders: Orders) -> None:
 
 @both_brokers
 def test_nor_when_the_whole_worker_is_killed(orders: Orders) -> None:
-    orders.conf = {"broker_transport_options": {"visibility_timeout": 3, **RESTORE}}
+    orders.conf = {"broker_transport_options": {"visibility_timeout": VISIBILITY_TIMEOUT}}
     first = orders.worker()
     emission = orders.emit("order/held", {})
     wait_until(lambda: orders.records("3"))
     first.kill()
+    wait_for_visibility()
     orders.worker()
     (outcome,) = emission.get(timeout=60)
     # the step in which it was killed had no result, so it began again
@@ -148,11 +155,12 @@ def test_nor_when_the_whole_worker_is_killed(orders: Orders) -> None:
 def test_a_run_that_sleeps_survives_its_worker(
     orders: Orders, end: Callable[[Worker], None]
 ) -> None:
-    orders.conf = {"broker_transport_options": {"visibility_timeout": 3, **RESTORE}}
+    orders.conf = {"broker_transport_options": {"visibility_timeout": VISIBILITY_TIMEOUT}}
     first = orders.worker()
     emission = orders.emit("order/upgraded", {})
     first.wait_for_log("suspended (sleep in step 'pause')")
     end(first)
+    wait_for_visibility()
     orders.worker()
     (outcome,) = emission.get(timeout=60)
     assert outcome.value == ["fetch", "parse", "index", "publish"]
