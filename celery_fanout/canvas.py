@@ -39,7 +39,7 @@ VERSION = 1
 ERRBACK = "celery_fanout.report_failure"
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen itself: that would take three times as long to make
 class FrozenChain:
     """One chain, ready to publish.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from celery import Celery
     from typing_extensions import Self
 
-__all__ = ["Deadline", "ProducerPool", "confirm_window", "hurry", "max_retries"]
+__all__ = ["Deadline", "ProducerPool", "confirm_window", "hurry"]
 
 #: How often a connection is tried again when the app's own policy has no bound.
 MAX_RETRIES = 3
@@ -62,15 +62,6 @@ class Deadline:
         return OperationalError(f"{problem} within fanout_publish_timeout ({self.seconds:g} s)")
 
 
-def max_retries(app: Celery) -> int:
-    """Return how often the app wants a publish to be tried again; never for ever."""
-    if not app.conf.task_publish_retry:
-        return 0
-    policy: dict[str, Any] = dict(app.conf.task_publish_retry_policy or {})
-    found = policy.get("max_retries", MAX_RETRIES)
-    return MAX_RETRIES if found is None else int(found)
-
-
 class ProducerPool:
     """Producers on connections with timeouts, which are kept open.
 
@@ -91,6 +82,11 @@ class ProducerPool:
         if found is None:
             found = self._processes.setdefault(pid, Connections(self._app, self._timeout))
         return found
+
+    @property
+    def retries(self) -> int:
+        """How often the app wants a publish to be tried again; never for ever."""
+        return self._connections().retries
 
     @contextmanager
     def acquire(self, deadline: Deadline) -> Generator[Any]:
@@ -123,14 +119,17 @@ class Connections:
     Attributes:
         free: lets as many use a connection at a time as ``broker_pool_limit`` says.
         idle: producers whose connection nobody uses.
+        retries: how often a connection or a publish is tried again.
     """
 
     def __init__(self, app: Celery, timeout: float) -> None:
         self._timeout = timeout / 2
         self._connection = self._configured(app)
         policy: dict[str, Any] = dict(app.conf.task_publish_retry_policy or {})
+        retries = policy.get("max_retries", MAX_RETRIES) if app.conf.task_publish_retry else 0
+        self.retries = MAX_RETRIES if retries is None else int(retries)
         self._policy = {
-            "max_retries": max_retries(app),
+            "max_retries": self.retries,
             "interval_start": policy.get("interval_start", 0),
             "interval_step": policy.get("interval_step", 0.2),
             "interval_max": policy.get("interval_max", 0.2),

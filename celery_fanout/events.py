@@ -180,7 +180,7 @@ def _decode_base64(attributes: dict[str, Any]) -> bytes:
     except (TypeError, ValueError) as exc:
         raise InvalidEvent(
             str(attributes.get("type", "?")),
-            f"has a data_base64 that is no Base64 ({exc})",
+            "has a data_base64 that is no Base64",
             "Encode the bytes of the JSON text, or put JSON into data.",
         ) from exc
 

@@ -13,6 +13,7 @@ what kombu would have written.
 
 from __future__ import annotations
 
+import itertools
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -100,6 +101,9 @@ class Pipeline:
 
     def __init__(self, channel: Any) -> None:
         self._channel = channel
+        # kombu makes a UUID for each message, which takes as long as half of its headers
+        self._tag = channel._next_delivery_tag()
+        self._count = itertools.count()
         self._messages: dict[str, list[str]] = {}
         self._bodies: dict[int, tuple[Any, str]] = {}
 
@@ -153,7 +157,7 @@ class Pipeline:
             "properties": {
                 **envelope.properties,
                 **ids,
-                "delivery_tag": self._channel._next_delivery_tag(),
+                "delivery_tag": f"{self._tag}-{next(self._count)}",
             },
         }
         self._messages.setdefault(envelope.key, []).append(_encode(message))

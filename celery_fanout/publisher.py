@@ -167,7 +167,7 @@ class Publisher:
         given: list[Delivery] = []
         kept: list[Delivery] = []
         with producer.batch(max_size=sys.maxsize):  # one flush, at the end
-            sending = Sending(self._app, self._templates, producer, deadline, together=True)
+            sending = Sending(self._app, self._templates, producer, deadline, retries=0)
             for delivery in deliveries:
                 (given if sending.send(delivery.chain, options) else kept).append(delivery)
             _mark(given, "unknown")
@@ -180,9 +180,8 @@ class Publisher:
         window = confirm_window(producer, deadline)
         kept: list[Delivery] = []
         with window or nullcontext():
-            sending = Sending(
-                self._app, self._templates, producer, deadline, together=window is not None
-            )
+            retries = 0 if window is not None else self._producers.retries
+            sending = Sending(self._app, self._templates, producer, deadline, retries=retries)
             for delivery in deliveries:
                 deadline.renew()  # the broker took the one before, or somebody's hook took the time
                 delivery.state = "unknown"

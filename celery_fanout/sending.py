@@ -20,7 +20,7 @@ from celery.backends.base import Backend
 from celery.utils.nodenames import anon_nodename
 from kombu.serialization import dumps
 
-from celery_fanout.connection import hurry, max_retries
+from celery_fanout.connection import hurry
 from celery_fanout.pipeline import is_stock, open_pipeline
 from celery_fanout.templates import KWARGSREPR
 
@@ -95,7 +95,8 @@ class Sending:
         templates: its templates.
         producer: a kombu producer.
         deadline: when retries end.
-        together: whether the messages leave in one batch or one window of confirms.
+        retries: how often a message may be sent again. Not at all in a batch or a window of
+            confirms: one that failed is reported, not sent again behind our back.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Sending:
         producer: Any,
         deadline: Deadline,
         *,
-        together: bool,
+        retries: int,
     ) -> None:
         templates.refresh()
         self._app = app
@@ -131,11 +132,10 @@ class Sending:
         self._subscribes = _subscribes(cast("Any", type(backend)))
         prepares = type(backend).on_task_call is not Backend.on_task_call
         self._prepare = backend.on_task_call if prepares and not self._subscribes else None
-        # a failed batch is reported, not sent again behind our back
-        self._retries = 0 if together else max_retries(app)
-        self._retry: dict[str, Any] = {"retry": self._retries > 0}
-        if self._retries:
-            self._retry["retry_policy"] = {"max_retries": self._retries}
+        self._retries = retries
+        self._retry: dict[str, Any] = {"retry": retries > 0}
+        if retries:
+            self._retry["retry_policy"] = {"max_retries": retries}
         self._pipeline = None if self._hooked else open_pipeline(producer)
 
     def send(self, chain: FrozenChain, options: dict[str, Any]) -> bool:

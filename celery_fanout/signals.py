@@ -30,8 +30,9 @@ run_started = Signal(name="run_started", providing_args=["run"])
 #: last attempt.
 run_succeeded = Signal(name="run_succeeded", providing_args=["run", "runtime"])
 
-#: A run ended for good in an error. ``run``; ``exception``. Not sent when the worker process was
-#: killed, by a hard time limit for example: ``on_failure=`` and Celery's ``task_failure`` see that.
+#: A run ended for good in an error. ``run``; ``exception``. When the process that executed it was
+#: killed, by a hard time limit for example, the worker's main process sends it, from Celery 5.7 on;
+#: before, only ``on_failure=`` and Celery's ``task_failure`` tell of that.
 run_failed = Signal(name="run_failed", providing_args=["run", "exception"])
 
 #: A run left the worker. ``run``; ``until``: a POSIX timestamp; ``reason``: ``"sleep"``,

@@ -307,6 +307,27 @@ def raise_it(error: Exception) -> None:
     raise error
 
 
+def test_an_ordinary_call_may_steer_itself_too(shop: Shop) -> None:
+    """``.delay()`` of a subscriber."""
+    times: list[float] = []
+
+    def body(order: Any) -> int:
+        times.append(time.time())
+        if order == "refused":
+            raise NonRetriable("no such order")
+        if len(times) < 3:
+            raise RetryAfter(0.3)
+        return len(times)
+
+    task = shop.subscribe(body, autoretry_for=(Exception,), retry_backoff=300)
+    with shop.worker():
+        assert task.delay("busy").get(timeout=60) == 3
+        with pytest.raises(RunFailed, match=r"^no such order$"):
+            task.delay("refused").get(timeout=60)
+    assert len(times) == 4
+    assert times[1] - times[0] > 0.29
+
+
 # --- what follows a run --------------------------------------------------------------------------
 
 

@@ -351,7 +351,7 @@ REQUIRED = "CloudEvents 1.0 requires id, source and type, each a non-empty strin
         (
             {**SMALL, "data_base64": "*"},
             (
-                "The event 'a' has a data_base64 that is no Base64 (Only base64 data is allowed). "
+                "The event 'a' has a data_base64 that is no Base64. "
                 "Encode the bytes of the JSON text, or put JSON into data."
             ),
         ),
