@@ -126,6 +126,26 @@ def test_steps_that_are_done_are_not_done_again(orders: Orders, pool: str) -> No
     assert orders.counts() == ONCE
 
 
+@pytest.mark.parametrize("store", ["sqlite", "postgres", "filesystem", "memcached"])
+def test_nor_with_another_store(
+    orders: Orders, store: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    match store:
+        case "sqlite":
+            orders.backend = f"db+sqlite:///{tmp_path}/results.sqlite"
+        case "postgres":
+            url = request.getfixturevalue("postgres_url")
+            orders.backend = url.replace("postgresql:", "db+postgresql+psycopg:")
+        case "filesystem":
+            (tmp_path / "results").mkdir()
+            orders.backend = f"file://{tmp_path}/results"
+        case "memcached":
+            orders.backend = request.getfixturevalue("memcached_url")
+    orders.worker(concurrency=2)
+    assert orders.outcome("order/placed", {}).value == ["1", "2", "3", "4", "5", 4]
+    assert orders.counts() == ONCE
+
+
 @both_brokers
 def test_nor_when_their_process_is_killed(orders: Orders) -> None:
     """The child is killed after the third step, twice, and its message is delivered again."""
