@@ -48,6 +48,7 @@ class Orders:
             "tests.integration.orders",
             pool=pool,
             concurrency=concurrency,
+            args=["--without-mingle", "--without-gossip"],  # which take a second
             env={
                 **self.oracle.environment,
                 "ORDERS_BROKER": self.broker,
@@ -106,8 +107,10 @@ def orders(
 both_brokers = pytest.mark.parametrize("orders", ["redis", "rabbit"], indirect=True)
 
 
-def wait_for_visibility() -> None:
+def wait_for_visibility(orders: Orders) -> None:
     """Wait until a worker that starts finds the messages of one that was killed."""
+    if orders.broker.startswith("amqp"):
+        return  # RabbitMQ sees that it is gone
     until = time.monotonic() + VISIBILITY_TIMEOUT + 0.5
     wait_until(lambda: time.monotonic() > until)
 
@@ -163,7 +166,7 @@ def test_nor_when_the_whole_worker_is_killed(orders: Orders) -> None:
     emission = orders.emit("order/held", {})
     wait_until(lambda: orders.records("3"))
     first.kill()
-    wait_for_visibility()
+    wait_for_visibility(orders)
     orders.worker()
     (outcome,) = emission.get(timeout=60)
     # the step in which it was killed had no result, so it began again
@@ -180,7 +183,8 @@ def test_a_run_that_sleeps_survives_its_worker(
     emission = orders.emit("order/upgraded", {})
     first.wait_for_log("suspended (sleep in step 'pause')")
     end(first)
-    wait_for_visibility()
+    if end is Worker.kill:
+        wait_for_visibility(orders)
     orders.worker()
     (outcome,) = emission.get(timeout=60)
     assert outcome.value == ["fetch", "parse", "index", "publish"]
