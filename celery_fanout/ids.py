@@ -7,7 +7,7 @@ from hashlib import sha1
 
 from celery_fanout.jsondata import encode
 
-__all__ = ["child_id", "run_id"]
+__all__ = ["child_id", "event_key", "run_id"]
 
 _NAMESPACE = uuid.UUID("8ad6a4a5-ff0c-5b1f-9a0e-0b1c5a5d1f3e").bytes
 
@@ -15,6 +15,11 @@ _NAMESPACE = uuid.UUID("8ad6a4a5-ff0c-5b1f-9a0e-0b1c5a5d1f3e").bytes
 def run_id(event_name: str, event_id: str, subscription_id: str, generation: int = 0) -> str:
     """Return the id of a run: the same whenever and wherever it is computed."""
     return _uuid5(_NAMESPACE, encode([event_name, event_id, subscription_id, generation]))
+
+
+def event_key(event_name: str, event_id: str) -> str:
+    """Return what the ledger calls an event: its id is unique per name only."""
+    return _uuid5(_NAMESPACE, encode([event_name, event_id]))
 
 
 def child_id(parent: str, *path: str | int) -> str:

@@ -1,0 +1,192 @@
+"""Redis clients for the ledger, by URL: one per process, shared by its threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.cluster import RedisCluster
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from celery_fanout.exceptions import InvalidSetting, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["Scripts", "connect", "is_redis_url"]
+
+#: Schemes of URLs that this store can be given, and how it connects.
+CLUSTER = ("redis+cluster", "rediss+cluster")
+SENTINEL = ("sentinel",)
+PLAIN = ("redis", "rediss", "unix", "redis+socket", "socket", "valkey", "valkeys")
+
+
+def is_redis_url(url: str) -> bool:
+    """Whether a URL names a Redis server, a Sentinel group, or a cluster."""
+    return url.partition("://")[0] in (*PLAIN, *SENTINEL, *CLUSTER)
+
+
+def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
+    """Return a client. It connects when it is first used.
+
+    Every change of the ledger may be repeated, so a command whose answer was lost is sent again.
+
+    Args:
+        url: ``redis://``, ``rediss://``, ``unix://``, ``sentinel://host:port;host:port/db``, or
+            ``redis+cluster://host:port``.
+        options: Celery's ``result_backend_transport_options``: ``master_name``,
+            ``sentinel_kwargs``; and options of redis-py.
+        timeout: how long an answer may take, in seconds.
+    """
+    chosen: dict[str, Any] = dict(options)
+    for foreign in ("retry_policy", "visibility_timeout", "global_keyprefix", "fanout_prefix"):
+        chosen.pop(foreign, None)
+    master = chosen.pop("master_name", None)
+    sentinel_kwargs = chosen.pop("sentinel_kwargs", {})
+    common: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "health_check_interval": 0,
+        **chosen,
+    }
+    scheme, _, rest = url.partition("://")
+    if scheme in CLUSTER:
+        plain = f"{scheme.partition('+')[0]}://{rest}"
+        return RedisCluster.from_url(plain, **common)
+    common["retry"] = Retry(ExponentialBackoff(cap=0.5, base=0.02), 2)
+    common["retry_on_error"] = [RedisConnectionError, RedisTimeoutError]
+    if scheme in SENTINEL:
+        if not master:
+            raise InvalidSetting(
+                "result_backend_transport_options",
+                "without master_name",
+                'given for sentinel:// such as {"master_name": "mymaster"}',
+            )
+        return _sentinel(url, master, sentinel_kwargs, common)
+    if scheme in ("redis+socket", "socket"):
+        url = f"unix://{rest}"
+    elif scheme in ("valkey", "valkeys"):
+        url = f"redis{'s' if scheme == 'valkeys' else ''}://{rest}"
+    return redis.Redis.from_url(url, **common)
+
+
+def _sentinel(url: str, master: str, kwargs: dict[str, Any], common: dict[str, Any]) -> Any:
+    hosts: list[tuple[str, int]] = []
+    for part in url.split(";"):
+        where = part.partition("://")[2] or part
+        address, _, db = where.partition("/")
+        credentials, _, address = address.rpartition("@")
+        if credentials:
+            common.setdefault("password", credentials.rpartition(":")[2])
+        if db:
+            common.setdefault("db", int(db))
+        host, _, port = address.partition(":")
+        hosts.append((host, int(port or 26379)))
+    timeouts = {key: common[key] for key in ("socket_timeout", "socket_connect_timeout")}
+    found: Any = Sentinel(hosts, sentinel_kwargs={**timeouts, **kwargs})
+    return found.master_for(master, **common)
+
+
+class Scripts:
+    """The named scripts, and the connection that they are sent over.
+
+    Args:
+        name: what errors call the store.
+        root: the prefix of all keys.
+        rules: the rules, as the scripts read them.
+        open_client: makes a client.
+        clock: the time, for tests; ``None`` for the server's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str,
+        rules: str,
+        open_client: Callable[[], Any],
+        clock: Callable[[], float] | None,
+    ) -> None:
+        self._name = name
+        self._root = root
+        self._rules = rules
+        self._open = open_client
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._client: tuple[int, Any] | None = None
+        self._shas: dict[str, str] = {}
+
+    @property
+    def client(self) -> Any:
+        """The client of this process; a forked one opens its own."""
+        pid = os.getpid()
+        known = self._client
+        if known is None or known[0] != pid:
+            with self._lock:
+                known = self._client
+                if known is None or known[0] != pid:
+                    known = self._client = (pid, self.ask(self._open))
+        return known[1]
+
+    def ask(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the client.
+
+        Raises:
+            StoreUnavailable: if Redis does not answer, or refuses.
+        """
+        try:
+            return call(*args, **kwargs)
+        except RedisError as exc:
+            # never the command, which has the values
+            text = str(exc).rpartition(" of pipeline caused error: ")[2].split("\n", 1)[0][:500]
+            raise StoreUnavailable(self._name, f"{type(exc).__name__}: {text}") from exc
+
+    def command(self, name: str, *args: Any) -> list[Any]:
+        """Return the whole command of a script."""
+        sha = self._shas.get(name) or self._load(name)
+        now = "" if self._clock is None else f"{self._clock():.6f}"
+        return ["EVALSHA", sha, 1, self._root, now, self._rules, *args]
+
+    def run(self, name: str, *args: Any) -> Any:
+        """Run a script: one round trip.
+
+        Raises:
+            StoreUnavailable: if Redis does not answer, or refuses.
+        """
+        return self.ask(self._run, name, args)
+
+    def _run(self, name: str, args: Sequence[Any]) -> Any:
+        client = self.client
+        command = self.command(name, *args)
+        try:
+            return client.execute_command(*command)
+        except NoScriptError:  # Redis was restarted, or another one took over
+            return client.execute_command("EVAL", source(name), *command[2:])
+
+    def _load(self, name: str) -> str:
+        from hashlib import sha1
+
+        sha = sha1(source(name).encode(), usedforsecurity=False).hexdigest()
+        self._shas[name] = sha
+        return sha
+
+
+_sources: dict[str, str] = {}
+
+
+def source(name: str) -> str:
+    """Return a script with what all begin with."""
+    found = _sources.get(name)
+    if found is None:
+        folder = resources.files("celery_fanout.stores.redis") / "scripts"
+        parts = [(folder / f"{part}.lua").read_text("utf-8") for part in ("lib", name)]
+        found = _sources[name] = "\n".join(parts)
+    return found

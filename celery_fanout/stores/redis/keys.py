@@ -1,0 +1,93 @@
+"""Every key of the ledger in Redis, in one place; the scripts build the same ones.
+
+All keys of a ledger share one hash tag, and so lie in one slot: each change is one script, on Redis
+Cluster too. ``<sub>`` is :func:`sub_hash` of a subscription id: what users wrote is in no key but
+event names, whose characters are restricted.
+
+====================  ======  =======================================================  ===========
+key                   type    what it holds                                            expires
+====================  ======  =======================================================  ===========
+``r:<run>``           hash    the run's record: short fields, see ``reading.py``       once final
+``d:<run>``           hash    its checkpoints, result, error, attempts, message        once final
+``e:<event>``         hash    the event, its data, and the ids of its runs             once at rest
+``due``               zset    every run that is not final, by when to look at it       never
+``s:<state>``         zset    runs by state, by when it changed                        swept
+``u:<sub>``           zset    runs by subscription, by when they were recorded         swept
+``subs``              hash    ``<sub>`` to subscription id                             never
+``ev``                zset    events by when they were recorded                        renewed
+``n:<name>``          zset    events of one name, likewise                             renewed
+``g:<sub>``           zset    runs held back while the subscription is paused          when empty
+``paused``            hash    paused subscriptions, and since when                     when empty
+``wp:<name>``         hash    which paths waits for this event look at, how many       when empty
+``wv:<name>:<hash>``  set     waits for this event with equal values at these paths    when empty
+``untold``            zset    ended runs whose ``on_failure`` is still to be recorded  when empty
+====================  ======  =======================================================  ===========
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+
+__all__ = ["NEVER_EXPIRE", "Keys", "sub_hash"]
+
+#: Patterns of the keys that need no expiry: they are empty at rest, swept, or bounded by the
+#: number of subscriptions.
+NEVER_EXPIRE = ("due", "s:*", "u:*", "subs", "g:*", "paused", "wp:*", "wv:*", "untold")
+
+
+def sub_hash(subscription: str) -> str:
+    """Return what a subscription id is called in keys."""
+    return sha1(subscription.encode(), usedforsecurity=False).hexdigest()[:12]
+
+
+class Keys:
+    """The keys under one prefix.
+
+    Args:
+        prefix: the setting ``fanout_store_prefix``.
+
+    Attributes:
+        root: the prefix with its hash tag.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.root = f"{{{prefix}}}"
+
+    def run(self, run_id: str) -> str:
+        """Return the key of a run's record."""
+        return f"{self.root}:r:{run_id}"
+
+    def data(self, run_id: str) -> str:
+        """Return the key of a run's checkpoints, result and the like."""
+        return f"{self.root}:d:{run_id}"
+
+    def event(self, key: str) -> str:
+        """Return the key of an event."""
+        return f"{self.root}:e:{key}"
+
+    def state(self, state: str) -> str:
+        """Return the key of the runs in a state."""
+        return f"{self.root}:s:{state}"
+
+    def subscription(self, subscription: str) -> str:
+        """Return the key of the runs of a subscription."""
+        return f"{self.root}:u:{sub_hash(subscription)}"
+
+    def events(self, name: str | None = None) -> str:
+        """Return the key of all events, or of those of one name."""
+        return f"{self.root}:ev" if name is None else f"{self.root}:n:{name}"
+
+    @property
+    def due(self) -> str:
+        """The key of all timers."""
+        return f"{self.root}:due"
+
+    @property
+    def subscriptions(self) -> str:
+        """The key of the subscription ids by their hash."""
+        return f"{self.root}:subs"
+
+    @property
+    def paused(self) -> str:
+        """The key of the paused subscriptions."""
+        return f"{self.root}:paused"

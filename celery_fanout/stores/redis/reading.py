@@ -1,0 +1,97 @@
+"""From Redis hashes to records.
+
+Fields of ``r:<run>``, short because they are many: ``v`` version, ``k`` kind, ``e`` event, ``u``
+subscription's hash, ``s`` state, ``g`` generation, ``n`` token, ``b`` boot id, ``y`` nonce of the
+claim, ``c`` created, ``m`` updated, ``a`` started, ``a2`` started this attempt, ``f`` finished,
+``i`` may go on at, ``o`` must start by, ``r`` retries, ``x`` crashes, ``z`` reason, ``q`` queue,
+``h`` times published, ``p`` parent, ``pf`` and ``pg`` the parent's field and group, ``w`` group
+waited for, ``ws`` has waits, ``l`` next link, ``rl`` released, ``re`` times reopened, ``un`` first
+unregistered. All values are short, so that Redis packs the hash.
+
+Fields of ``d:<run>``: ``s<step key>`` checkpoint, ``a<number>`` attempt, ``c<run>`` kind of a
+child, ``n<group>`` outstanding children, ``w<field>`` where a wait is filed, ``R`` result, ``E``
+error, ``M`` message.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from celery_fanout.stores.ledger import EventRecord, RunRecord
+from celery_fanout.stores.states import RunState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["detail_of", "event_record", "run_record"]
+
+
+def _time(value: str | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def run_record(
+    run_id: str,
+    fields: Mapping[str, str],
+    subscription: str,
+    due: float | None,
+    detail: Mapping[str, Any] | None = None,
+) -> RunRecord:
+    """Return the record that a hash holds."""
+    kind: Any = fields["k"]
+    return RunRecord(
+        id=run_id,
+        kind=kind,
+        subscription=subscription,
+        event=fields.get("e", ""),
+        state=RunState(fields["s"]),
+        generation=int(fields.get("g", 0)),
+        token=int(fields.get("n", 0)),
+        retries=int(fields.get("r", 0)),
+        crashes=int(fields.get("x", 0)),
+        created=float(fields["c"]),
+        updated=float(fields["m"]),
+        started=_time(fields.get("a")),
+        finished=_time(fields.get("f")),
+        due=due,
+        reason=fields.get("z", ""),
+        worker=fields.get("b", ""),
+        parent=fields.get("p", ""),
+        reopened=int(fields.get("re", 0)),
+        detail=detail or {},
+    )
+
+
+def detail_of(data: Mapping[str, str]) -> dict[str, Any]:
+    """Return what ``RunRecord.detail`` holds."""
+    attempts = [json.loads(data[key]) for key in data if key[0] == "a"]
+    waits: dict[str, Any] = {}
+    for key, place in data.items():
+        if key[0] == "w":
+            name, paths, _, _ = json.loads(place)
+            waits[key[1:]] = {"name": name, "paths": json.loads(paths)}
+    return {
+        "checkpoints": {key: data[key] for key in data if key[0] == "s"},
+        "attempts": sorted(attempts, key=lambda attempt: attempt["number"]),
+        "children": {key[1:]: data[key] for key in data if key[0] == "c"},
+        "waits": waits,
+        "result": data.get("R"),
+        "error": json.loads(data["E"]) if "E" in data else None,
+        "message": data.get("M", ""),
+    }
+
+
+def event_record(key: str, fields: Mapping[str, str]) -> EventRecord:
+    """Return the record that a hash holds."""
+    return EventRecord(
+        key=key,
+        name=fields["nm"],
+        attributes=fields["a"],
+        data=fields["d"],
+        created=float(fields["t"]),
+        generation=int(fields["g"]),
+        runs=json.loads(fields["r"]),
+        replayed=json.loads(fields.get("rr", "[]")),
+        open=max(0, int(fields.get("o", 0))),
+    )

@@ -1,0 +1,7 @@
+-- Record a child of a run that has ended. ARGV[3] id  ARGV[4] "1"  then the 9 values of the child
+-- Returns 1 if it is new.
+local r = rec(ARGV[3])
+if not r then return 0 end
+local new = #add_runs(5, 1, r.e, now, r.g or '0', r.id)
+if new == 1 then call('HSET', dkey(r.id), 'c' .. ARGV[5], ARGV[6]) end
+return new

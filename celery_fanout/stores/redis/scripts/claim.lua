@@ -1,0 +1,69 @@
+-- Take a run for execution.
+--
+-- ARGV[3] id  ARGV[4] boot  ARGV[5] nonce  ARGV[6] retries of the message  ARGV[7] "1" if put back
+-- ARGV[8] "" or JSON of its event to recreate it from: key, name, gen
+-- ARGV[9] attributes  ARGV[10] data  then the 9 values of its run
+-- Returns {status, state, token, retries, crashes, created, due, result, [field, text, ...], woken}
+local id, boot, nonce, retries = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+local r = rec(id)
+
+local function answer(status, extra)
+  extra = extra or {}
+  return {status, r and r.s or '', tonumber(r and r.n or '0'), tonumber(r and r.r or '0'),
+    tonumber(r and r.x or '0'), r and r.c or '0', extra.due or '0', extra.result or false,
+    extra.steps or {}, woken}
+end
+
+local function checkpoints()
+  if r.k ~= 'parallel' or not r.p then return steps(id) end
+  local found = steps(r.p)
+  copy(steps(id), found)
+  return found
+end
+
+if not r then
+  if ARGV[8] == '' then return answer('unknown') end
+  local m = cjson.decode(ARGV[8])
+  local e = ekey(m.key)
+  if call('EXISTS', e) == 0 then
+    call('HSET', e, 'v', 1, 'nm', m.name, 'a', ARGV[9], 'd', ARGV[10], 't', f(now), 'g', m.gen,
+      'ge', m.gen, 'r', cjson.encode({id}))
+    call('ZADD', K .. ':ev', f(now), m.key)
+    call('ZADD', K .. ':n:' .. m.name, f(now), m.key)
+  end
+  add_runs(11, 1, m.key, now, m.gen)
+  r = rec(id)
+end
+if FINAL[r.s] then return answer('finished') end
+if r.s == 'completing' then
+  return answer('completing', {result = call('HGET', dkey(id), 'R') or 'null'})
+end
+if r.s == 'running' and r.y == nonce then return answer('claimed', {steps = checkpoints()}) end
+
+local due = tonumber(call('ZSCORE', K .. ':due', id) or '0')
+local sub = call('HGET', K .. ':subs', r.u) or ''
+if r.s ~= 'running' and r.s ~= 'gated' and sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then
+  call('ZADD', K .. ':g:' .. r.u, f(now), id)
+  enter(r, 'gated', nil)
+  return answer('paused')
+elseif r.s == 'gated' then
+  if sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then return answer('paused') end
+  call('ZREM', K .. ':g:' .. r.u, id)
+end
+if r.o and not r.a and tonumber(r.o) <= now then
+  finalise(r, 'cancelled', 'expired')
+  return answer('expired')
+end
+if r.s == 'running' then
+  if due > now then return answer('held', {due = f(due)}) end
+  if ARGV[7] ~= '1' and not r.rl and crash(r, 'Its lease was over.') then return answer('crashed') end
+elseif r.i and tonumber(r.i) > now + 0.001 then
+  return answer('early', {due = r.i})
+end
+local spent = tonumber(r.r or '0')
+if retries < spent then return answer('stale') end
+r.n = tostring(tonumber(r.n or '0') + 1)
+r.r = tostring(retries)
+enter(r, 'running', now + LEASE, 'n', r.n, 'b', boot, 'y', nonce, 'r', r.r, 'a2', f(now), 'a', r.a or f(now))
+drop(r, 'i', 'w', 'h', 'rl', 'un', 'z')
+return answer('claimed', {steps = checkpoints()})

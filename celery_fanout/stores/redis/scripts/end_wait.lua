@@ -1,0 +1,13 @@
+-- Give up a wait. ARGV[3] id  ARGV[4] token  ARGV[5] field
+-- Returns the checkpoint's text, or false if the token is stale.
+local r = rec(ARGV[3])
+if not holds(r, ARGV[4]) then return false end
+local d, field = dkey(r.id), ARGV[5]
+local known = call('HGET', d, field)
+if known and string.find(known, '^{"v":%d+,"s":"done"') then return known end
+local place = call('HGET', d, 'w' .. field)
+if place then unfile(place) end
+local text = '{"v":1,"s":"done","n":1,"r":null,"t":' .. f(now) .. '}'
+call('HDEL', d, 'w' .. field)
+call('HSET', d, field, text, 'n' .. field, 0)
+return text

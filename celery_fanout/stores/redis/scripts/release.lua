@@ -1,0 +1,15 @@
+-- Let go of what a worker that stops has. ARGV[3] boot  ARGV[4..] ids
+-- Returns the ids that are due now.
+for i = 4, #ARGV do
+  local r = rec(ARGV[i])
+  if r and r.b == ARGV[3] then
+    if r.s == 'running' then
+      call('HSET', rkey(r.id), 'rl', 1)
+    elseif r.s == 'pending' or r.s == 'published' then
+      drop(r, 'b')
+      call('ZADD', K .. ':due', f(now), r.id)
+      woken[#woken + 1] = r.id
+    end
+  end
+end
+return woken

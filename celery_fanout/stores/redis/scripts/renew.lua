@@ -1,0 +1,14 @@
+-- Renew the leases of what a worker holds. ARGV[3] boot  ARGV[4..] ids
+for i = 4, #ARGV do
+  local id = ARGV[i]
+  local state, boot, resume = unpack(call('HMGET', rkey(id), 's', 'b', 'i'))
+  if state == 'running' or state == 'completing' then
+    if boot == ARGV[3] then call('ZADD', K .. ':due', 'XX', f(now + LEASE), id) end
+  elseif state == 'pending' or state == 'published' then
+    if not resume or tonumber(resume) <= now then
+      call('HSET', rkey(id), 'b', ARGV[3])
+      call('ZADD', K .. ':due', 'XX', f(now + LEASE), id)
+    end
+  end
+end
+return 1

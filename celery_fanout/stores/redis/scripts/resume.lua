@@ -1,0 +1,14 @@
+-- Let the runs of a subscription go. ARGV[3] subscription  ARGV[4] limit
+-- Returns {how many, 1 if any are left}
+call('HDEL', K .. ':paused', ARGV[3])
+local gate = K .. ':g:' .. subhash(ARGV[3])
+local ids = call('ZRANGE', gate, 0, tonumber(ARGV[4]) - 1)
+for _, id in ipairs(ids) do
+  call('ZREM', gate, id)
+  local r = rec(id)
+  if r and r.s == 'gated' then
+    local resume = r.i and r.i ~= 'inf' and math.max(tonumber(r.i), now) or now
+    enter(r, 'pending', resume)
+  end
+end
+return {#ids, call('EXISTS', gate)}

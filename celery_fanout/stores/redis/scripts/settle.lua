@@ -1,0 +1,51 @@
+-- Leave a claim.
+--
+-- ARGV[3] id  ARGV[4] token  ARGV[5] to  ARGV[6] JSON: reason, due, retries, group, error
+-- ARGV[7] result JSON or ""  ARGV[8] error JSON or ""  ARGV[9] checkpoints JSON or ""
+-- ARGV[10] "1" if a child follows, whose 9 values begin at ARGV[11]
+-- Returns {1 or 0, woken}
+local id, token, to = ARGV[3], ARGV[4], ARGV[5]
+local r = rec(id)
+if not r then return {0, woken} end
+if r.n == token and (r.s == to or (to == 'completing' and r.s == 'succeeded')) then return {1, woken} end
+local completing = r.s == 'completing' and to == 'succeeded' and r.n == token
+if not holds(r, token) and not completing then return {0, woken} end
+local m = cjson.decode(ARGV[6])
+if completing then
+  finalise(r, 'succeeded', '')
+  return {1, woken}
+end
+if ARGV[7] ~= '' then call('HSET', dkey(id), 'R', ARGV[7]) end
+if ARGV[9] ~= '' then
+  for field, text in pairs(cjson.decode(ARGV[9])) do call('HSET', dkey(id), field, text) end
+end
+if to ~= 'succeeded' and to ~= 'completing' or r.n ~= '1' then log_attempt(r, to, m.error) end
+if to == 'succeeded' or to == 'cancelled' then
+  finalise(r, to, m.reason)
+elseif to == 'failed' then
+  fail(r, ARGV[8], m.reason ~= '' and m.reason or 'error')
+elseif to == 'completing' then
+  if ARGV[10] == '1' then
+    add_runs(11, 1, r.e, now, r.g or '0', id)
+    call('HSET', rkey(id), 'l', ARGV[11])
+    call('HSET', dkey(id), 'c' .. ARGV[11], ARGV[12])
+  end
+  enter(r, 'completing', now + LEASE)
+else
+  local due = tonumber(m.due)
+  local nothing = m.group ~= '' and tonumber(call('HGET', dkey(id), 'n' .. m.group) or '0') <= 0
+  if nothing then due = now end
+  drop(r, 'b', 'y')
+  local resume = due or (m.group ~= '' and 'inf' or now)
+  local fields = {'i', resume == 'inf' and 'inf' or f(resume), 'z', m.reason}
+  if m.retries then copy({'r', m.retries}, fields) end
+  if m.group ~= '' and not nothing then copy({'w', m.group}, fields) end
+  if resume == 'inf' then
+    -- its children, or a wait, will wake it; should that be lost, it looks for itself once a day
+    enter(r, to, now + 86400, unpack(fields))
+  else
+    enter(r, to, resume, unpack(fields))
+  end
+  if nothing then woken[#woken + 1] = id end
+end
+return {1, woken}

@@ -1,0 +1,41 @@
+-- Take what is due. ARGV[3] limit  ARGV[4] "1": leave running ones alone  ARGV[5..] ids, or none for all
+-- Returns {now, next due or false, [ended ...],
+--   [id, kind, subscription, event, attributes, data, retries, message, generation, ...]}
+local limit, grace = tonumber(ARGV[3]), ARGV[4] == '1'
+local due_key = K .. ':due'
+local ids = {}
+if #ARGV >= 5 then
+  for i = 5, #ARGV do
+    local score = call('ZSCORE', due_key, ARGV[i])
+    if score and tonumber(score) <= now + 0.000001 then ids[#ids + 1] = ARGV[i] end
+  end
+else
+  ids = call('ZRANGEBYSCORE', due_key, '-inf', f(now), 'LIMIT', 0, limit)
+end
+local ended, out, events = {}, {}, {}
+for _, id in ipairs(ids) do
+  local r = rec(id)
+  if not r or FINAL[r.s] then
+    call('ZREM', due_key, id)
+  elseif grace and (r.s == 'running' or r.s == 'completing') then
+    call('ZADD', due_key, f(now + LEASE), id)
+  elseif r.s == 'completing' then
+    finalise(r, 'succeeded', '')
+  elseif r.o and not r.a and tonumber(r.o) <= now then
+    finalise(r, 'cancelled', 'expired')
+    ended[#ended + 1] = id
+  elseif r.s == 'running' and not r.rl and crash(r, 'Its lease was over.') then
+    ended[#ended + 1] = id
+  elseif r.i == 'inf' then
+    call('ZADD', due_key, f(now + 86400), id)
+  else
+    enter(r, 'pending', now + GRACE)
+    drop(r, 'b', 'y', 'w', 'i', 'rl')
+    if not events[r.e] then events[r.e] = call('HMGET', ekey(r.e), 'a', 'd') end
+    local e = events[r.e]
+    copy({id, r.k, call('HGET', K .. ':subs', r.u) or '', r.e, e[1] or '', e[2] or '',
+      r.r or '0', call('HGET', dkey(id), 'M') or '', r.g or '0'}, out)
+  end
+end
+local next_due = call('ZRANGE', due_key, 0, 0, 'WITHSCORES')
+return {f(now), next_due[2] or false, ended, out}

@@ -1,0 +1,70 @@
+"""The states of a run, and which may follow which."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+__all__ = ["FINAL", "TRANSITIONS", "RunState"]
+
+
+class RunState(str, enum.Enum):
+    """Where a run is in its life.
+
+    Attributes:
+        PENDING: recorded, and to be published.
+        GATED: recorded, and held back: its subscription is paused.
+        PUBLISHED: its message is with the broker, or in a worker that has not begun.
+        RUNNING: claimed by a worker, whose lease is renewed while it works.
+        SUSPENDED: has left the worker until a time, an event, or the end of child runs.
+        RETRYING: waits for its next attempt after an error.
+        COMPLETING: has returned; Celery is dispatching the next link of its chain.
+        SUCCEEDED: final.
+        FAILED: final: a dead letter.
+        CANCELLED: final.
+    """
+
+    PENDING = "pending"
+    GATED = "gated"
+    PUBLISHED = "published"
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    RETRYING = "retrying"
+    COMPLETING = "completing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+FINAL: Final = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
+
+_S = RunState
+_OPEN: Final = frozenset(set(RunState) - FINAL)
+
+#: What may follow each state. Every state that is not final may be cancelled, and each but
+#: COMPLETING may end as a dead letter (crashed too often, unregistered, failed).
+TRANSITIONS: Final[dict[RunState, frozenset[RunState]]] = {
+    _S.PENDING: frozenset({_S.PUBLISHED, _S.RUNNING, _S.GATED, _S.FAILED, _S.CANCELLED}),
+    _S.GATED: frozenset({_S.PENDING, _S.CANCELLED}),
+    _S.PUBLISHED: frozenset({_S.PENDING, _S.RUNNING, _S.GATED, _S.FAILED, _S.CANCELLED}),
+    _S.RUNNING: frozenset(
+        {
+            _S.PENDING,
+            _S.SUSPENDED,
+            _S.RETRYING,
+            _S.COMPLETING,
+            _S.SUCCEEDED,
+            _S.FAILED,
+            _S.CANCELLED,
+        }
+    ),
+    _S.SUSPENDED: frozenset({_S.PENDING, _S.RUNNING, _S.GATED, _S.CANCELLED}),
+    _S.RETRYING: frozenset({_S.PENDING, _S.RUNNING, _S.GATED, _S.CANCELLED}),
+    _S.COMPLETING: frozenset({_S.SUCCEEDED}),
+    _S.SUCCEEDED: frozenset(),
+    _S.FAILED: frozenset({_S.PENDING}),  # retried on purpose
+    _S.CANCELLED: frozenset({_S.PENDING}),
+}
