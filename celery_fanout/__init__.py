@@ -1,8 +1,9 @@
 """Event fan-out and durable, resumable steps for Celery apps that already exist."""
 
-from celery_fanout.app import Fanout, aemit, emit, emit_many, explain, get_fanout
+from celery_fanout.app import Fanout, get_fanout
 from celery_fanout.context import Run, current_event, current_run
 from celery_fanout.declarations import on_event
+from celery_fanout.doors import aemit, emit, emit_many, explain
 from celery_fanout.emission import Emission, Outcome, RunHandle
 from celery_fanout.events import Event
 from celery_fanout.eventtypes import event_type
@@ -14,12 +15,14 @@ from celery_fanout.exceptions import (
     RunFailed,
     StepFailed,
 )
+from celery_fanout.options import CancelOn
 from celery_fanout.registry import Explanation, Registry, Subscription
 from celery_fanout.steps import Step, step
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CancelOn",
     "Emission",
     "EmitError",
     "Event",

@@ -1,4 +1,4 @@
-"""Where the parts are put together, once per app; and the doors ``emit`` and ``aemit``."""
+"""Where the parts are put together, once per app."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import datetime as dt
 import math
 import threading
 import time as clock_module
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, cast, overload
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
-from celery import _state
-from celery import signals as celery_signals
 
 from celery_fanout import (
     context,
@@ -18,14 +16,16 @@ from celery_fanout import (
     logs,  # noqa: F401  # pyright: ignore[reportUnusedImport] - listens to the signals
 )
 from celery_fanout.context import Engine
-from celery_fanout.declarations import declared
 from celery_fanout.drafts import draft
-from celery_fanout.exceptions import EmitWhileImporting, InvalidEvent
+from celery_fanout.exceptions import EmitWhileImporting, InvalidEvent, StoreUnsupported
+from celery_fanout.fanin import fan_in_of
+from celery_fanout.level2 import Level2
 from celery_fanout.publisher import Publisher
 from celery_fanout.registry import Explanation, Registry
 from celery_fanout.runs import Runs
 from celery_fanout.settings import Settings
 from celery_fanout.stores.backend import BackendStore
+from celery_fanout.stores.choosing import choose_ledger
 from celery_fanout.stores.lazy import lazy_store
 from celery_fanout.stores.memory import MemoryStore
 from celery_fanout.suspension import Suspension
@@ -38,11 +38,13 @@ if TYPE_CHECKING:
 
     from celery_fanout.canvas import FrozenChain
     from celery_fanout.context import Run
+    from celery_fanout.control import RunControl
     from celery_fanout.emission import Emission
     from celery_fanout.events import Event
     from celery_fanout.stores import CheckpointStore
+    from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["Fanout", "aemit", "emit", "emit_many", "explain", "get_fanout"]
+__all__ = ["Fanout", "get_fanout"]
 
 _ATTRIBUTE = "_celery_fanout"
 _lock = threading.RLock()
@@ -62,8 +64,8 @@ class Fanout:
         self.app = app
         self.clock = clock_module.time
         self.suspension = Suspension(app, self._now)
-        self.runs = Runs(self._engine, self.suspension)
-        self.registry = Registry(app, self.runs.wrap)
+        self.executor = Runs(self._engine, self.suspension)
+        self.registry = Registry(app, self.executor.wrap)
         self._loaded = False
         self._loading = False
 
@@ -99,16 +101,68 @@ class Fanout:
     def publisher(self) -> Publisher:
         """Publishes events."""
         return Publisher(
-            self.app, self.settings, self.registry, self._run_eagerly, self.suspension.hop
+            self.app,
+            self.settings,
+            self.registry,
+            self._run_eagerly,
+            self.suspension.hop,
+            self._chosen_ledger,
         )
+
+    @cached_property
+    def _chosen_ledger(self) -> Ledger | None:
+        return choose_ledger(self.app, self.settings, self._now)
+
+    @cached_property
+    def level2(self) -> Level2 | None:
+        """What works with the ledger; ``None`` on level 1."""
+        if self._chosen_ledger is None:
+            return None
+        return Level2(
+            self.app, self.settings, self.registry, self.publisher, self._chosen_ledger
+        )
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger.
+
+        Raises:
+            StoreUnsupported: on level 1.
+        """
+        return self._level2("the ledger").ledger
+
+    @property
+    def runs(self) -> RunControl:
+        """To list, show, cancel, retry, replay and rerun runs, and to pause subscriptions.
+
+        Raises:
+            StoreUnsupported: on level 1.
+        """
+        return self._level2("runs").control
+
+    def _level2(self, feature: str) -> Level2:
+        if self.level2 is None:
+            raise StoreUnsupported(
+                f"The store of the app {self.app.main!r}",
+                feature,
+                "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
+            )
+        return self.level2
 
     def _engine(self, eager: bool) -> Engine:  # noqa: FBT001 - a callback with one argument
         return self._eager_engine if eager else self._worker_engine
 
     @cached_property
     def _worker_engine(self) -> Engine:
+        level2 = self.level2
         return Engine(
-            lazy_store(lambda: self.store), self.settings, self._emit_from_step, self._now
+            lazy_store(lambda: self.store),
+            self.settings,
+            self._emit_from_step,
+            self._now,
+            ledger=None if level2 is None else level2.ledger,
+            wake=None if level2 is None else level2.wakeups.wake,
+            ended=None if level2 is None else level2.endings.tell,
         )
 
     @cached_property
@@ -174,7 +228,7 @@ class Fanout:
         tasks: Any = self.app.tasks
         for name, task in tasks.items():
             if not name.startswith("celery."):
-                self.runs.wrap(task)
+                self.executor.wrap(task)
 
     def emit(
         self,
@@ -182,19 +236,30 @@ class Fanout:
         data: Any = None,
         *,
         delay: float | dt.timedelta | None = None,
+        expires: float | dt.timedelta | None = None,
+        then: Any = None,
         **attributes: Any,
     ) -> Emission:
         """Publish an event to the app's subscribers; see :func:`emit`."""
         self._load_to_emit()
-        resume_at = None
-        if delay is not None:
-            seconds = delay.total_seconds() if isinstance(delay, dt.timedelta) else float(delay)
-            if not 0 <= seconds < math.inf:
-                raise InvalidEvent(
-                    str(event)[:100], f"has the delay {seconds}", "Use seconds, 0 or more."
-                )
-            resume_at = self.clock() + seconds
-        return self.publisher.emit([draft(self.settings, event, data, **attributes)], resume_at)[0]
+        waits = _seconds(event, "delay", delay)
+        patience = _seconds(event, "expiry", expires)
+        drafted = draft(self.settings, event, data, **attributes)
+        if self._records:
+            level2 = self._level2("emit")
+            return level2.emit([drafted], delay=waits, expires=patience, then=then)[0]
+        if not self.app.conf.task_always_eager and (patience is not None or then is not None):
+            self._level2("emit(expires=)" if then is None else "emit(then=)")
+        resume_at = None if waits is None else self.clock() + waits
+        emission = self.publisher.emit([drafted], resume_at)[0]
+        if then is not None:
+            then.s(fan_in_of(emission)).apply()
+        return emission
+
+    @property
+    def _records(self) -> bool:
+        """Whether emissions go to the ledger: not where subscribers run in place."""
+        return not self.app.conf.task_always_eager and self.level2 is not None
 
     def emit_many(self, events: Iterable[Any]) -> list[Emission]:
         """Publish several events in one batch; see :func:`emit_many`."""
@@ -209,6 +274,8 @@ class Fanout:
                     "Pass pairs of name and data, typed events, or Event objects.",
                 )
             drafts.append(draft(self.settings, *pair))
+        if drafts and self._records:
+            return self._level2("emit_many").emit(drafts)
         return self.publisher.emit(drafts)
 
     def explain(self, event: str | BaseModel | Event, data: Any = None) -> list[Explanation]:
@@ -237,156 +304,12 @@ def get_fanout(app: Celery | None = None) -> Fanout:
     return fanout
 
 
-@overload
-def emit(
-    event: BaseModel | Event,
-    *,
-    id: str | None = None,
-    subject: str | None = None,
-    source: str | None = None,
-    time: dt.datetime | str | None = None,
-    delay: float | dt.timedelta | None = None,
-    app: Celery | None = None,
-) -> Emission: ...
-
-
-@overload
-def emit(
-    event: str,
-    data: Any = None,
-    *,
-    id: str | None = None,
-    subject: str | None = None,
-    source: str | None = None,
-    time: dt.datetime | str | None = None,
-    delay: float | dt.timedelta | None = None,
-    app: Celery | None = None,
-) -> Emission: ...
-
-
-def emit(
-    event: str | BaseModel | Event,
-    data: Any = None,
-    *,
-    id: str | None = None,
-    subject: str | None = None,
-    source: str | None = None,
-    time: dt.datetime | str | None = None,
-    delay: float | dt.timedelta | None = None,
-    app: Celery | None = None,
-) -> Emission:
-    """Publish an event to all its subscribers, each as its own Celery chain.
-
-    Args:
-        event: an event name, an instance of a typed event, or an :class:`Event` to pass on.
-        data: JSON data; what subscribers receive. Texts, numbers, lists, dicts with text keys;
-            dates, UUIDs, Decimals and enums become texts.
-        id: the event's id, at most 1,000 characters; a new one by default. The same name and id
-            give the same runs, so a repeat after an error is safe.
-        subject: what the event is about, within the source.
-        source: where it happened; ``fanout_source`` by default.
-        time: when it happened; now by default. A datetime with a time zone, or RFC 3339.
-        delay: seconds, or a timedelta, before subscribers start.
-        app: the Celery app; the current one by default.
-
-    Returns:
-        The event and one handle per run; no runs if nothing subscribes to it.
-
-    Raises:
-        InvalidEvent: if name, data, size or an attribute cannot be used. Nothing was published.
-        RegistrationError: if a subscription is wrong. Nothing was published.
-        EmitError: if publishing was cut short. It says what is known of each run.
-    """
-    return get_fanout(app).emit(
-        event, data, id=id, subject=subject, source=source, time=time, delay=delay
-    )
-
-
-def emit_many(
-    events: Iterable[tuple[str, Any] | BaseModel | Event], *, app: Celery | None = None
-) -> list[Emission]:
-    """Publish several events in one batch.
-
-    All are validated before the first is published.
-
-    Args:
-        events: pairs of name and data, typed events, or :class:`Event` objects.
-        app: the Celery app; the current one by default.
-
-    Raises:
-        InvalidEvent: if one cannot be emitted. Nothing was published.
-        RegistrationError: if a subscription is wrong. Nothing was published.
-        EmitError: if publishing was cut short, about the first event it concerns.
-    """
-    return get_fanout(app).emit_many(events)
-
-
-async def aemit(
-    event: str | BaseModel | Event,
-    data: Any = None,
-    *,
-    id: str | None = None,
-    subject: str | None = None,
-    source: str | None = None,
-    time: dt.datetime | str | None = None,
-    delay: float | dt.timedelta | None = None,
-    app: Celery | None = None,
-) -> Emission:
-    """Like :func:`emit`, for async code: publishing happens in a thread.
-
-    Context variables, such as the current trace, are those of the caller.
-    """
-    fanout = get_fanout(app)  # the current app is thread-local
-    call = partial(fanout.emit, event, data, delay=delay)
-    call = partial(call, id=id, subject=subject, source=source, time=time)
-    import asyncio  # costs as much as all the rest of this package
-
-    return await asyncio.to_thread(call)
-
-
-def explain(
-    event: str | BaseModel | Event, data: Any = None, *, app: Celery | None = None
-) -> list[Explanation]:
-    """Say for every subscription of the app whether and why an event would reach it.
-
-    Args:
-        event: an event name, a typed event, or an :class:`Event`.
-        data: its data, for filters.
-        app: the Celery app; the current one by default.
-
-    Raises:
-        InvalidEvent: if the event could not be emitted.
-    """
-    return get_fanout(app).explain(event, data)
-
-
-# -- attaching to apps -------------------------------------------------------------------------
-
-
-def _refresh(sender: Celery | None = None, **_: Any) -> None:
-    if sender is not None:
-        get_fanout(sender).registry.refresh()
-
-
-@_state.connect_on_app_finalize
-def _on_finalize(app: Celery) -> None:
-    # finalisers run in no order, perhaps before those of shared tasks; this signal comes last
-    app.on_after_finalize.connect(_refresh, weak=False)
-
-
-def _refresh_finalized() -> None:
-    state: Any = _state
-    for app in list(state._get_active_apps()):
-        if app.finalized:
-            get_fanout(app).registry.refresh()
-
-
-def _refresh_worker(sender: Any, **_: Any) -> None:
-    # tasks that were registered without a new declaration, such as classes; and those whose
-    # subscription was removed while runs of theirs are still under way
-    get_fanout(sender.app).prepare_worker()
-
-
-celery_signals.worker_init.connect(_refresh_worker, weak=False)
-declared.hooks.append(_refresh_finalized)
-context.set_default_emit(emit)
+def _seconds(event: Any, what: str, given: float | dt.timedelta | None) -> float | None:
+    if given is None:
+        return None
+    seconds = given.total_seconds() if isinstance(given, dt.timedelta) else float(given)
+    if not 0 <= seconds < math.inf:
+        raise InvalidEvent(
+            str(event)[:100], f"has the {what} {seconds}", "Use seconds, 0 or more."
+        )
+    return seconds

@@ -33,6 +33,13 @@ RESUME_HEADER = "fanout_resume_at"
 #: Header with how often the run was put back in a row because the store did not answer.
 STORE_RETRIES_HEADER = "fanout_store_retries"
 
+#: Header with what a run is, if it is no subscription's handling of an event; level 2.
+KIND_HEADER = "fanout_kind"
+#: Header with the generation of a run, if that is not the first; level 2.
+GENERATION_HEADER = "fanout_generation"
+#: Header of a run of step.parallel: field of the step's checkpoint, and index of the item.
+BRANCH_HEADER = "fanout_branch"
+
 VERSION = 1
 
 #: Name of the errback task that stands between Celery and the user's ``on_failure`` task.
@@ -50,7 +57,9 @@ class FrozenChain:
         args: arguments of the first link: the event's data.
         headers: headers of the first link.
         chain: the remaining links in the order that Celery's ``chain`` option wants, last first.
-        errbacks: signatures for ``link_error``.
+        errbacks: signatures for ``link_error``. None on level 2, where the ledger tells of failures.
+        retries: how many of the task's retries were spent.
+        celery_results: whether Celery stores what the links return; else the ledger does.
     """
 
     subscription: Subscription
@@ -60,10 +69,18 @@ class FrozenChain:
     headers: dict[str, Any]
     chain: list[dict[str, Any]] | None
     errbacks: list[dict[str, Any]] | None
+    retries: int = 0
+    celery_results: bool = True
 
 
 def freeze(
-    event: Event, event_headers: dict[str, str], subscription: Subscription, reply_to: str
+    event: Event,
+    event_headers: dict[str, str],
+    subscription: Subscription,
+    reply_to: str,
+    *,
+    generation: int | None = None,
+    celery_results: bool = True,
 ) -> FrozenChain:
     """Return the chain of one subscription for one event.
 
@@ -72,14 +89,19 @@ def freeze(
         event_headers: its ``ce_*`` headers, computed once per event.
         subscription: the subscription.
         reply_to: where an RPC result backend sends the results of later links.
+        generation: of its run in the ledger; ``None`` where there is no ledger.
+        celery_results: whether Celery stores what the links return, as for any task.
     """
-    first = run_id(event.name, event.id, subscription.id)
-    stamp = {
+    first = run_id(event.name, event.id, subscription.id, generation or 0)
+    stamp: dict[str, Any] = {
         **event_headers,
         SUBSCRIPTION_HEADER: subscription.id,
         VERSION_HEADER: VERSION,
     }
-    errbacks = [errback(subscription.on_failure)] if subscription.on_failure else None
+    if generation:
+        stamp[GENERATION_HEADER] = generation
+    told_by_celery = generation is None and subscription.on_failure
+    errbacks = [errback(str(subscription.on_failure))] if told_by_celery else None
     tail: list[dict[str, Any]] = []
     for number, signature in enumerate(subscription.tail, start=1):
         # three parts: a step's key has two, so that no step can have the id of a link
@@ -91,6 +113,10 @@ def freeze(
             RUN_HEADER: link,
             DATA_HEADER: encode(event.data),
         }
+        if generation is not None:
+            headers[KIND_HEADER] = "then"
+        if not celery_results:
+            options["ignore_result"] = True
         options.update(task_id=link, headers=headers, reply_to=reply_to)
         if errbacks:
             options["link_error"] = [*(options.get("link_error") or []), *errbacks]
@@ -103,6 +129,7 @@ def freeze(
         headers={**stamp, RUN_HEADER: first},
         chain=tail[::-1] or None,
         errbacks=errbacks,
+        celery_results=celery_results,
     )
 
 

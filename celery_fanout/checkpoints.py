@@ -20,9 +20,11 @@ from celery_fanout.exceptions import (
     SleepTooLong,
     StepFailed,
     StoreUnavailable,
+    Superseded,
     describe,
 )
 from celery_fanout.ids import child_id
+from celery_fanout.policy import NO_RETRIES
 from celery_fanout.stores import Checkpoint
 from celery_fanout.suspension import Suspended
 from celery_fanout.timeouts import time_limit
@@ -34,7 +36,15 @@ if TYPE_CHECKING:
     from celery_fanout.policy import StepPolicy
     from celery_fanout.stores import CheckpointStore, StepKey
 
-__all__ = ["run_in_place", "run_step", "sleep_step"]
+__all__ = [
+    "announce_completed",
+    "invoke_function",
+    "load",
+    "run_in_place",
+    "run_step",
+    "sleep_step",
+    "step_failed",
+]
 
 logger = get_task_logger(__name__)
 
@@ -42,7 +52,8 @@ logger = get_task_logger(__name__)
 MAX_MESSAGE = 10_000
 
 
-def _load(execution: Execution, key: StepKey) -> Checkpoint | None:
+def load(execution: Execution, key: StepKey) -> Checkpoint | None:
+    """Return what is known about a step."""
     with _reachable(execution) as store:
         text = store.get(execution.run.id, key)
     if text is None:
@@ -67,10 +78,10 @@ def _save(execution: Execution, key: StepKey, checkpoint: Checkpoint, text: str 
 
 @contextmanager
 def _reachable(execution: Execution) -> Generator[CheckpointStore]:
-    """Lend the store; an outage leaves the worker like a suspension, also when it is caught."""
+    """Lend the store; an outage, and the loss of the run, leave the body though it catches them."""
     try:
-        yield execution.engine.store
-    except StoreUnavailable as exc:
+        yield execution.store
+    except (StoreUnavailable, Superseded) as exc:
         execution.suspension = exc
         raise
 
@@ -78,7 +89,7 @@ def _reachable(execution: Execution) -> Generator[CheckpointStore]:
 def _suspend(execution: Execution, suspended: Suspended) -> Suspended:
     """Mark the run as suspended, and return what to raise."""
     execution.suspension = suspended
-    store = execution.engine.store
+    store = execution.store
     wait = suspended.until - execution.now()
     if store.supports_extend and store.keeps is not None and wait > store.keeps / 4:
         with _reachable(execution):  # what this run already has must outlive the wait
@@ -103,7 +114,7 @@ def run_step(  # noqa: C901 - the whole path of a step, to be read in one go
     check_function(id, fn)
     key = execution.next_key(id)
     while True:
-        checkpoint = _load(execution, key) or Checkpoint("retrying")
+        checkpoint = load(execution, key) or Checkpoint("retrying")
         if checkpoint.final:
             return _cached(execution, key, checkpoint, fn)
         if not execution.is_due(checkpoint.due):
@@ -173,14 +184,14 @@ def run_in_place(
 
 def _cached(execution: Execution, key: StepKey, checkpoint: Checkpoint, fn: Any) -> Any:
     """Return the stored value, or raise the stored failure; use keeps a checkpoint alive."""
-    store = execution.engine.store
+    store = execution.store
     age = execution.now() - (checkpoint.stored or execution.now())
     if store.supports_extend and store.keeps is not None and age > store.keeps / 2:
         with _reachable(execution):
             store.extend(execution.run.id, [key], store.keeps)
     if checkpoint.status == "failed":
-        raise _step_failed(key, checkpoint)
-    _announce_completed(execution, key, checkpoint, cached=True)
+        raise step_failed(key, checkpoint)
+    announce_completed(execution, key, checkpoint, cached=True)
     return decode(key[0], fn, checkpoint.value)
 
 
@@ -198,6 +209,13 @@ def _call(
             return fn(*args, **kwargs)
     finally:
         inside.reset(token)
+
+
+def invoke_function(
+    execution: Execution, key: StepKey, fn: Callable[..., Any], args: tuple[Any, ...]
+) -> Any:
+    """Call a step's function; steps inside it are refused."""
+    return _call(execution, key, NO_RETRIES, fn, args, {})
 
 
 def _complete(
@@ -218,13 +236,13 @@ def _complete(
                 "store it elsewhere and return a reference to it"
             )
         _save(execution, key, checkpoint, text)
-    except (StoreUnavailable, SoftTimeLimitExceeded):
+    except (StoreUnavailable, Superseded, SoftTimeLimitExceeded):
         raise
     except Exception as exc:  # values may bring encoders of their own
         # the effect has happened, so no retry may repeat it
         error = ValueError(f"the step's result cannot be stored: {exc}")
         raise _failed(execution, key, checkpoint, error) from exc
-    _announce_completed(execution, key, checkpoint, cached=False)
+    announce_completed(execution, key, checkpoint, cached=False)
     if execution.engine.after_step is not None:
         execution.engine.after_step(key)
     return decode(key[0], fn, stored.value)
@@ -264,7 +282,7 @@ def _failed(
     checkpoint.error = _brief(error)
     _save(execution, key, checkpoint)
     _announce_failed(execution, key, checkpoint, error, final=True)
-    return _step_failed(key, checkpoint)
+    return step_failed(key, checkpoint)
 
 
 def _brief(error: BaseException) -> dict[str, str]:
@@ -273,7 +291,8 @@ def _brief(error: BaseException) -> dict[str, str]:
     return {**found, "message": found["message"][:MAX_MESSAGE]}
 
 
-def _step_failed(key: StepKey, checkpoint: Checkpoint) -> StepFailed:
+def step_failed(key: StepKey, checkpoint: Checkpoint) -> StepFailed:
+    """Return what a step that failed for good raises into the body."""
     error = checkpoint.error or {}
     return StepFailed(key[0], error.get("type", "?"), error.get("message", ""), checkpoint.attempts)
 
@@ -286,9 +305,9 @@ def sleep_step(execution: Execution, id: str, wake: Callable[[], float]) -> None
         SleepTooLong: if the store would drop the run's checkpoints before.
     """
     key = execution.next_key(id)
-    checkpoint = _load(execution, key)
+    checkpoint = load(execution, key)
     if checkpoint is not None and checkpoint.final:
-        _announce_completed(execution, key, checkpoint, cached=True)
+        announce_completed(execution, key, checkpoint, cached=True)
         return
     if checkpoint is None:
         due = wake()
@@ -304,20 +323,21 @@ def sleep_step(execution: Execution, id: str, wake: Callable[[], float]) -> None
         raise _suspend(execution, Suspended(checkpoint.due or 0.0, "sleep", id))
     checkpoint.status = "done"
     _save(execution, key, checkpoint)
-    _announce_completed(execution, key, checkpoint, cached=False)
+    announce_completed(execution, key, checkpoint, cached=False)
     if execution.engine.after_step is not None:
         execution.engine.after_step(key)
 
 
 def _refuse_too_long(execution: Execution, id: str, seconds: float) -> None:
-    store = execution.engine.store
+    store = execution.store
     if store.longest is not None and seconds > store.longest:
         raise SleepTooLong(id, seconds, store.longest, store.keeps_setting)
 
 
-def _announce_completed(
+def announce_completed(
     execution: Execution, key: StepKey, checkpoint: Checkpoint, *, cached: bool
 ) -> None:
+    """Tell the receivers of ``step_completed``."""
     signals.step_completed.send(
         sender=execution.task,
         run=execution.run,

@@ -23,10 +23,11 @@ from celery_fanout.events import Event
 from celery_fanout.exceptions import NoApp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from celery_fanout.settings import Settings
     from celery_fanout.stores import CheckpointStore, StepKey
+    from celery_fanout.stores.ledger import Ledger
 
 __all__ = ["Run", "current_event", "current_run"]
 
@@ -69,6 +70,9 @@ class Engine:
         clock: the time.
         after_step: called with the step's key when a fresh result was stored; tests crash here.
         waits: whether a suspension leaves the worker (or the test); without, time is skipped.
+        ledger: what runs are claimed from and settled in, on level 2.
+        wake: publishes runs that are due now; best effort.
+        ended: records what follows from the end of a run that failed or was cancelled.
     """
 
     store: CheckpointStore
@@ -77,6 +81,49 @@ class Engine:
     clock: Clock = time.time
     after_step: Callable[[StepKey], None] | None = None
     waits: bool = True
+    ledger: Ledger | None = None
+    wake: Callable[[Sequence[str]], None] | None = None
+    ended: Callable[[str], None] | None = None
+
+
+class Claimed(Protocol):
+    """What an execution holds on level 2: its run, claimed, and the store of its steps."""
+
+    #: What the run is, its id, and its token.
+    run_id: str
+    token: int
+    branch: tuple[str, int] | None
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where it was claimed."""
+        ...
+
+    @property
+    def created(self) -> float:
+        """When the run was recorded."""
+        ...
+
+    @property
+    def buffered(self) -> dict[str, str]:
+        """Checkpoints that are written with the next change."""
+        ...
+
+    def now(self) -> float:
+        """Return the ledger's time, without asking it."""
+        ...
+
+    def patiently(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the ledger, again and again while it cannot be reached, for a while."""
+        ...
+
+    def learn(self, field: str, text: str) -> None:
+        """Note what the ledger holds for a step now."""
+        ...
+
+    def get(self, run_id: str, key: StepKey) -> str | None:
+        """Return a checkpoint's text."""
+        ...
 
 
 @dataclass
@@ -87,15 +134,23 @@ class Execution:
     task: Any
     request: Any
     engine: Engine
+    claimed: Claimed | None = None
     numbers: Counter[str] = field(default_factory=Counter[str])
     used: list[StepKey] = field(default_factory=list["StepKey"])
     suspension: BaseException | None = None
     skipped: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def store(self) -> CheckpointStore:
+        """Where the results of its steps are kept."""
+        found: Any = self.claimed
+        return self.engine.store if found is None else found
+
     def now(self) -> float:
-        """Return the time as this run sees it: eager runs skip their sleeps."""
-        return self.engine.clock() + self.skipped
+        """Return the time as this run sees it: the ledger's, and eager runs skip their sleeps."""
+        clock = self.engine.clock if self.claimed is None else self.claimed.now
+        return clock() + self.skipped
 
     def is_due(self, until: float | None) -> bool:
         """Whether a time has come; messages carry times in whole microseconds."""

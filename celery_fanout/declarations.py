@@ -24,6 +24,7 @@ from celery_fanout.exceptions import (
     InvalidSubscription,
     NotATask,
 )
+from celery_fanout.options import CancelOn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -102,6 +103,7 @@ class Declaration:
     on_failure: Any
     options: Mapping[str, Any]
     where: str
+    cancel_on: tuple[CancelOn, ...] = ()
 
 
 class Declarations:
@@ -161,6 +163,7 @@ def on_event(
     then: Link | Sequence[Link] | None = None,
     on_failure: AnyTask | None = None,
     options: Mapping[str, Any] | None = None,
+    cancel_on: CancelOn | str | Sequence[CancelOn | str] | None = None,
 ) -> Callable[[TaskT], TaskT]:
     """Subscribe a Celery task to an event.
 
@@ -178,6 +181,8 @@ def on_event(
         on_failure: a task that is called with a description of the failure when the run, or a
             link of its tail, has failed for good.
         options: options of ``apply_async`` for this subscription: ``queue``, ``priority``, ...
+        cancel_on: events that cancel a run which has not ended: names, or
+            :class:`~celery_fanout.CancelOn` with a ``match``. Level 2.
 
     Raises:
         NotATask: if it is put on a function, or below ``@app.task`` instead of above.
@@ -196,6 +201,9 @@ def on_event(
             raise NotATask("then=", describe(item), "Pass tasks or signatures.")
     if on_failure is not None and not isinstance_unopened(on_failure, (Task,)):
         raise NotATask("on_failure=", describe(on_failure), "Pass a task.")
+    cancels = tuple(
+        item if isinstance(item, CancelOn) else CancelOn(item) for item in _as_tuple(cancel_on)
+    )
     frame: Any = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
@@ -206,7 +214,9 @@ def on_event(
                 describe(task),
                 f"Put @app.task or @shared_task between @on_event({pattern!r}) and the function.",
             )
-        declared.add(Declaration(task, pattern, filter, tail, on_failure, chosen, where))
+        declared.add(
+            Declaration(task, pattern, filter, tail, on_failure, chosen, where, cancels)
+        )
         return task
 
     return subscribe

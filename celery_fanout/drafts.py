@@ -67,6 +67,14 @@ def draft(
         model = model_of(name)
         schema = name_of(model)[1] if model else None
     cause = cause or current_run()
+    depth = 0 if cause is None else cause.event.depth + 1
+    if depth > settings.max_depth:
+        raise InvalidEvent(
+            name,
+            f"would be number {depth} in a chain of events that cause one another, and "
+            f"fanout_max_depth is {settings.max_depth}",
+            "Find the subscribers that emit what leads back to them, or raise the setting.",
+        )
     found = Event(
         name=name,
         data=checked_data(name, data, settings.max_event_size),
@@ -76,6 +84,7 @@ def draft(
         dataschema=schema,
         correlationid=(cause.event.correlationid or cause.event.id) if cause else None,
         causationid=cause.id if cause else None,
+        depth=depth,
     )
     return found if id is None else replace(found, id=_text(name, "id", id))
 

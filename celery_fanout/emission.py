@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
 from celery_fanout.exceptions import EmissionTimeout
+from celery_fanout.results import RunResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.events import Event
     from celery_fanout.registry import Subscription
+    from celery_fanout.stores.ledger import Ledger
 
 __all__ = ["Emission", "Outcome", "RunHandle"]
 
@@ -36,25 +38,43 @@ class RunHandle:
     id: str
     _result_id: str = field(repr=False)
     subscription: Subscription
+    _ledger: Ledger | None = field(default=None, repr=False)
     eager: Any = field(default=None, repr=False)
     published: bool = field(default=True, repr=False)
 
     @cached_property
-    def result(self) -> AsyncResult[Any]:
-        """Celery's result of the chain: of its last link, or of the subscriber if it has none.
+    def result(self) -> AsyncResult[Any] | RunResult:
+        """The result of the chain: of its last link, or of the subscriber if it has none.
 
-        When a link fails, Celery marks the links after it as failed with the same error.
+        On level 2 what the ledger has of it; on level 1 Celery's result. There, when a link fails,
+        Celery marks the links after it as failed with the same error.
         """
         # the same object every time: an RPC backend delivers a result once
         if self.eager is not None:
             return self.eager  # type: ignore[no-any-return]
+        if self._ledger is not None:
+            return RunResult(self._ledger, self.id)
         return self._app.AsyncResult(self._result_id)
+
+    def get(self, timeout: float | None = None) -> Any:
+        """Wait for the run, and return what its chain returned.
+
+        Args:
+            timeout: in seconds; ``None``: for ever.
+
+        Raises:
+            RunFailed: on level 2, if it failed or was cancelled; on level 1 what it failed with.
+            celery.exceptions.TimeoutError: if it has no outcome by then.
+        """
+        return self.result.get(timeout=timeout)
 
     @property
     def ignored(self) -> bool:
         """Whether no result will be stored, so that nothing can be waited for."""
         if not self.published:
             return True
+        if self._ledger is not None:
+            return False  # how it ended is known, whatever it returned
         task: Any = self.subscription.task
         options: Mapping[str, Any] = self.subscription.options
         if self.subscription.tail:
@@ -129,7 +149,7 @@ class Emission:
 def _outcome(run: RunHandle, timeout: float | None) -> Outcome:
     if run.ignored and run.eager is None:
         return Outcome(run, ignored=True)
-    result = run.result
+    result: Any = run.result
     # waiting takes a second at least, and for ever with a timeout of 0 before Celery 5.7
     if timeout is not None and timeout <= 0 and not result.ready():
         raise CeleryTimeoutError

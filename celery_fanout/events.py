@@ -31,6 +31,13 @@ HEADER_PREFIX = "ce_"
 EXTENSIONS = ("traceparent", "correlationid", "causationid")
 
 
+#: No chain of events is longer than such a number.
+MAX_DEPTH_DIGITS = 9
+
+#: The extension attribute that carries an event's depth.
+DEPTH = "causationdepth"
+
+
 def check_name(name: object) -> str:
     """Return ``name`` if it may name an event.
 
@@ -74,6 +81,7 @@ class Event:
         traceparent: W3C trace context, from the CloudEvents extension of that name.
         correlationid: id of the first event of the chain of events that this one belongs to.
         causationid: id of the run that emitted it.
+        depth: how many events led to it, each emitted by a run of the one before.
     """
 
     name: str
@@ -86,6 +94,7 @@ class Event:
     traceparent: str | None = None
     correlationid: str | None = None
     causationid: str | None = None
+    depth: int = 0
 
     def attributes(self) -> dict[str, str]:
         """Return the CloudEvents context attributes, without data and without empty ones."""
@@ -100,6 +109,8 @@ class Event:
             value = getattr(self, key)
             if value is not None:
                 found[key] = value
+        if self.depth:
+            found[DEPTH] = str(self.depth)
         return found
 
     def headers(self) -> dict[str, str]:
@@ -227,8 +238,14 @@ def _from_attributes(attributes: Mapping[str, Any], data: Any) -> Event:
         id=attributes["id"],
         source=attributes.get("source") or "/",
         time=parse_time(attributes["type"], attributes.get("time")),
+        depth=_depth(attributes.get(DEPTH)),
         **{key: None if value is None else str(value) for key, value in optional.items()},
     )
+
+
+def _depth(value: object) -> int:
+    text = str(value)
+    return int(text) if text.isdecimal() and len(text) <= MAX_DEPTH_DIGITS else 0
 
 
 def parse_time(name: str, value: object) -> dt.datetime:

@@ -42,13 +42,19 @@ def _emitted(event: Event, runs: list[Any], **_: Any) -> None:
         )
 
 
+def _time(until: float) -> str:
+    if until == float("inf"):
+        return "its child runs have ended"
+    return dt.datetime.fromtimestamp(until, dt.timezone.utc).isoformat(timespec="milliseconds")
+
+
 def _suspended(run: Run, until: float, reason: str, step: str | None, **_: Any) -> None:
     task_logger.info(
         "Run %s suspended (%s%s) until %s",
         run.id,
         reason,
         f" in step {step!r}" if step else "",
-        dt.datetime.fromtimestamp(until, dt.timezone.utc).isoformat(timespec="milliseconds"),
+        _time(until),
         extra={"action": "run_suspended"},
     )
 

@@ -170,6 +170,13 @@ class Pipeline:
             known = self._bodies[id(content)] = (content, encoded)
         return known[1]
 
+    def drain(self) -> dict[str, list[str]]:
+        """Return the messages by the list that they go to, and forget them."""
+        prefix = self._channel.global_keyprefix or ""
+        found = {prefix + key: messages for key, messages in self._messages.items()}
+        self._messages = {}
+        return found
+
     def flush(self) -> None:
         """Send all messages, in one round trip."""
         if not self._messages:

@@ -8,12 +8,13 @@ others ``Task.apply_async`` is called. A test holds that both put equal messages
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
+from kombu.exceptions import OperationalError
 
 from celery_fanout.canvas import DATA_HEADER, RESUME_HEADER, FrozenChain, freeze
 from celery_fanout.connection import Deadline, ProducerPool, confirm_window
@@ -24,13 +25,14 @@ from celery_fanout.signals import event_emitted
 from celery_fanout.templates import Templates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from celery import Celery
 
     from celery_fanout.events import Event
-    from celery_fanout.registry import Registry
+    from celery_fanout.registry import Registry, Subscription
     from celery_fanout.settings import Settings
+    from celery_fanout.stores.ledger import Ledger
 
 __all__ = ["Publisher"]
 
@@ -69,6 +71,27 @@ def _reason(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
+class Sealing:
+    """Makes the messages of chains without publishing them.
+
+    Args:
+        producer: a producer, for declaring queues.
+        sending: what makes messages.
+    """
+
+    def __init__(self, producer: Any, sending: Sending) -> None:
+        self._producer = producer
+        self._sending = sending
+
+    def __call__(self, deliveries: Sequence[Delivery]) -> dict[str, list[str]] | None:
+        """Return messages by the Redis list that they go to; ``None`` if some go another way."""
+        if not all(self._sending.keeps(delivery.chain) for delivery in deliveries):
+            return None
+        for delivery in deliveries:
+            self._sending.send(delivery.chain, {})
+        return self._sending.kept()
+
+
 class Publisher:
     """Publishes events to the subscribers that one app knows.
 
@@ -77,6 +100,8 @@ class Publisher:
         settings: its settings.
         registry: its subscriptions.
         run_eagerly: executes one chain in place, for ``task_always_eager``.
+        hop: the countdown of the next message on the way to a time.
+        ledger: the ledger, on level 2.
     """
 
     def __init__(
@@ -86,13 +111,15 @@ class Publisher:
         registry: Registry,
         run_eagerly: Callable[[FrozenChain], Any],
         hop: Callable[[float], float],
+        ledger: Ledger | None = None,
     ) -> None:
         self._app = app
         self._settings = settings
         self._registry = registry
         self._run_eagerly = run_eagerly
         self._hop = hop
-        self._templates = Templates(app)
+        self._ledger = ledger
+        self._templates = Templates(app, None if ledger is None else settings.queue)
         self._producers = ProducerPool(app, settings.publish_timeout)
 
     def emit(self, events: Sequence[Event], resume_at: float | None = None) -> list[Emission]:
@@ -106,7 +133,7 @@ class Publisher:
             RegistrationError: if a subscription is wrong. Nothing was published.
             EmitError: if publishing was cut short.
         """
-        deliveries = [delivery for event in events for delivery in self._freeze(event)]
+        deliveries = [delivery for event in events for delivery in self.freeze(event)]
         if resume_at is not None:
             for delivery in deliveries:
                 delivery.chain.headers[RESUME_HEADER] = resume_at
@@ -115,16 +142,38 @@ class Publisher:
         else:
             results = {}
             if deliveries:
-                self._publish(deliveries, resume_at)
-        return self._report(events, deliveries, results)
+                self.deliver(deliveries, resume_at)
+        return self.report(events, deliveries, results)
 
-    def _freeze(self, event: Event) -> list[Delivery]:
+    def freeze(self, event: Event, generation: int | None = None) -> list[Delivery]:
+        """Return the chains of an event, of all subscriptions that match it."""
         matching = self._registry.match(event)
         if not matching:
             return []
+        return self.freeze_for(event, matching, generation)
+
+    def freeze_for(
+        self, event: Event, subscriptions: Sequence[Subscription], generation: int | None
+    ) -> list[Delivery]:
+        """Return the chains of an event, of these subscriptions.
+
+        Raises:
+            InvalidEvent: if the broker could not carry one of them.
+        """
         headers = event.headers()
         reply_to = self._app.thread_oid
-        chains = [freeze(event, headers, sub, reply_to) for sub in matching]
+        celery_results = generation is None or not self.ledger_results
+        chains = [
+            freeze(
+                event,
+                headers,
+                sub,
+                reply_to,
+                generation=generation,
+                celery_results=celery_results,
+            )
+            for sub in subscriptions
+        ]
         for chain in chains:
             self._refuse_large_tail(event, chain)
         return [Delivery(event, chain) for chain in chains]
@@ -146,7 +195,60 @@ class Publisher:
     def _is_amqp(self) -> bool:
         return bool(self._app.connection_for_write().transport.driver_type == "amqp")
 
-    def _publish(self, deliveries: list[Delivery], resume_at: float | None) -> None:
+    @property
+    def ledger_results(self) -> bool:
+        """Whether the ledger keeps what runs return, and Celery does not."""
+        return self._ledger is not None and self._settings.results == "ledger"
+
+    def queue_of(self, subscription: Subscription) -> str:
+        """Return the queue that a subscription's messages go to; ``""`` if that is not simple."""
+        self._templates.refresh()
+        template = self._templates.get(subscription)
+        queue: Any = None if template is None else template.route.get("queue")
+        return "" if queue is None else str(getattr(queue, "name", queue))
+
+    @contextmanager
+    def sealing(self) -> Generator[Sealing | None]:
+        """Lend what makes messages that the ledger's Redis takes; ``None`` if it takes none."""
+        if self._ledger is None or not self._ledger.supports_publish or not self._one_redis:
+            yield None
+            return
+        deadline = Deadline(self._settings.publish_timeout)
+        try:
+            with self._producers.acquire(deadline) as producer:
+                yield Sealing(
+                    producer, Sending(self._app, self._templates, producer, deadline, retries=0)
+                )
+        except OperationalError:
+            # a ledger that answers, on the same server, can do without
+            yield None
+
+    @cached_property
+    def _one_redis(self) -> bool:
+        """Whether broker and ledger are one database of one Redis server."""
+        connection = self._app.connection_for_write()
+        if connection.transport.driver_type != "redis" or len(connection.alt or ()) > 1:
+            return False
+        ledger: Any = self._ledger
+        pool: Any = getattr(ledger.client, "connection_pool", None)
+        theirs: dict[str, Any] = getattr(pool, "connection_kwargs", {})
+        try:
+            ours: dict[str, Any] = connection.default_channel._connparams()
+        except (OperationalError, *connection.connection_errors):
+            return False
+        finally:
+            connection.release()
+        same = ("host", "port", "db") if "host" in theirs else ("path", "db")
+        return all(
+            str(ours.get(name) or 0) == str(theirs.get(name) or 0) for name in same
+        ) and any(theirs.get(name) for name in ("host", "path"))
+
+    def deliver(self, deliveries: list[Delivery], resume_at: float | None = None) -> None:
+        """Publish chains, all in one batch.
+
+        Raises:
+            EmitError: if publishing was cut short; each delivery knows its state.
+        """
         deadline = Deadline(self._settings.publish_timeout)
         options = {} if resume_at is None else {"countdown": self._hop(resume_at)}
         try:
@@ -218,13 +320,17 @@ class Publisher:
             raise errors[0]
         return results
 
-    def _report(
+    def report(
         self, events: Sequence[Event], deliveries: list[Delivery], results: dict[str, Any]
     ) -> list[Emission]:
+        """Return the emissions of events, and tell the signal's receivers."""
         by_event: dict[int, list[RunHandle]] = {id(event): [] for event in events}
         for delivery in deliveries:
             chain = delivery.chain
-            handle = RunHandle(self._app, chain.run_id, chain.result_id, chain.subscription)
+            ledger = None if chain.celery_results else self._ledger
+            handle = RunHandle(
+                self._app, chain.run_id, chain.result_id, chain.subscription, ledger
+            )
             handle.eager = results.get(chain.run_id)
             by_event[id(delivery.event)].append(handle)
         emissions: list[Emission] = []

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.declarations import Declaration, Filter
     from celery_fanout.events import Event
+    from celery_fanout.options import CancelOn
 
 __all__ = ["Explanation", "Registry", "Subscription"]
 
@@ -43,6 +44,7 @@ class Subscription:
         options: ``apply_async`` options for this subscription.
         where: file and line of the declaration.
         order: position among all declarations.
+        cancel_on: events that cancel a run which has not ended.
     """
 
     id: str
@@ -54,9 +56,15 @@ class Subscription:
     options: Mapping[str, Any]
     where: str
     order: int
+    cancel_on: tuple[CancelOn, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Subscription {self.id}>"
+
+    def cancels(self, event: Event) -> tuple[tuple[str, str], ...]:
+        """Return which events cancel the run of an event: names, and what they must match."""
+        found = ((item.event, item.match_for(event.data)) for item in self.cancel_on)
+        return tuple((name, match) for name, match in found if match is not None)
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,7 @@ class Registry:
         self._state: tuple[Any, ...] | None = None
         self._resolved: dict[int, tuple[Declaration, Subscription]] = {}
         self._subscriptions: list[Subscription] = []
+        self._by_id: dict[str, Subscription] = {}
         self._by_pattern: dict[str, list[Subscription]] = {}
         self._by_name: dict[str, list[Subscription]] = {}
         self._logged: set[str] = set()
@@ -154,6 +163,7 @@ class Registry:
             options=declaration.options,
             where=declaration.where,
             order=order,
+            cancel_on=declaration.cancel_on,
         )
 
     def _wrap_all(self) -> None:
@@ -186,8 +196,14 @@ class Registry:
         for subscription in found.values():
             by_pattern.setdefault(subscription.pattern, []).append(subscription)
         self._subscriptions = list(found.values())
+        self._by_id = found
         self._by_pattern = by_pattern
         self._by_name = {}
+
+    def find(self, subscription_id: str) -> Subscription | None:
+        """Return the subscription with an id, or ``None``."""
+        self.refresh()
+        return self._by_id.get(subscription_id)
 
     def candidates(self, name: str) -> Sequence[Subscription]:
         """Return the subscriptions whose pattern matches an event name, in declared order.

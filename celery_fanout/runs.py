@@ -34,7 +34,10 @@ from celery_fanout.exceptions import (
     StepFailed,
     StepMisused,
     StoreUnavailable,
+    Superseded,
 )
+from celery_fanout.executing import BranchDone, execute, tail_dispatched
+from celery_fanout.retrying import hold_retries
 from celery_fanout.suspension import Suspended, Suspension
 
 if TYPE_CHECKING:
@@ -91,9 +94,12 @@ class Runs:
         wrapped: Any = run
         wrapped.fanout_wrapped = True
         task.run = wrapped
+        hold_retries(task)
 
     def _execute(self, task: Any, request: Any, run: Run, body: Callable[[], Any]) -> Any:
         engine = engine_override.get() or self._engine(bool(request.is_eager))
+        if engine.ledger is not None:
+            return self._execute_claimed(task, request, run, engine, body)
         execution = Execution(run, task, request, engine)
         self._hop_on(execution)
         request.fanout_began = time.monotonic()
@@ -108,6 +114,21 @@ class Runs:
                 self._put_back(execution, exc)
             except STEERING as exc:
                 raise _steered(task, exc) from exc
+
+    def _execute_claimed(
+        self, task: Any, request: Any, run: Run, engine: Engine, body: Callable[[], Any]
+    ) -> Any:
+        """Execute a run of level 2."""
+        request.fanout_began = time.monotonic()
+        request.fanout_engine = engine
+
+        def translate(exc: BaseException) -> BaseException:
+            return _steered(task, exc) if isinstance(exc, STEERING) else exc
+
+        try:
+            return execute(task, request, run, engine, body, translate)
+        except StoreUnavailable as exc:
+            self._put_back(Execution(run, task, request, engine), exc)
 
     def _hop_on(self, execution: Execution) -> None:
         """Send a message that came early on its way again, without calling the body."""
@@ -190,7 +211,7 @@ def _unswallowed(body: Callable[..., Any]) -> Callable[..., Any]:
         execution = current.get()
         try:
             value = body(*args, **kwargs)
-        except (Suspended, StoreUnavailable):
+        except (Suspended, StoreUnavailable, Superseded, BranchDone):
             raise
         except (Retry, Reject):
             if execution is not None and execution.suspension is not None:
@@ -228,6 +249,9 @@ def _delivered(task: Any) -> Any:
 def _on_success(sender: Any = None, **_: Any) -> None:
     run = run_of(sender, sender.request)
     if run is not None:
+        engine: Engine | None = getattr(sender.request, "fanout_engine", None)
+        if engine is not None:
+            tail_dispatched(sender.request, engine)
         now = time.monotonic()  # Celery 5.5 does not tell the runtime
         runtime = now - getattr(sender.request, "fanout_began", now)
         signals.run_succeeded.send(sender=sender, run=run, runtime=runtime)
@@ -235,7 +259,8 @@ def _on_success(sender: Any = None, **_: Any) -> None:
 
 def _on_failure(sender: Any = None, exception: Any = None, **_: Any) -> None:
     run = run_of(sender, sender.request)
-    if run is not None:
+    # a process that died is no failure of its run yet, where a ledger counts crashes
+    if run is not None and not getattr(sender.request, "fanout_crashed", False):
         signals.run_failed.send(sender=sender, run=run, exception=exception)
 
 

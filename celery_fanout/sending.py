@@ -155,6 +155,17 @@ class Sending:
             return True
         return self._send_template(chain, template)
 
+    def keeps(self, chain: FrozenChain) -> bool:
+        """Whether :meth:`send` would keep a chain for :meth:`flush`."""
+        if not self._plain or self._pipeline is None:
+            return False
+        template = self._templates.get(chain.subscription)
+        return template is not None and template.held_by(self._pipeline, self._app) is not None
+
+    def kept(self) -> dict[str, list[str]]:
+        """Return the messages that were kept, by the Redis list that they go to, and forget them."""
+        return {} if self._pipeline is None else self._pipeline.drain()
+
     def flush(self) -> None:
         """Publish what was kept."""
         if self._pipeline is not None:
@@ -165,7 +176,14 @@ class Sending:
         task = chain.subscription.task
         merged = {**self._retry, **chain.subscription.options, **options}
         headers: dict[str, Any] = {**(merged.pop("headers", None) or {}), **chain.headers}
-        if self._subscribes:
+        queue = self._templates.queue_for(chain.subscription)
+        if queue is not None:
+            merged["queue"] = queue
+        if chain.retries:
+            merged["retries"] = chain.retries
+        if not chain.celery_results:
+            headers["ignore_result"] = merged["ignore_result"] = True
+        elif self._subscribes:
             # ignore_result keeps Celery from subscribing to the result; the header, which is
             # laid over the message afterwards, is what the worker reads
             stored = merged.pop("ignore_result", task.ignore_result)
@@ -194,6 +212,10 @@ class Sending:
             "root_id": self._root_id or run_id,
             "argsrepr": argsrepr_of(chain),
         }
+        if chain.retries:
+            headers["retries"] = chain.retries
+        if not chain.celery_results:
+            headers["ignore_result"] = True
         if self._prepare is not None and not headers["ignore_result"]:
             self._prepare(producer, run_id)
         if self._hooked:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,19 @@ DAY = 86_400.0
 PROTOCOL = 2
 
 
+_PREFIX = re.compile(r"[A-Za-z0-9._:-]{1,50}")
+
+_SECONDS = (
+    "checkpoint_expires",
+    "lease",
+    "dedup_window",
+    "success_retention",
+    "failure_retention",
+    "event_retention",
+    "publish_timeout",
+)
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings of one app, read once and validated.
@@ -33,11 +47,30 @@ class Settings:
     Attributes:
         source: CloudEvents ``source`` of events emitted by this app, a URI reference. Default:
             ``"/"`` and the app's main name.
-        store_url: where step results are kept: ``None`` or ``"backend"`` for the app's result
-            backend, ``"memory://"`` for this process only, or the URL of another Celery result
-            backend.
-        checkpoint_expires: how long a step's result is kept, in seconds, at least. Default: 7
-            days.
+        store_url: where events, runs and step results are kept. ``None``: the app's result backend,
+            as a ledger (level 2) if that is Redis; ``"backend"``: the result backend, for step
+            results only (level 1); ``"memory://"``: a ledger for this process only; or the URL of
+            a Redis or Valkey server, Sentinel group or cluster (level 2), or of another Celery
+            result backend (level 1).
+        store_prefix: what all keys of the ledger begin with, in braces. Default: ``"fanout"``.
+        checkpoint_expires: level 1: how long a step's result is kept, in seconds, at least.
+            Default: 7 days.
+        lease: how long a worker holds a run without a heartbeat, in seconds; a run whose worker
+            died goes on elsewhere after that. Default: 30.
+        max_crashes: the how-manieth death of its worker makes a run a dead letter. Default: 3.
+        dedup_window: how long the same event id is the same event, in seconds. Default: 1 day.
+        success_retention: how long succeeded and cancelled runs are kept, in seconds. Default: 1
+            day.
+        failure_retention: how long dead letters are kept, in seconds. Default: 7 days.
+        event_retention: how long events are kept, in seconds; at least as long as their runs.
+            Default: 7 days.
+        results: who keeps what runs return: ``"ledger"``, or ``"celery"`` for the result backend
+            too, as for any task. Default: ``"ledger"``.
+        keeper: whether workers look for what is due; if not, run ``celery fanout keeper``. Their
+            heartbeat goes on all the same. Default: ``True``.
+        queue: the queue of the fast workers (``celery fanout worker``), where runs go whose task
+            has no route of its own. Default: none.
+        max_depth: how many events may cause one another, which ends loops. Default: 50.
         max_event_size: the largest event data, in bytes of JSON. Default: 256 KiB.
         max_step_size: the largest step result, in bytes of JSON. Default: 1 MiB.
         publish_timeout: how long ``emit`` may block when the broker is down, in seconds. Default:
@@ -46,7 +79,18 @@ class Settings:
 
     source: str = "/"
     store_url: str | None = None
+    store_prefix: str = "fanout"
     checkpoint_expires: float = 7 * DAY
+    lease: float = 30.0
+    max_crashes: int = 3
+    dedup_window: float = DAY
+    success_retention: float = DAY
+    failure_retention: float = 7 * DAY
+    event_retention: float = 7 * DAY
+    results: str = "ledger"
+    keeper: bool = True
+    queue: str | None = None
+    max_depth: int = 50
     max_event_size: int = 256 * 1024
     max_step_size: int = 1024 * 1024
     publish_timeout: float = 5.0
@@ -82,16 +126,30 @@ class Settings:
         Raises:
             InvalidSetting: for the first value that cannot be used.
         """
-        for name in ("checkpoint_expires", "publish_timeout"):
+        for name in _SECONDS:
             _check(self, name, (int, float), "a number of seconds greater than 0")
         for name in ("max_event_size", "max_step_size"):
             _check(self, name, (int,), "a number of bytes greater than 0")
+        for name in ("max_crashes", "max_depth"):
+            _check(self, name, (int,), "a whole number greater than 0")
         given: Any = self  # not everybody runs a type checker
         if not isinstance(given.source, str) or not given.source:
             raise InvalidSetting(f"{PREFIX}source", repr(given.source), "a URI reference")
         if given.store_url is not None and not isinstance(given.store_url, str):
             raise InvalidSetting(
                 f"{PREFIX}store_url", repr(given.store_url), 'a URL, "backend" or "memory://"'
+            )
+        if given.results not in ("ledger", "celery"):
+            raise InvalidSetting(f"{PREFIX}results", repr(given.results), '"ledger" or "celery"')
+        if not isinstance(given.keeper, bool):
+            raise InvalidSetting(f"{PREFIX}keeper", repr(given.keeper), "True or False")
+        if given.queue is not None and (not isinstance(given.queue, str) or not given.queue):
+            raise InvalidSetting(f"{PREFIX}queue", repr(given.queue), "the name of a queue")
+        if not isinstance(given.store_prefix, str) or not _PREFIX.fullmatch(given.store_prefix):
+            raise InvalidSetting(
+                f"{PREFIX}store_prefix",
+                repr(given.store_prefix),
+                "1 to 50 letters, digits, '.', '_', ':' and '-'",
             )
 
 

@@ -35,8 +35,9 @@ run_succeeded = Signal(name="run_succeeded", providing_args=["run", "runtime"])
 #: before, only ``on_failure=`` and Celery's ``task_failure`` tell of that.
 run_failed = Signal(name="run_failed", providing_args=["run", "exception"])
 
-#: A run left the worker. ``run``; ``until``: a POSIX timestamp; ``reason``: ``"sleep"``,
-#: ``"step-retry"``, ``"delay"`` or ``"store"``; ``step``: the step id or ``None``.
+#: A run left the worker. ``run``; ``until``: a POSIX timestamp, infinity while it waits for child
+#: runs only; ``reason``: ``"sleep"``, ``"step-retry"``, ``"event"``, ``"invoke"``, ``"parallel"``,
+#: ``"delay"`` or ``"store"``; ``step``: the step id or ``None``.
 run_suspended = Signal(name="run_suspended", providing_args=["run", "until", "reason", "step"])
 
 #: A step has its value. ``run``; ``step``: the step id; ``number``: the how-manieth step of that

@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from celery_fanout.checkpoints import run_in_place, run_step, sleep_step
 from celery_fanout.context import default_emit, inside
+from celery_fanout.durable import invoke_step, parallel_step, wait_step
 from celery_fanout.entering import enter
 from celery_fanout.events import Event
+from celery_fanout.eventtypes import name_of
 from celery_fanout.exceptions import InvalidStep
 from celery_fanout.ids import child_id
 from celery_fanout.policy import NO_RETRIES, StepPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from celery import Task
+    from pydantic import BaseModel
 
 __all__ = ["BoundStep", "Step", "step"]
 
@@ -202,6 +207,86 @@ class Step:
             return str(emission.event.id)
 
         return str(run_step(execution, id, NO_RETRIES, publish, (), {}))
+
+    def wait_for_event(
+        self,
+        id: str,
+        event: str | type[BaseModel],
+        *,
+        match: Mapping[str, Any] | None = None,
+        timeout: float | dt.timedelta,
+    ) -> Event | None:
+        """Leave the worker until an event is emitted, and return it; ``None`` if none came in time.
+
+        Events that were emitted since this run was recorded count too, as far back as
+        ``fanout_event_retention``. Level 2. Outside of a run it returns ``None``.
+
+        Args:
+            id: the step's name.
+            event: the event's name, or a typed event; no pattern.
+            match: what the event's data must have: dotted paths to texts, numbers, booleans or
+                ``None``, such as ``{"document.id": "d-1"}``. Any event of this name by default.
+            timeout: seconds, or a timedelta.
+
+        Raises:
+            InvalidStep: if an argument cannot be used.
+            StoreUnsupported: on level 1.
+        """
+        seconds = timeout.total_seconds() if isinstance(timeout, dt.timedelta) else float(timeout)
+        name = event if isinstance(event, str) else name_of(event)[0]
+        execution = enter(id)
+        if execution is None:
+            return None
+        return wait_step(execution, id, name, match, seconds)
+
+    def invoke(self, id: str, task: Task[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call another Celery task once in this run, and return its result.
+
+        The run leaves the worker meanwhile. The task is a run of its own, with its own retries.
+        Level 2. Outside of a run the task's function is called.
+
+        Args:
+            id: the step's name.
+            task: the task.
+            *args: its arguments.
+            **kwargs: its keyword arguments.
+
+        Raises:
+            StepFailed: if the task failed for good, or was cancelled.
+            InvalidStep: if the arguments do not fit the task, or JSON cannot carry them.
+            StoreUnsupported: on level 1.
+        """
+        execution = enter(id)
+        if execution is None:
+            called: R = task(*args, **kwargs)
+            return called
+        value: R = invoke_step(execution, id, task, args, kwargs)
+        return value
+
+    def parallel(self, id: str, calls: Iterable[Sequence[Any]]) -> list[Any]:
+        """Make several calls at the same time, each as a Celery task of its own.
+
+        Each call replays the body up to this step and makes its call there, so functions may be
+        closures. A call that raises is tried again as the task's own retries say, by itself. The
+        run leaves the worker until all calls have ended. Level 2. Outside of a run the calls are
+        made one after another.
+
+        Args:
+            id: the step's name.
+            calls: for each call the function and its arguments: ``[(ask, "a"), (ask, "b")]``.
+
+        Returns:
+            The results in the order of the calls, as they are read back; see :meth:`run`.
+
+        Raises:
+            StepFailed: if a call failed for good; the first of them.
+            StoreUnsupported: on level 1.
+        """
+        execution = enter(id)
+        listed: list[Any] = list(calls)
+        if execution is None:
+            return [fn(*args) for fn, *args in listed]
+        return parallel_step(execution, id, listed)
 
     @property
     def idempotency_key(self) -> str | None:

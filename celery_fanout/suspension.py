@@ -38,15 +38,20 @@ class Suspended(Ignore):
 
     Args:
         until: POSIX time at which the run goes on.
-        reason: ``"sleep"``, ``"step-retry"``, ``"delay"`` or ``"store"``.
+        reason: ``"sleep"``, ``"step-retry"``, ``"delay"``, ``"store"``, ``"event"``, ``"invoke"``
+            or ``"parallel"``.
         step: the step's id, if it is a step.
+        group: on level 2: the child runs or the wait that it is suspended for, until then at most.
     """
 
-    def __init__(self, until: float, reason: str, step: str | None = None) -> None:
-        super().__init__(until, reason, step)
+    def __init__(
+        self, until: float, reason: str, step: str | None = None, group: str = ""
+    ) -> None:
+        super().__init__(until, reason, step, group)
         self.until = until
         self.reason = reason
         self.step = step
+        self.group = group
 
     def __str__(self) -> str:
         where = f" in step {self.step!r}" if self.step else ""

@@ -128,10 +128,12 @@ class Templates:
 
     Args:
         app: the Celery app.
+        queue: where messages go whose task has no route of its own; the app's default by default.
     """
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, queue: str | None = None) -> None:
         self._app = app
+        self._queue = queue
         self._state: tuple[Any, ...] | None = None
         self._known: dict[str, tuple[Subscription, Template | None]] = {}
 
@@ -158,6 +160,17 @@ class Templates:
             return None
         return template
 
+    def queue_for(self, subscription: Subscription) -> str | None:
+        """Return the queue of the fast workers, if a subscription's messages go there."""
+        task = subscription.task
+        if self._queue is None or task.queue or task.exchange or task.routing_key:
+            return None
+        if {"queue", "exchange", "routing_key"} & set(subscription.options):
+            return None
+        default = self._app.conf.task_default_queue
+        found: Any = self._app.amqp.router.route({}, task.name, (), {}, task).get("queue")
+        return self._queue if str(getattr(found, "name", found)) == default else None
+
     def _build(self, subscription: Subscription) -> Template | None:
         app, task = self._app, subscription.task
         assert self._state is not None  # noqa: S101 - refresh() has set it
@@ -176,6 +189,9 @@ class Templates:
         ):
             return None
         limits = {key: options.pop(key, None) for key in ("time_limit", "soft_time_limit")}
+        queue = self.queue_for(subscription)
+        if queue is not None:
+            options["queue"] = queue
         route = router.route(options, task.name, (), {}, task)
         message = app.amqp.as_task_v2(
             "-",

@@ -24,6 +24,7 @@
           ├── EmitError
           ├── EmissionTimeout (celery.exceptions.TimeoutError)
           ├── StoreUnavailable (Ignore)
+          ├── Superseded (Ignore)
           ├── RunFailed
           ├── StepError
           │    ├── StepMisused (Ignore)
@@ -91,6 +92,7 @@ from celery_fanout.exceptions.runs import (
     StepTimeout,
     StepTimeoutUnsupported,
     StoreUnavailable,
+    Superseded,
     describe,
 )
 from celery_fanout.exceptions.warnings import (
@@ -136,6 +138,7 @@ __all__ = [
     "StepValueWarning",
     "StoreUnavailable",
     "StoreUnsupported",
+    "Superseded",
     "SwallowedSuspensionWarning",
     "UnknownSetting",
     "describe",

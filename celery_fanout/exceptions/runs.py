@@ -28,12 +28,35 @@ class StoreUnavailable(FanoutError, Ignore):
         return f"{self.store} cannot be reached ({self.reason}). The run continues when it can be."
 
 
+class Superseded(FanoutError, Ignore):
+    """The run is no longer this worker's: it was cancelled, or claimed by another. It stops here.
+
+    Args:
+        run_id: the run.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.run_id = run_id
+
+    def __str__(self) -> str:
+        return (
+            f"The run {self.run_id} was cancelled, or its lease was over and another worker took "
+            "it. Nothing more of this attempt counts."
+        )
+
+
 class RunFailed(FanoutError):
     """A run ended for good, without another retry.
 
     Args:
         reason: why.
+
+    Attributes:
+        error_type: for a dead letter of the ledger: name of the exception's class.
     """
+
+    error_type: str = ""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

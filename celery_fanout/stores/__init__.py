@@ -6,24 +6,39 @@ the texts mean; :class:`Checkpoint` does.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kombu.utils import json as kombu_json
 
+from celery_fanout.jsondata import encode
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Checkpoint", "CheckpointStore", "StepKey"]
+__all__ = ["Checkpoint", "CheckpointStore", "StepKey", "field_of", "key_of"]
 
-#: A step's id and the how-manieth call with that id it is in its attempt. A tuple, so that no id
-#: that a user writes can collide with a numbered one.
-StepKey = tuple[str, int]
+#: A step's id and the how-manieth call with that id it is in its attempt; for an item of
+#: ``step.parallel`` also its index. A tuple, so that no id that a user writes can collide with a
+#: numbered one.
+StepKey = tuple[str, int] | tuple[str, int, int]
 
 Status = Literal["done", "failed", "retrying", "waiting"]
 
 #: Version of the records, so that newer code can read those of older code.
 VERSION = 1
+
+
+def field_of(key: StepKey) -> str:
+    """Return what a ledger calls the checkpoint of a step."""
+    return "s" + encode(list(key))
+
+
+def key_of(field: str) -> StepKey:
+    """Return the step whose checkpoint a ledger calls so."""
+    key: Any = tuple(json.loads(field[1:]))
+    return key  # type: ignore[no-any-return]
 
 
 class CheckpointStore(Protocol):
@@ -111,7 +126,7 @@ class Checkpoint:
         if self.due is not None:
             record["d"] = self.due
         if self.stored is not None:
-            record["t"] = int(self.stored)
+            record["t"] = round(self.stored, 6)  # fine enough to tell the order of steps
         return str(kombu_json.dumps(record, separators=(",", ":")))
 
     @classmethod

@@ -172,6 +172,7 @@ class Claim:
             parent, whose body it replays.
         result: JSON of the result, for ``"completing"``.
         woken: as in :class:`Recorded`.
+        now: the store's time.
     """
 
     status: Literal[
@@ -195,6 +196,7 @@ class Claim:
     checkpoints: Mapping[str, str] = field(default_factory=dict[str, str])
     result: str | None = None
     woken: Sequence[str] = ()
+    now: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -447,14 +449,15 @@ class Ledger(Protocol):
             group: the group of children, or the field of the wait, that it is suspended for. If
                 nothing of it is outstanding the run is due now, and woken.
             checkpoints: not final ones, to be stored with it.
-            child: for completing: the next link of the tail, recorded as pending.
+            child: for completing: the next link of the tail, recorded as pending. With the
+                succeeded that follows it becomes published: Celery has dispatched it.
         """
         ...
 
     def spawn(
         self, run_id: str, token: int, group: str, children: Sequence[NewRun]
     ) -> Settled:
-        """Record child runs as pending, and how many of the group are outstanding.
+        """Record child runs as pending, due now, and how many of the group are outstanding.
 
         When a child ends, its outcome becomes the parent's checkpoint ``child.field`` (status
         ``done``, or ``failed`` with its error), and with the last of the group a parent that is
@@ -571,7 +574,10 @@ class Ledger(Protocol):
         ...
 
     def adopt(self, run_id: str, child: NewRun) -> bool:
-        """Record a child run of kind ``on_failure`` for a run that has ended; whether it is new."""
+        """Record a child run of kind ``on_failure`` for a run that has ended; whether it is new.
+
+        It is pending, due now.
+        """
         ...
 
     def sweep(self, *, limit: int = 1000) -> int:

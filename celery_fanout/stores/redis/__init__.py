@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from celery_fanout.stores.redis.client import is_redis_url
 from celery_fanout.stores.redis.store import RedisLedger
 
-__all__ = ["RedisLedger", "is_redis_url"]
+__all__ = ["RedisLedger"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -17,22 +16,12 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from celery_fanout.exceptions import InvalidSetting, StoreUnavailable
+from celery_fanout.stores.redisurls import CLUSTER, SENTINEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Scripts", "connect", "is_redis_url"]
-
-#: Schemes of URLs that this store can be given, and how it connects.
-CLUSTER = ("redis+cluster", "rediss+cluster")
-SENTINEL = ("sentinel",)
-PLAIN = ("redis", "rediss", "unix", "redis+socket", "socket", "valkey", "valkeys")
-
-
-def is_redis_url(url: str) -> bool:
-    """Whether a URL names a Redis server, a Sentinel group, or a cluster."""
-    return url.partition("://")[0] in (*PLAIN, *SENTINEL, *CLUSTER)
-
+__all__ = ["Scripts", "connect"]
 
 def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
     """Return a client. It connects when it is first used.
@@ -120,21 +109,18 @@ class Scripts:
         self._rules = rules
         self._open = open_client
         self._clock = clock
-        self._lock = threading.Lock()
-        self._client: tuple[int, Any] | None = None
+        self._clients: dict[int, Any] = {}
         self._shas: dict[str, str] = {}
 
     @property
     def client(self) -> Any:
         """The client of this process; a forked one opens its own."""
+        # no lock: the keeper's thread could hold it while the worker forks
         pid = os.getpid()
-        known = self._client
-        if known is None or known[0] != pid:
-            with self._lock:
-                known = self._client
-                if known is None or known[0] != pid:
-                    known = self._client = (pid, self.ask(self._open))
-        return known[1]
+        known = self._clients.get(pid)
+        if known is None:
+            known = self._clients.setdefault(pid, self.ask(self._open))
+        return known
 
     def ask(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the client.

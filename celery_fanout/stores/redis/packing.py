@@ -106,7 +106,7 @@ def recorded_of(answer: Any) -> Recorded:
 
 def claim_of(answer: Any) -> Claim:
     """Read the answer of claim.lua."""
-    status, state, token, retries, crashes, created, due, result, flat, woken = answer
+    status, state, token, retries, crashes, created, due, result, flat, woken, now = answer
     return Claim(
         status=status,
         state=RunState(state) if state else None,
@@ -118,6 +118,7 @@ def claim_of(answer: Any) -> Claim:
         checkpoints=dict(zip(flat[::2], flat[1::2], strict=True)),
         result=result,
         woken=woken,
+        now=float(now),
     )
 
 

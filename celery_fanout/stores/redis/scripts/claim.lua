@@ -3,7 +3,8 @@
 -- ARGV[3] id  ARGV[4] boot  ARGV[5] nonce  ARGV[6] retries of the message  ARGV[7] "1" if put back
 -- ARGV[8] "" or JSON of its event to recreate it from: key, name, gen
 -- ARGV[9] attributes  ARGV[10] data  then the 9 values of its run
--- Returns {status, state, token, retries, crashes, created, due, result, [field, text, ...], woken}
+-- Returns {status, state, token, retries, crashes, created, due, result, [field, text, ...], woken,
+--   now}
 local id, boot, nonce, retries = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local r = rec(id)
 
@@ -11,7 +12,7 @@ local function answer(status, extra)
   extra = extra or {}
   return {status, r and r.s or '', tonumber(r and r.n or '0'), tonumber(r and r.r or '0'),
     tonumber(r and r.x or '0'), r and r.c or '0', extra.due or '0', extra.result or false,
-    extra.steps or {}, woken}
+    extra.steps or {}, woken, f(now)}
 end
 
 local function checkpoints()
@@ -31,7 +32,7 @@ if not r then
     call('ZADD', K .. ':ev', f(now), m.key)
     call('ZADD', K .. ':n:' .. m.name, f(now), m.key)
   end
-  add_runs(11, 1, m.key, now, m.gen)
+  add_runs(11, 1, m.key, now + GRACE, m.gen)
   r = rec(id)
 end
 if FINAL[r.s] then return answer('finished') end

@@ -280,7 +280,8 @@ local function holds(r, token) return r and r.s == 'running' and r.n == token en
 
 -- Record an event's children of whatever kind. Each has 9 values from ARGV[at] on:
 -- id, kind, subscription, queue, message, field, group, cancel_on (JSON), checkpoints (JSON).
-local function add_runs(at, count, event, due, generation, parent, expires)
+-- `due` is their first timer; `resume`: they may not start before.
+local function add_runs(at, count, event, due, generation, parent, expires, resume)
   local added = {}
   for n = 0, count - 1 do
     local b = at + n * 9
@@ -289,9 +290,9 @@ local function add_runs(at, count, event, due, generation, parent, expires)
     if queue ~= '' then copy({'q', queue}, extra) end
     if parent then copy({'p', parent}, extra) end
     if field ~= '' then copy({'pf', field, 'pg', group}, extra) end
-    if due > now then copy({'i', f(due)}, extra) end
+    if resume then copy({'i', f(resume)}, extra) end
     if expires then copy({'o', f(expires)}, extra) end
-    if add(id, kind, sub, event, due > now and due or now + GRACE, unpack(extra)) then
+    if add(id, kind, sub, event, due, unpack(extra)) then
       added[#added + 1] = id
       add_message(id, message)
       if checkpoints ~= '' then

@@ -57,8 +57,8 @@ end
 -- before its own runs are there: an event cancels none of them
 if not m.replay then announce(m.name, ARGV[4], ARGV[5]) end
 
-local due = tonumber(m.resume) or now
-add_runs(8, count, m.key, due, generation, nil, tonumber(m.expires))
+local resume = tonumber(m.resume)
+add_runs(8, count, m.key, resume or now + GRACE, generation, nil, tonumber(m.expires), resume)
 if count == 0 then
   call('EXPIRE', e, math.ceil(EVENTS) + SLACK)
   if m.then_id ~= '' then fan_in(m.key) end
@@ -74,8 +74,9 @@ for _ = 1, tonumber(ARGV[at]) do
 end
 if at > 8 + count * 9 then
   for _, id in ipairs(ids) do
-    local r = {id = id, s = 'pending'}
-    enter(r, 'published', now + REPUBLISH, 'h', 1)
+    -- what is gated gets a message too, which its claim refuses
+    local r = {id = id, s = call('HGET', rkey(id), 's')}
+    if r.s == 'pending' then enter(r, 'published', now + REPUBLISH, 'h', 1) end
   end
 end
 

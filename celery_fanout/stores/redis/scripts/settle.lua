@@ -12,6 +12,9 @@ local completing = r.s == 'completing' and to == 'succeeded' and r.n == token
 if not holds(r, token) and not completing then return {0, woken} end
 local m = cjson.decode(ARGV[6])
 if completing then
+  -- Celery has published the next link
+  local link = r.l and rec(r.l)
+  if link and link.s == 'pending' then enter(link, 'published', now + REPUBLISH, 'h', 1) end
   finalise(r, 'succeeded', '')
   return {1, woken}
 end
@@ -26,7 +29,7 @@ elseif to == 'failed' then
   fail(r, ARGV[8], m.reason ~= '' and m.reason or 'error')
 elseif to == 'completing' then
   if ARGV[10] == '1' then
-    add_runs(11, 1, r.e, now, r.g or '0', id)
+    add_runs(11, 1, r.e, now + GRACE, r.g or '0', id)
     call('HSET', rkey(id), 'l', ARGV[11])
     call('HSET', dkey(id), 'c' .. ARGV[11], ARGV[12])
   end

@@ -1,0 +1,147 @@
+"""What follows when a run has failed or was cancelled: ``on_failure``, and an event that says so.
+
+The ledger keeps such a run in a list of those that were not told of, until this is recorded. So it
+happens though the worker dies right after the run has ended: the keeper sees to what is left.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+from kombu.utils import json as kombu_json
+
+from celery_fanout.canvas import FAILURE_HEADER
+from celery_fanout.events import HEADER_PREFIX, Event
+from celery_fanout.exceptions import FanoutError, StoreUnavailable
+from celery_fanout.ids import child_id
+from celery_fanout.jsondata import as_json_data
+from celery_fanout.stores.ledger import NewRun
+from celery_fanout.stores.states import RunState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from celery import Celery
+
+    from celery_fanout.registry import Registry, Subscription
+    from celery_fanout.stores.ledger import EventRecord, Ledger, RunRecord
+
+__all__ = ["CANCELLED_EVENT", "FAILED_EVENT", "Endings"]
+
+logger = get_logger(__name__)
+
+FAILED_EVENT = "fanout/run.failed"
+CANCELLED_EVENT = "fanout/run.cancelled"
+
+#: Names of our own events. A run that handles one of them, and fails, causes no other: no loops.
+OWN = "fanout/run."
+
+
+class Endings:
+    """Records what follows from the end of a run that failed or was cancelled.
+
+    Args:
+        app: the Celery app.
+        ledger: the ledger.
+        registry: the app's subscriptions.
+        emit: emits an event: ``emit(event)``.
+        wake: publishes runs that are due now; best effort.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        ledger: Ledger,
+        registry: Registry,
+        emit: Callable[[Event], Any],
+        wake: Callable[[Sequence[str]], None],
+    ) -> None:
+        self._app = app
+        self._ledger = ledger
+        self._registry = registry
+        self._emit = emit
+        self._wake = wake
+
+    def tell(self, run_id: str) -> None:
+        """See to one run. Safe to repeat; what fails now is done by the keeper later."""
+        try:
+            self._tell(run_id)
+        except StoreUnavailable as exc:
+            logger.warning("%s", exc)
+        except FanoutError as exc:
+            logger.error("What follows from the end of run %s waits: %s", run_id, exc)  # noqa: TRY400 - the message says it all
+
+    def _tell(self, run_id: str) -> None:
+        run = self._ledger.run(run_id)
+        event = None if run is None else self._ledger.event(run.event)
+        if run is None or event is None or run.state not in (RunState.FAILED, RunState.CANCELLED):
+            self._ledger.told(run_id)
+            return
+        described = _described(run, event)
+        subscription = self._registry.find(run.subscription)
+        if run.state is RunState.FAILED and subscription is not None and subscription.on_failure:
+            self._call_on_failure(run, event, subscription, described)
+        if not event.name.startswith(OWN):
+            self._emit_event(run, event, described)
+        self._ledger.told(run_id)
+
+    def _call_on_failure(
+        self, run: RunRecord, event: EventRecord, subscription: Subscription, described: Any
+    ) -> None:
+        # a dead letter that was retried, and failed again, is told of again
+        child = child_id(run.id, "on_failure", run.reopened) if run.reopened else (
+            child_id(run.id, "on_failure")
+        )
+        signature = {
+            "task": subscription.on_failure,
+            "args": [described],
+            "kwargs": {},
+            "options": {"headers": {FAILURE_HEADER: 1}},
+            "subtask_type": None,
+            "immutable": True,
+        }
+        message = str(kombu_json.dumps({"signature": signature}))
+        new = NewRun(child, run.subscription, "on_failure", message=message)
+        if self._ledger.adopt(run.id, new):
+            self._wake([child])
+
+    def _emit_event(self, run: RunRecord, event: EventRecord, described: Any) -> None:
+        failed = run.state is RunState.FAILED
+        name = FAILED_EVENT if failed else CANCELLED_EVENT
+        if not self._registry.candidates(name):
+            return
+        attributes: dict[str, Any] = json.loads(event.attributes)
+        data = {**described, "reason": run.reason}
+        data["error"] = {key: data["error"][key] for key in ("type", "message")}
+        found = Event(
+            name=name,
+            data=as_json_data(name, data),
+            id=child_id(run.id, "ended", run.reopened),
+            source=f"/{self._app.main or 'celery'}",
+            subject=run.id,
+            correlationid=attributes.get("correlationid") or attributes["id"],
+            causationid=run.id,
+        )
+        self._emit(found)
+
+
+def _described(run: RunRecord, event: EventRecord) -> dict[str, Any]:
+    """Return what an ``on_failure`` task receives; as on level 1."""
+    attributes: dict[str, Any] = json.loads(event.attributes)
+    headers = {HEADER_PREFIX + key: value for key, value in attributes.items()}
+    found = Event.from_headers(headers, json.loads(event.data))
+    error = run.detail.get("error") or {"type": "RunCancelled", "message": run.reason}
+    return {
+        "run": run.id,
+        "subscription": run.subscription,
+        "task": run.subscription.rpartition("@")[0],
+        "attempts": max(1, run.token),
+        "event": None if found is None else found.to_cloudevent(),
+        "error": {
+            "type": str(error.get("type", "?")),
+            "message": str(error.get("message", "")),
+            "traceback": str(error.get("traceback", "")),
+        },
+    }

@@ -1,0 +1,5 @@
+"""Stub."""
+
+
+def hit(name: str) -> None:
+    """Do nothing."""

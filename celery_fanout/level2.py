@@ -1,0 +1,129 @@
+"""Everything of one app that works with its ledger, put together."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from kombu.utils import json as kombu_json
+
+from celery_fanout.endings import Endings
+from celery_fanout.exceptions import InvalidEvent
+from celery_fanout.keeper import Keeper
+from celery_fanout.recording import Recorder, Schedule
+from celery_fanout.supervising import Supervisor
+from celery_fanout.wakeups import Wakeups
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from celery import Celery
+
+    from celery_fanout.control import RunControl
+    from celery_fanout.emission import Emission
+    from celery_fanout.events import Event
+    from celery_fanout.publisher import Publisher
+    from celery_fanout.registry import Registry
+    from celery_fanout.settings import Settings
+    from celery_fanout.stores.ledger import Ledger
+
+__all__ = ["Level2"]
+
+
+class Level2:
+    """The parts of one app that a ledger makes possible.
+
+    Args:
+        app: the Celery app.
+        settings: its settings.
+        registry: its subscriptions.
+        publisher: publishes chains.
+        ledger: the ledger.
+
+    Attributes:
+        ledger: the ledger.
+        wakeups: publishes what is due.
+        endings: sees to what follows from the end of a run.
+        supervisor: tells the ledger what a worker's main process sees.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        settings: Settings,
+        registry: Registry,
+        publisher: Publisher,
+        ledger: Ledger,
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._registry = registry
+        self.ledger = ledger
+        self.wakeups = Wakeups(app, ledger, registry, publisher, self._ended)
+        self._recorder = Recorder(publisher, ledger, self.wakeups.wake)
+        self.endings = Endings(
+            app, ledger, registry, lambda event: self.emit([event]), self.wakeups.wake
+        )
+        self.supervisor = Supervisor(ledger, self.wakeups.wake, self._ended)
+
+    def _ended(self, run_id: str) -> None:
+        self.endings.tell(run_id)
+
+    def emit(
+        self,
+        events: Sequence[Event],
+        *,
+        delay: float | None = None,
+        expires: float | None = None,
+        then: Any = None,
+    ) -> list[Emission]:
+        """Record and publish events.
+
+        Args:
+            events: the events, already validated.
+            delay: seconds before their runs start.
+            expires: seconds within which their runs must have started.
+            then: the task that gets the outcome of all runs of an event.
+
+        Raises:
+            EmitError: if the ledger does not answer.
+        """
+        now = 0.0 if delay is None and expires is None else self.ledger.time()
+        schedule = Schedule(
+            resume_at=None if delay is None else now + delay,
+            expires_at=None if expires is None else now + expires,
+            then="" if then is None else self._fan_in(events[0], then),
+        )
+        return self._recorder.emit(events, schedule)
+
+    def _fan_in(self, event: Event, then: Any) -> str:
+        signature = then.s() if hasattr(then, "s") else then
+        if not isinstance(signature, dict) or not signature.get("task"):
+            raise InvalidEvent(event.name, f"has then={then!r}", "Use a task or a signature.")
+        return str(kombu_json.dumps({"signature": dict(signature)}))  # pyright: ignore[reportUnknownArgumentType]
+
+    @cached_property
+    def control(self) -> RunControl:
+        """To list, show, cancel, retry, replay and rerun runs."""
+        from celery_fanout.control import RunControl
+
+        return RunControl(self.ledger, self._registry, self.wakeups.wake)
+
+    def keeper(
+        self,
+        *,
+        boot: str = "",
+        held: Callable[[], Sequence[str]] = list,
+        lost: Callable[[], Sequence[tuple[str, float]]] = list,
+        redrive: bool | None = None,
+    ) -> Keeper:
+        """Return a keeper of this ledger; see there for its arguments."""
+        return Keeper(
+            self.ledger,
+            self.wakeups.publish,
+            self._ended,
+            boot=boot,
+            held=held,
+            lost=lost,
+            redrive=self._settings.keeper if redrive is None else redrive,
+        )

@@ -1,0 +1,199 @@
+"""``emit()`` on level 2, as a list of verbs: match, record, publish, mark, wake.
+
+The ledger has the event and its runs before the broker has a message. So publishing may fail: the
+keeper publishes later what is pending. Where broker and ledger are the same Redis database, one
+script does both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from celery.utils.log import get_logger
+
+from celery_fanout.exceptions import EmitError, StoreUnavailable
+from celery_fanout.failpoints import hit
+from celery_fanout.ids import child_id, event_key
+from celery_fanout.jsondata import encode
+from celery_fanout.publisher import Delivery
+from celery_fanout.stores.ledger import NewEvent, NewRun
+from celery_fanout.stores.states import RunState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from celery_fanout.canvas import FrozenChain
+    from celery_fanout.emission import Emission
+    from celery_fanout.events import Event
+    from celery_fanout.publisher import Publisher
+    from celery_fanout.stores.ledger import Ledger, Recorded
+
+__all__ = ["Recorder", "Schedule"]
+
+logger = get_logger(__name__)
+
+#: How often an event is recorded anew because another generation of it was begun meanwhile.
+GENERATIONS = 5
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When an emission's runs start, and what follows them.
+
+    Attributes:
+        resume_at: POSIX time before which they do not start.
+        expires_at: POSIX time by which they must have started.
+        then: JSON of the signature that gets the outcome of all of them.
+    """
+
+    resume_at: float | None = None
+    expires_at: float | None = None
+    then: str = ""
+
+
+class Sealed(Protocol):
+    """Messages for the same Redis as the ledger's, and the deliveries that they belong to."""
+
+    def __call__(self, deliveries: Sequence[Delivery]) -> dict[str, list[str]] | None: ...
+
+
+class Recorder:
+    """Records events in the ledger, and has them published.
+
+    Args:
+        publisher: freezes, publishes and reports.
+        ledger: the ledger.
+        wake: publishes runs that are due now; best effort.
+    """
+
+    def __init__(
+        self, publisher: Publisher, ledger: Ledger, wake: Callable[[Sequence[str]], None]
+    ) -> None:
+        self._publisher = publisher
+        self._ledger = ledger
+        self._wake = wake
+
+    def emit(self, events: Sequence[Event], schedule: Schedule) -> list[Emission]:
+        """Record events, and publish their runs.
+
+        Raises:
+            RegistrationError: if a subscription is wrong. Nothing was recorded.
+            EmitError: if the ledger did not answer, so that it is not known what it has.
+        """
+        hit("emit.before_record")
+        by_event = [self._publisher.freeze(event, 0) for event in events]
+        with self._publisher.sealing() as seal:
+            sealed = None if schedule.resume_at is not None else seal
+            recorded = self._record(events, by_event, schedule, sealed)
+        hit("emit.after_record")
+        self._publish(recorded, by_event, schedule)
+        woken = [run_id for found in recorded for run_id in found.woken]
+        if woken:
+            self._wake(woken)
+        deliveries = [delivery for found in by_event for delivery in found]
+        return self._publisher.report(events, deliveries, {})
+
+    def _record(
+        self,
+        events: Sequence[Event],
+        by_event: list[list[Delivery]],
+        schedule: Schedule,
+        seal: Sealed | None,
+    ) -> list[Recorded]:
+        try:
+            drafts = [
+                self._draft(event, deliveries, schedule, 0, seal)
+                for event, deliveries in zip(events, by_event, strict=True)
+            ]
+            found = self._ledger.record(drafts)
+            for index, recorded in enumerate(found):
+                # an id that was used before, when its event was another one
+                for _ in range(GENERATIONS):
+                    if recorded.status != "generation":
+                        break
+                    number = recorded.generation
+                    by_event[index] = self._publisher.freeze(events[index], number)
+                    again = self._draft(events[index], by_event[index], schedule, number, seal)
+                    recorded = self._ledger.record([again])[0]  # noqa: PLW2901
+                found[index] = self._same_runs(events[index], by_event, index, recorded)
+        except StoreUnavailable as exc:
+            states = {d.chain.run_id: "unknown" for found in by_event for d in found}
+            others = [event.id for event in events[1:]]
+            raise EmitError(
+                events[0].name, events[0].id, states, f"{exc.store}: {exc.reason}", others
+            ) from exc
+        return found
+
+    def _same_runs(
+        self, event: Event, by_event: list[list[Delivery]], index: int, recorded: Recorded
+    ) -> Recorded:
+        """Make the deliveries of a repeated event those that were recorded first."""
+        if recorded.status != "repeat":
+            return recorded
+        if recorded.generation:
+            by_event[index] = self._publisher.freeze(event, recorded.generation)
+        first = {run_id for run_id, _ in recorded.runs}
+        by_event[index] = [d for d in by_event[index] if d.chain.run_id in first]
+        return recorded
+
+    def _draft(
+        self,
+        event: Event,
+        deliveries: list[Delivery],
+        schedule: Schedule,
+        generation: int,
+        seal: Sealed | None,
+    ) -> NewEvent:
+        key = event_key(event.name, event.id)
+        messages = seal(deliveries) if seal is not None and deliveries else None
+        return NewEvent(
+            key=key,
+            name=event.name,
+            attributes=encode(event.attributes()),
+            data=encode(event.data),
+            runs=[self._run(event, delivery.chain) for delivery in deliveries],
+            generation=generation,
+            resume_at=schedule.resume_at,
+            expires_at=schedule.expires_at,
+            then_id=child_id(key, "then", generation) if schedule.then else "",
+            then_message=schedule.then,
+            messages=messages or {},
+        )
+
+    def _run(self, event: Event, chain: FrozenChain) -> NewRun:
+        sub = chain.subscription
+        return NewRun(
+            id=chain.run_id,
+            subscription=sub.id,
+            queue=self._publisher.queue_of(sub),
+            cancel_on=sub.cancels(event),
+        )
+
+    def _publish(
+        self, recorded: list[Recorded], by_event: list[list[Delivery]], schedule: Schedule
+    ) -> None:
+        if schedule.resume_at is not None:
+            return  # a timer of the ledger publishes them
+        pending = {
+            run_id
+            for found in recorded
+            for run_id, state in found.runs
+            if state is RunState.PENDING
+        }
+        deliveries = [d for found in by_event for d in found if d.chain.run_id in pending]
+        if not deliveries:
+            return
+        try:
+            self._publisher.deliver(deliveries)
+        except EmitError as exc:
+            # the ledger has them, and a message is only a wake-up
+            logger.warning("%s The ledger has its runs: the keeper publishes them.", exc.reason)
+        done = [d.chain.run_id for d in deliveries if d.state == "published"]
+        hit("emit.after_publish")
+        if done:
+            try:
+                self._ledger.mark_published(done)
+            except StoreUnavailable as exc:  # at worst they are published twice
+                logger.warning("%s", exc)
+

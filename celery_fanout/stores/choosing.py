@@ -1,0 +1,73 @@
+"""Which ledger an app has, by its settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery_fanout.stores.ledger import LedgerRules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Celery
+
+    from celery_fanout.settings import Settings
+    from celery_fanout.stores.ledger import Ledger
+
+__all__ = ["choose_ledger", "rules_of"]
+
+
+def rules_of(settings: Settings) -> LedgerRules:
+    """Return what a ledger's decisions follow."""
+    return LedgerRules(
+        lease=settings.lease,
+        dedup_window=settings.dedup_window,
+        success_retention=settings.success_retention,
+        failure_retention=settings.failure_retention,
+        event_retention=settings.event_retention,
+        max_crashes=settings.max_crashes,
+        grace=min(settings.lease, 30.0),
+    )
+
+
+def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -> Ledger | None:
+    """Return the ledger of an app; ``None`` on level 1.
+
+    Args:
+        app: the Celery app.
+        settings: its settings.
+        clock: the time, for a ledger in memory.
+    """
+    chosen: Any = settings.store_url
+    if chosen == "backend":
+        return None
+    if chosen == "memory://":
+        from celery_fanout.stores.memory_ledger import MemoryLedger
+
+        return MemoryLedger(rules_of(settings), clock)
+    if chosen is None:
+        chosen = app.backend_cls or app.conf.result_backend
+    if not isinstance(chosen, str):
+        return None
+    from celery_fanout.stores.redisurls import is_redis_url
+
+    if not is_redis_url(chosen):
+        return None
+    from celery_fanout.stores.redis import RedisLedger
+
+    conf: Any = app.conf
+    options: dict[str, Any] = dict(conf.result_backend_transport_options or {})
+    ssl: Any = conf.redis_backend_use_ssl
+    if isinstance(ssl, dict):
+        options.update(ssl)
+    if conf.redis_username:
+        options.setdefault("username", conf.redis_username)
+    # the app's own prefix would hide the ledger's keys from other apps: it has one of its own
+    options.pop("global_keyprefix", None)
+    return RedisLedger(
+        chosen,
+        rules_of(settings),
+        prefix=settings.store_prefix,
+        options=options,
+        timeout=settings.publish_timeout / 2,
+    )

@@ -1,0 +1,190 @@
+"""Publishing the runs that the ledger says are due: the other half of ``emit()``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from celery.canvas import signature
+from celery.utils.log import get_logger
+from kombu.utils import json as kombu_json
+
+from celery_fanout.canvas import (
+    BRANCH_HEADER,
+    DATA_HEADER,
+    GENERATION_HEADER,
+    KIND_HEADER,
+    RUN_HEADER,
+    SUBSCRIPTION_HEADER,
+    VERSION,
+    VERSION_HEADER,
+)
+from celery_fanout.events import HEADER_PREFIX, Event
+from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
+from celery_fanout.failpoints import hit
+from celery_fanout.publisher import Delivery
+from celery_fanout.results import error_of, value_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from celery import Celery
+
+    from celery_fanout.publisher import Publisher
+    from celery_fanout.registry import Registry
+    from celery_fanout.stores.ledger import Ledger, Taken, Wakeup
+
+__all__ = ["Wakeups"]
+
+logger = get_logger(__name__)
+
+#: How long a run waits for another process when this one does not know its subscriber, in seconds.
+ELSEWHERE = 5.0
+
+
+class Wakeups:
+    """Publishes runs that are due.
+
+    Args:
+        app: the Celery app.
+        ledger: the ledger.
+        registry: the app's subscriptions.
+        publisher: publishes chains.
+        ended: records what follows from the end of a run.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        ledger: Ledger,
+        registry: Registry,
+        publisher: Publisher,
+        ended: Callable[[str], None],
+    ) -> None:
+        self._app = app
+        self._ledger = ledger
+        self._registry = registry
+        self._publisher = publisher
+        self._ended = ended
+
+    def wake(self, run_ids: Sequence[str]) -> None:
+        """Publish runs that are due now. Best effort: the keeper does it otherwise."""
+        try:
+            self.publish(self._ledger.take(list(run_ids)))
+        except StoreUnavailable as exc:
+            logger.warning("%s", exc)
+
+    def publish(self, taken: Taken) -> int:
+        """Publish what was taken from the ledger, and return how many.
+
+        Raises:
+            StoreUnavailable: if the ledger does not answer.
+        """
+        hit("keeper.after_take")
+        deliveries: list[Delivery] = []
+        done: list[str] = []
+        for wakeup in taken.wakeups:
+            try:
+                if wakeup.kind in ("event", "parallel"):
+                    self._freeze(wakeup, deliveries)
+                else:
+                    self._send(wakeup)
+                    done.append(wakeup.run_id)
+            except StoreUnavailable:
+                raise
+            except Exception as exc:  # noqa: BLE001 - one must not keep the others from going out
+                # it is pending, and will be taken again
+                logger.warning("Run %s cannot be published now: %s", wakeup.run_id, exc)
+        if deliveries:
+            try:
+                self._publisher.deliver(deliveries)
+            except EmitError as exc:
+                logger.warning("%d runs cannot be published now: %s", len(deliveries), exc.reason)
+            done += [d.chain.run_id for d in deliveries if d.state == "published"]
+        if done:
+            self._ledger.mark_published(done)
+        for run_id in taken.ended:
+            self._ended(run_id)
+        return len(done)
+
+    def _freeze(self, wakeup: Wakeup, deliveries: list[Delivery]) -> None:
+        """Add the chain of a subscriber's run; put it back if this process does not know it."""
+        subscription = self._registry.find(wakeup.subscription)
+        event = event_of(wakeup)
+        if subscription is None or event is None:
+            self._ledger.unregistered(wakeup.run_id, ELSEWHERE)
+            return
+        found = self._publisher.freeze_for(event, [subscription], wakeup.generation)
+        chain = found[0].chain
+        chain.retries = wakeup.retries
+        if wakeup.kind == "parallel":
+            chain.run_id = chain.headers[RUN_HEADER] = wakeup.run_id
+            chain.headers[KIND_HEADER] = "parallel"
+            chain.headers[BRANCH_HEADER] = json.loads(wakeup.message)["branch"]
+            chain.chain = None
+        deliveries += found
+
+    def _send(self, wakeup: Wakeup) -> None:
+        """Publish a link of a tail, or what a run, its failure or an emission asked for."""
+        message: dict[str, Any] = kombu_json.loads(wakeup.message)
+        sig = signature(message["signature"], app=self._app)
+        options: dict[str, Any] = {"task_id": wakeup.run_id, "add_to_parent": False}
+        headers = {**(sig.options.get("headers") or {}), **self._stamp(wakeup)}
+        if wakeup.retries:
+            options["retries"] = wakeup.retries
+        if self._publisher.ledger_results:
+            options["ignore_result"] = True
+        if message.get("chain"):
+            options["chain"] = [signature(link, app=self._app) for link in message["chain"]]
+        args: tuple[Any, ...] = ()
+        if wakeup.kind == "then" and not sig.immutable:
+            args = (message["value"],)
+        elif wakeup.kind == "fan-in":
+            args = (self._outcomes(wakeup),)
+        options["argsrepr"] = f"({wakeup.kind!r} of {wakeup.event!r},)"
+        sig.apply_async(args, headers=headers, **options)
+
+    def _stamp(self, wakeup: Wakeup) -> dict[str, Any]:
+        attributes: dict[str, Any] = json.loads(wakeup.attributes or "{}")
+        stamp: dict[str, Any] = {HEADER_PREFIX + key: v for key, v in attributes.items()}
+        stamp.update(
+            {
+                SUBSCRIPTION_HEADER: wakeup.subscription,
+                VERSION_HEADER: VERSION,
+                RUN_HEADER: wakeup.run_id,
+                KIND_HEADER: wakeup.kind,
+                DATA_HEADER: wakeup.data or "null",
+            }
+        )
+        if wakeup.generation:
+            stamp[GENERATION_HEADER] = wakeup.generation
+        return stamp
+
+    def _outcomes(self, wakeup: Wakeup) -> list[dict[str, Any]]:
+        """Return the outcomes of all runs of an event, as its fan-in receives them."""
+        record = self._ledger.event(wakeup.event)
+        if record is None:
+            raise FanoutError(f"The event {wakeup.event} of a fan-in is gone.")
+        found: list[dict[str, Any]] = []
+        for outcome in self._ledger.outcomes(record.runs):
+            run = self._ledger.run(outcome.run_id)
+            error = error_of(outcome)
+            found.append(
+                {
+                    "run": outcome.run_id,
+                    "subscription": "" if run is None else run.subscription,
+                    "state": "" if outcome.state is None else outcome.state.value,
+                    "value": value_of(outcome),
+                    "error": None if error is None else str(error),
+                }
+            )
+        return found
+
+
+def event_of(wakeup: Wakeup) -> Event | None:
+    """Rebuild the event of a run; ``None`` if the ledger has it no more."""
+    if not wakeup.attributes:
+        return None
+    attributes: dict[str, Any] = json.loads(wakeup.attributes)
+    headers = {HEADER_PREFIX + key: value for key, value in attributes.items()}
+    return Event.from_headers(headers, json.loads(wakeup.data))

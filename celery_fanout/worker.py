@@ -1,0 +1,51 @@
+"""The bootstep that runs the keeper in a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import bootsteps
+
+from celery_fanout.app import get_fanout
+from celery_fanout.boot import boot_id
+from celery_fanout.keeper import Held, Keeper
+from celery_fanout.supervising import LostMessages
+
+__all__ = ["KeeperStep"]
+
+
+class KeeperStep(bootsteps.StartStopStep):
+    """Runs the keeper in a worker; Celery calls it."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        self._keeper: Keeper | None = None
+        self._held = Held()
+        self._lost: LostMessages | None = None
+
+    def include_if(self, worker: Any) -> bool:
+        """Whether the worker's app has a ledger."""
+        return get_fanout(worker.app).level2 is not None
+
+    def start(self, worker: Any) -> None:
+        """Start the keeper."""
+        level2 = get_fanout(worker.app).level2
+        assert level2 is not None  # noqa: S101 - include_if() looked
+        self._held.listen()
+        self._lost = LostMessages(worker.app, level2.ledger)
+        self._keeper = level2.keeper(boot=boot_id(), held=self._held.ids, lost=self._lost)
+        self._keeper.start()
+
+    def stop(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Stop the keeper, and let go of what the worker has."""
+        if self._keeper is not None:
+            self._keeper.stop()
+            self._keeper = None
+        self._held.stop()
+        if self._lost is not None:
+            self._lost.close()
+
+    terminate = stop
+
