@@ -118,9 +118,7 @@ class Fanout:
         """What works with the ledger; ``None`` on level 1."""
         if self._chosen_ledger is None:
             return None
-        return Level2(
-            self.app, self.settings, self.registry, self.publisher, self._chosen_ledger
-        )
+        return Level2(self.app, self.settings, self.registry, self.publisher, self._chosen_ledger)
 
     @property
     def ledger(self) -> Ledger:
@@ -309,7 +307,5 @@ def _seconds(event: Any, what: str, given: float | dt.timedelta | None) -> float
         return None
     seconds = given.total_seconds() if isinstance(given, dt.timedelta) else float(given)
     if not 0 <= seconds < math.inf:
-        raise InvalidEvent(
-            str(event)[:100], f"has the {what} {seconds}", "Use seconds, 0 or more."
-        )
+        raise InvalidEvent(str(event)[:100], f"has the {what} {seconds}", "Use seconds, 0 or more.")
     return seconds

@@ -128,9 +128,7 @@ class ClaimedRun:
         if not final:
             self.buffered[field] = self._fields[field] = text
             return
-        stored = self.patiently(
-            self.ledger.store, self.run_id, self.token, field, text, final=True
-        )
+        stored = self.patiently(self.ledger.store, self.run_id, self.token, field, text, final=True)
         if stored is None:
             raise Superseded(self.run_id)
         self.buffered.pop(field, None)

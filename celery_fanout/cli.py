@@ -274,3 +274,35 @@ def check(fanout: Fanout, connect: bool, fail_on: str, as_json: bool) -> None:
     failing = {"error"} if fail_on == "error" else {"error", "warning"}
     if any(finding.level in failing for finding in found):
         raise click.exceptions.Exit(1)
+
+
+@fanout.command()
+@_command
+def keeper(fanout: Fanout, as_json: bool) -> None:
+    """Look for what is due, in a process of its own.
+
+    Only where fanout_keeper is off: by default every worker does this. Ends with SIGTERM or Ctrl-C.
+    """
+    from celery_fanout.service import run_keeper
+
+    run_keeper(fanout, lambda text: _print_json({"status": text}) if as_json else click.echo(text))
+
+
+@fanout.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+@click.pass_context
+def worker(ctx: click.Context, **_: Any) -> None:
+    """Start a fast worker for the runs in fanout_queue.
+
+    It gives up the broker's acknowledgements, because the ledger has them: what it loses is sent
+    again. Further options are those of `celery worker`; the pool is solo or threads.
+    """
+    from celery_fanout.app import get_fanout
+    from celery_fanout.exceptions import FanoutError
+    from celery_fanout.service import run_fast_worker
+
+    try:
+        run_fast_worker(get_fanout(ctx.obj.app), ctx.args)
+    except FanoutError as exc:
+        raise click.ClickException(str(exc)) from exc

@@ -214,9 +214,7 @@ def on_event(
                 describe(task),
                 f"Put @app.task or @shared_task between @on_event({pattern!r}) and the function.",
             )
-        declared.add(
-            Declaration(task, pattern, filter, tail, on_failure, chosen, where, cancels)
-        )
+        declared.add(Declaration(task, pattern, filter, tail, on_failure, chosen, where, cancels))
         return task
 
     return subscribe

@@ -170,9 +170,7 @@ def _check_arguments(id: str, task: Any, args: tuple[Any, ...], kwargs: dict[str
         raise InvalidStep(id, f"cannot call {task.name} so ({exc})", "Correct them.") from exc
 
 
-def _spawn(
-    execution: Execution, claimed: Claimed, group: str, children: Sequence[NewRun]
-) -> None:
+def _spawn(execution: Execution, claimed: Claimed, group: str, children: Sequence[NewRun]) -> None:
     settled = claimed.patiently(
         claimed.ledger.spawn, claimed.run_id, claimed.token, group, children
     )

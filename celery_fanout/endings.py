@@ -91,8 +91,10 @@ class Endings:
         self, run: RunRecord, event: EventRecord, subscription: Subscription, described: Any
     ) -> None:
         # a dead letter that was retried, and failed again, is told of again
-        child = child_id(run.id, "on_failure", run.reopened) if run.reopened else (
-            child_id(run.id, "on_failure")
+        child = (
+            child_id(run.id, "on_failure", run.reopened)
+            if run.reopened
+            else (child_id(run.id, "on_failure"))
         )
         signature = {
             "task": subscription.on_failure,

@@ -167,9 +167,7 @@ def _succeed(execution: Execution, claimed: ClaimedRun, value: Any, tail: Any) -
     if not tail:
         settled = claimed.settle(RunState.SUCCEEDED, result=result)
     else:
-        settled = claimed.settle(
-            RunState.COMPLETING, result=result, child=_next_link(tail, value)
-        )
+        settled = claimed.settle(RunState.COMPLETING, result=result, child=_next_link(tail, value))
     hit("settle.after" if not tail else "tail.before_dispatch")
     _wake(execution.engine, settled)
 
@@ -262,4 +260,3 @@ def _fail(
     _wake(execution.engine, settled)
     if execution.engine.ended is not None:
         execution.engine.ended(claimed.run_id)
-

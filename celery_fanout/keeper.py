@@ -136,6 +136,10 @@ class Keeper:
             except FanoutError as exc:
                 logger.warning("%s", exc)
 
+    def end(self) -> None:
+        """Let :meth:`run_forever` return soon."""
+        self._stop.set()
+
     def run_forever(self) -> None:
         """Work until it is stopped."""
         while not self._stop.is_set():

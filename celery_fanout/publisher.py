@@ -25,7 +25,7 @@ from celery_fanout.signals import event_emitted
 from celery_fanout.templates import Templates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from celery import Celery
 
@@ -176,6 +176,10 @@ class Publisher:
         ]
         for chain in chains:
             self._refuse_large_tail(event, chain)
+            for link in chain.chain or ():
+                queue = self.queue_for_task(link["task"], link["options"])
+                if queue is not None:
+                    link["options"]["queue"] = queue
         return [Delivery(event, chain) for chain in chains]
 
     def _refuse_large_tail(self, event: Event, chain: FrozenChain) -> None:
@@ -199,6 +203,10 @@ class Publisher:
     def ledger_results(self) -> bool:
         """Whether the ledger keeps what runs return, and Celery does not."""
         return self._ledger is not None and self._settings.results == "ledger"
+
+    def queue_for_task(self, name: str, options: Mapping[str, Any]) -> str | None:
+        """Return the queue of the fast workers, if messages of a task go there."""
+        return self._templates.queue_for_task(name, options)
 
     def queue_of(self, subscription: Subscription) -> str:
         """Return the queue that a subscription's messages go to; ``""`` if that is not simple."""
@@ -239,9 +247,9 @@ class Publisher:
         finally:
             connection.release()
         same = ("host", "port", "db") if "host" in theirs else ("path", "db")
-        return all(
-            str(ours.get(name) or 0) == str(theirs.get(name) or 0) for name in same
-        ) and any(theirs.get(name) for name in ("host", "path"))
+        return all(str(ours.get(name) or 0) == str(theirs.get(name) or 0) for name in same) and any(
+            theirs.get(name) for name in ("host", "path")
+        )
 
     def deliver(self, deliveries: list[Delivery], resume_at: float | None = None) -> None:
         """Publish chains, all in one batch.
@@ -328,9 +336,7 @@ class Publisher:
         for delivery in deliveries:
             chain = delivery.chain
             ledger = None if chain.celery_results else self._ledger
-            handle = RunHandle(
-                self._app, chain.run_id, chain.result_id, chain.subscription, ledger
-            )
+            handle = RunHandle(self._app, chain.run_id, chain.result_id, chain.subscription, ledger)
             handle.eager = results.get(chain.run_id)
             by_event[id(delivery.event)].append(handle)
         emissions: list[Emission] = []

@@ -196,4 +196,3 @@ class Recorder:
                 self._ledger.mark_published(done)
             except StoreUnavailable as exc:  # at worst they are published twice
                 logger.warning("%s", exc)
-

@@ -103,7 +103,10 @@ class RunResult:
         return None if error is None else str(error.get("traceback", ""))
 
     def get(
-        self, timeout: float | None = None, propagate: bool = True, **_: Any  # noqa: FBT001, FBT002 - as Celery's
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        **_: Any,  # noqa: FBT001, FBT002 - as Celery's
     ) -> Any:
         """Wait for its end, and return what it returned.
 

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery import signals as celery_signals
-from celery.exceptions import Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.log import get_task_logger
 
 from celery_fanout import signals
@@ -68,6 +68,8 @@ class Runs:
     def __init__(self, engine: Callable[[bool], Engine], suspension: Suspension) -> None:
         self._engine = engine
         self._suspension = suspension
+        #: Whether this worker may execute nothing else: it is a fast one.
+        self.only_runs = False
 
     def wrap(self, task: Any) -> None:
         """Wrap ``task.run``, once."""
@@ -85,6 +87,8 @@ class Runs:
             # the second case: the body called its own task
             own = request is not None and active is not None and active.request is request
             found = None if request is None or own else run_of(task, request)
+            if found is None and self.only_runs and not own and not task.request.called_directly:
+                self._send_elsewhere(task)
             if found is None:
                 call = functools.partial(body, *args, **kwargs)
                 return call() if own else _ordinary(task, call)
@@ -129,6 +133,19 @@ class Runs:
             return execute(task, request, run, engine, body, translate)
         except StoreUnavailable as exc:
             self._put_back(Execution(run, task, request, engine), exc)
+
+    def _send_elsewhere(self, task: Any) -> None:
+        """Publish an ordinary task to the app's own queue: here it would be lost with its worker."""
+        queue = task.app.conf.task_default_queue
+        logger.error(
+            "%s[%s] is no recorded run, and does not belong into the queue of a fast worker. It is "
+            "sent to %r.",
+            task.name,
+            task.request.id,
+            queue,
+        )
+        task.signature_from_request(task.request, queue=queue).apply_async(add_to_parent=False)
+        raise Ignore
 
     def _hop_on(self, execution: Execution) -> None:
         """Send a message that came early on its way again, without calling the body."""

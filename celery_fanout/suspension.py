@@ -44,9 +44,7 @@ class Suspended(Ignore):
         group: on level 2: the child runs or the wait that it is suspended for, until then at most.
     """
 
-    def __init__(
-        self, until: float, reason: str, step: str | None = None, group: str = ""
-    ) -> None:
+    def __init__(self, until: float, reason: str, step: str | None = None, group: str = "") -> None:
         super().__init__(until, reason, step, group)
         self.until = until
         self.reason = reason

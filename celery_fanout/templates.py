@@ -18,6 +18,8 @@ from celery.app.routes import MapRoute
 from celery_fanout.pipeline import is_stock
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery import Celery
 
     from celery_fanout.pipeline import Envelope, Pipeline
@@ -162,13 +164,22 @@ class Templates:
 
     def queue_for(self, subscription: Subscription) -> str | None:
         """Return the queue of the fast workers, if a subscription's messages go there."""
-        task = subscription.task
-        if self._queue is None or task.queue or task.exchange or task.routing_key:
+        return self.queue_for_task(subscription.task.name, subscription.options)
+
+    def queue_for_task(self, name: str, options: Mapping[str, Any]) -> str | None:
+        """Return the queue of the fast workers, if messages of a task go there.
+
+        That is, if neither the task, nor these options, nor the app's routes name another.
+        """
+        if self._queue is None:
             return None
-        if {"queue", "exchange", "routing_key"} & set(subscription.options):
+        task: Any = self._app.tasks.get(name)
+        own: Mapping[str, Any] = {} if task is None else task._get_exec_options()
+        chosen = {**own, **options}
+        if any(chosen.get(key) for key in ("queue", "exchange", "routing_key")):
             return None
         default = self._app.conf.task_default_queue
-        found: Any = self._app.amqp.router.route({}, task.name, (), {}, task).get("queue")
+        found: Any = self._app.amqp.router.route({}, name, (), {}, task).get("queue")
         return self._queue if str(getattr(found, "name", found)) == default else None
 
     def _build(self, subscription: Subscription) -> Template | None:

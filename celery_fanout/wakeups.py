@@ -132,6 +132,9 @@ class Wakeups:
         headers = {**(sig.options.get("headers") or {}), **self._stamp(wakeup)}
         if wakeup.retries:
             options["retries"] = wakeup.retries
+        queue = self._publisher.queue_for_task(sig["task"], sig.options)
+        if queue is not None:
+            options["queue"] = queue
         if self._publisher.ledger_results:
             options["ignore_result"] = True
         if message.get("chain"):

@@ -48,4 +48,3 @@ class KeeperStep(bootsteps.StartStopStep):
             self._lost.close()
 
     terminate = stop
-

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Scripts", "connect"]
 
+
 def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
     """Return a client. It connects when it is first used.
 

@@ -134,9 +134,7 @@ def taken_of(answer: Any) -> Taken:
     for at in range(0, len(flat), WAKEUP):
         run_id, kind, sub, event, attributes, data, retries, message, gen = flat[at : at + WAKEUP]
         wakeups.append(
-            Wakeup(
-                run_id, kind, sub, event, attributes, data, int(retries), message, int(gen)
-            )
+            Wakeup(run_id, kind, sub, event, attributes, data, int(retries), message, int(gen))
         )
     return Taken(wakeups, ended, None if next_due is None else float(next_due), float(now))
 

@@ -167,9 +167,7 @@ class RedisLedger(RedisViews):
     def spawn(self, run_id: str, token: int, group: str, children: Sequence[NewRun]) -> Settled:
         """Record child runs."""
         flat = [value for child in children for value in run_args(child)]
-        return settled_of(
-            self._scripts.run("spawn", run_id, token, group, len(children), *flat)
-        )
+        return settled_of(self._scripts.run("spawn", run_id, token, group, len(children), *flat))
 
     def wait(
         self,
@@ -212,9 +210,7 @@ class RedisLedger(RedisViews):
         self, run_ids: Sequence[str] | None = None, *, limit: int = 100, grace: bool = False
     ) -> Taken:
         """Take what is due."""
-        return taken_of(
-            self._scripts.run("take", limit, "1" if grace else "0", *(run_ids or ()))
-        )
+        return taken_of(self._scripts.run("take", limit, "1" if grace else "0", *(run_ids or ())))
 
     def resend(self, queue: str, before: float, *, limit: int = 100) -> list[str]:
         """Make due what was lost on the way to a worker."""
