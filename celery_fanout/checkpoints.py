@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from celery_fanout.exceptions import (
     RetryAfter,
     SleepTooLong,
     StepFailed,
+    StepOrderWarning,
     StoreUnavailable,
     Superseded,
     describe,
@@ -191,8 +193,24 @@ def _cached(execution: Execution, key: StepKey, checkpoint: Checkpoint, fn: Any)
             store.extend(execution.run.id, [key], store.keeps)
     if checkpoint.status == "failed":
         raise step_failed(key, checkpoint)
+    warn_order(execution, key, checkpoint)
     announce_completed(execution, key, checkpoint, cached=True)
     return decode(key[0], fn, checkpoint.value)
+
+
+def warn_order(execution: Execution, key: StepKey, checkpoint: Checkpoint) -> None:
+    """Warn if the body calls its steps in another order than when their results were stored."""
+    before = execution.is_out_of_order(key[0], checkpoint.stored)
+    if before:
+        warnings.warn(
+            StepOrderWarning(
+                f"{execution.run.task} calls the step {key[0]!r} after {before!r}, and their "
+                "results were stored the other way round. Each keeps its result; if code that was "
+                "deployed meanwhile changed their order, see that the later one does not rely on "
+                "the earlier."
+            ),
+            stacklevel=2,
+        )
 
 
 def _call(

@@ -104,6 +104,17 @@ def _content(fanout: Fanout) -> Iterator[Finding]:
 
 
 def _store(fanout: Fanout) -> Iterator[Finding]:
+    if fanout.level2 is not None:
+        yield from _ledger(fanout)
+        return
+    for sub in fanout.registry:
+        if sub.cancel_on:
+            yield Finding(
+                "fanout.E007",
+                "error",
+                f"{sub.id} has cancel_on, which needs a ledger.",
+                "Use a Redis result backend, or set fanout_store_url to a Redis URL.",
+            )
     try:
         store = fanout.store
     except ConfigurationError as exc:
@@ -137,6 +148,24 @@ def _store(fanout: Fanout) -> Iterator[Finding]:
                 f"dropped after {store.keeps:,.0f} s, so finished steps would run again.",
                 f"Raise {store.keeps_setting}, or retry for a shorter time.",
             )
+
+
+def _ledger(fanout: Fanout) -> Iterator[Finding]:
+    if fanout.settings.store_url == "memory://":
+        yield Finding(
+            "fanout.W002",
+            "warning",
+            "The ledger is kept in the memory of one process: no other worker sees its runs, and "
+            "they are gone after a restart.",
+            "Use a Redis result backend, or set fanout_store_url to a Redis URL.",
+        )
+    if not fanout.settings.keeper:
+        yield Finding(
+            "fanout.I003",
+            "info",
+            "fanout_keeper is off: workers wake no run that sleeps, and send none again.",
+            "Run `celery fanout keeper`, at least once and better twice.",
+        )
 
 
 def _seconds(value: float) -> str:
@@ -177,7 +206,8 @@ def _broker(fanout: Fanout) -> Iterator[Finding]:
             "restarts or is out of memory or disk, and emit() would not know.",
             'Set broker_transport_options = {"confirm_publish": True}.',
         )
-    if driver == "redis":
+    # on level 2 a message that comes again is refused, and nothing waits in one
+    if driver == "redis" and fanout.level2 is None:
         yield from _visibility(fanout, float(options.get("visibility_timeout") or 3600))
     if driver == "memory":
         yield Finding(
@@ -229,6 +259,8 @@ def _visibility(fanout: Fanout, timeout: float) -> Iterator[Finding]:
 
 
 def _acks(fanout: Fanout) -> Iterator[Finding]:
+    if fanout.level2 is not None:
+        return  # the ledger runs again what a dead worker had, whatever was acknowledged
     early: list[str] = []
     lost: list[str] = []
     for task in _subscribers(fanout):
@@ -301,7 +333,10 @@ def live_findings(fanout: Fanout) -> list[Finding]:
             )
         )
     try:
-        fanout.store.get("00000000-0000-0000-0000-000000000000", ("check", 1))
+        if fanout.level2 is not None:
+            fanout.ledger.time()
+        else:
+            fanout.store.get("00000000-0000-0000-0000-000000000000", ("check", 1))
     except ConfigurationError:
         return found  # said by findings()
     except FanoutError as exc:
@@ -318,8 +353,9 @@ def _redis_findings(fanout: Fanout) -> Iterator[Finding]:
     if not url.startswith(("redis://", "rediss://")):
         return
     host = url_to_parts(url).hostname
-    store: Any = fanout.store
-    client = store.backend().client
+    store: Any = fanout.store if fanout.level2 is None else fanout.ledger
+    client = store.backend().client if fanout.level2 is None else store.client
+    what = "step results" if fanout.level2 is None else "events, runs and step results"
     try:
         config: dict[str, Any] = {**client.config_get("maxmemory*"), **client.config_get("append*")}
     except Exception:  # noqa: BLE001 - managed Redis servers refuse CONFIG
@@ -329,7 +365,7 @@ def _redis_findings(fanout: Fanout) -> Iterator[Finding]:
         yield Finding(
             "fanout.W012",
             "warning",
-            f"Redis at {host} may evict step results when it is full ({policy}).",
+            f"Redis at {host} may evict {what} when it is full ({policy}).",
             "Set maxmemory-policy noeviction, so that a full Redis is noticed.",
         )
     if config.get("appendonly") != "yes":

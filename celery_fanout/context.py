@@ -126,6 +126,10 @@ class Claimed(Protocol):
         ...
 
 
+#: How well the times of checkpoints are known, in seconds: a worker reads the ledger's clock once.
+CLOCK_JITTER = 0.01
+
+
 @dataclass
 class Execution:
     """One attempt in progress. Not shared between processes; a body's threads may share it."""
@@ -139,6 +143,8 @@ class Execution:
     used: list[StepKey] = field(default_factory=list["StepKey"])
     suspension: BaseException | None = None
     skipped: float = 0.0
+    last_read: tuple[str, float] = ("", 0.0)
+    thread: int = field(default_factory=threading.get_ident)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -162,8 +168,21 @@ class Execution:
         headers: Mapping[str, Any] = self.request.headers or {}
         return bool(headers.get(STORE_RETRIES_HEADER))
 
+    def is_out_of_order(self, step: str, stored: float | None) -> str:
+        """Note that a checkpoint was read; return the step read before it that was stored later.
+
+        Only in the body's own thread: elsewhere steps have no order. Only by a ledger's clock:
+        those of different workers differ.
+        """
+        if stored is None or self.claimed is None or threading.get_ident() != self.thread:
+            return ""
+        before, at = self.last_read
+        self.last_read = (step, stored)
+        return before if stored < at - CLOCK_JITTER else ""
+
     def restart(self) -> None:
         """Forget what belongs to one pass through the body."""
+        self.last_read = ("", 0.0)
         self.numbers.clear()
         self.used.clear()
         self.suspension = None

@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 from celery_fanout.canvas import DATA_HEADER, RESUME_HEADER, FrozenChain, freeze
 from celery_fanout.connection import Deadline, ProducerPool, confirm_window
 from celery_fanout.emission import Emission, RunHandle
-from celery_fanout.exceptions import INTERRUPTS, EmitError, InvalidEvent
+from celery_fanout.exceptions import INTERRUPTS, EmitError, InvalidEvent, StoreUnsupported
 from celery_fanout.sending import Sending
 from celery_fanout.signals import event_emitted
 from celery_fanout.templates import Templates
@@ -175,12 +175,22 @@ class Publisher:
             for sub in subscriptions
         ]
         for chain in chains:
+            self._refuse_cancel_on(chain)
             self._refuse_large_tail(event, chain)
             for link in chain.chain or ():
                 queue = self.queue_for_task(link["task"], link["options"])
                 if queue is not None:
                     link["options"]["queue"] = queue
         return [Delivery(event, chain) for chain in chains]
+
+    def _refuse_cancel_on(self, chain: FrozenChain) -> None:
+        eager = self._app.conf.task_always_eager
+        if chain.subscription.cancel_on and self._ledger is None and not eager:
+            raise StoreUnsupported(
+                f"The store of the app {self._app.main!r}",
+                f"cancel_on, which {chain.subscription.id} has",
+                "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
+            )
 
     def _refuse_large_tail(self, event: Event, chain: FrozenChain) -> None:
         # RabbitMQ drops a connection that sends headers longer than its frame_max of 128 KiB

@@ -39,6 +39,7 @@
     UserWarning
      └── FanoutWarning
           ├── NotDurableWarning
+          ├── StepOrderWarning
           ├── StepValueWarning
           └── SwallowedSuspensionWarning
 
@@ -98,6 +99,7 @@ from celery_fanout.exceptions.runs import (
 from celery_fanout.exceptions.warnings import (
     FanoutWarning,
     NotDurableWarning,
+    StepOrderWarning,
     StepValueWarning,
     SwallowedSuspensionWarning,
 )
@@ -133,6 +135,7 @@ __all__ = [
     "StepError",
     "StepFailed",
     "StepMisused",
+    "StepOrderWarning",
     "StepTimeout",
     "StepTimeoutUnsupported",
     "StepValueWarning",

@@ -17,3 +17,7 @@ class StepValueWarning(FanoutWarning):
 
 class SwallowedSuspensionWarning(FanoutWarning):
     """An ``except`` clause in the task's body caught a suspension; it is raised again."""
+
+
+class StepOrderWarning(FanoutWarning):
+    """A body calls its steps in another order than when their results were stored."""
