@@ -193,7 +193,10 @@ def emit(
             if outcome.error is None:
                 row["value"] = outcome.value
             else:
-                row["error"] = f"{type(outcome.error).__name__}: {outcome.error}"
+                # the ledger's has the name of the class in its text
+                told = getattr(outcome.error, "error_type", "")
+                kind = "" if told else f"{type(outcome.error).__name__}: "
+                row["error"] = f"{kind}{outcome.error}"
         rows.append(row)
     if as_json:
         _print_json({"event": emission.event.to_cloudevent(), "runs": rows})

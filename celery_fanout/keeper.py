@@ -87,6 +87,9 @@ class Keeper:
         held: the ids of the runs that the worker has.
         redrive: whether to look for what is due.
         lost: returns pairs of a queue and a time: runs published to it before then have left it.
+
+    Attributes:
+        redrive: the argument; turned off when the worker begins to stop.
     """
 
     def __init__(
@@ -105,7 +108,7 @@ class Keeper:
         self._ended = ended
         self._boot = boot
         self._held = held
-        self._redrive = redrive
+        self.redrive = redrive
         self._lost = lost
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -130,9 +133,7 @@ class Keeper:
             self._thread = None
         if self._boot:
             try:
-                woken = self._ledger.release(self._boot, list(self._held()))
-                if woken and self._redrive:
-                    self._publish(self._ledger.take(woken))
+                self._ledger.release(self._boot, list(self._held()))
             except FanoutError as exc:
                 logger.warning("%s", exc)
 
@@ -173,7 +174,7 @@ class Keeper:
             # nobody could renew a lease while the ledger was away: that is no crash
             self._ledger.time()
             self._away, self._back_at = False, now
-        if not self._redrive:
+        if not self.redrive:
             return
         if self._is_time("take", now, TICK):
             self._take(grace=now - self._back_at < self._ledger.rules.lease)

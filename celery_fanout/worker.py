@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery import bootsteps
+from celery.signals import worker_shutdown
 
 from celery_fanout.app import get_fanout
 from celery_fanout.boot import boot_id
@@ -19,32 +20,41 @@ class KeeperStep(bootsteps.StartStopStep):
 
     requires = ("celery.worker.components:Pool",)
 
-    def __init__(self, worker: Any, **options: Any) -> None:
-        super().__init__(worker, **options)
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
         self._keeper: Keeper | None = None
         self._held = Held()
         self._lost: LostMessages | None = None
 
-    def include_if(self, worker: Any) -> bool:
+    def include_if(self, parent: Any) -> bool:
         """Whether the worker's app has a ledger."""
-        return get_fanout(worker.app).level2 is not None
+        return get_fanout(parent.app).level2 is not None
 
-    def start(self, worker: Any) -> None:
+    def start(self, parent: Any) -> None:
         """Start the keeper."""
-        level2 = get_fanout(worker.app).level2
+        level2 = get_fanout(parent.app).level2
         assert level2 is not None  # noqa: S101 - include_if() looked
         self._held.listen()
-        self._lost = LostMessages(worker.app, level2.ledger)
+        self._lost = LostMessages(parent.app, level2.ledger)
         self._keeper = level2.keeper(boot=boot_id(), held=self._held.ids, lost=self._lost)
         self._keeper.start()
+        worker_shutdown.connect(self._end)
 
-    def stop(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """Stop the keeper, and let go of what the worker has."""
+    def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Look for nothing more; what the pool still executes keeps its leases."""
+        if self._keeper is not None:
+            self._keeper.redrive = False
+
+    def terminate(self, parent: Any) -> None:
+        """Do the same when the worker stops at once."""
+        self.stop(parent)
+
+    def _end(self, **_: Any) -> None:
+        """Let go of what is left, now that the pool has stopped."""
+        worker_shutdown.disconnect(self._end)
         if self._keeper is not None:
             self._keeper.stop()
             self._keeper = None
         self._held.stop()
         if self._lost is not None:
             self._lost.close()
-
-    terminate = stop

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["choose_ledger", "rules_of"]
 
 
-def rules_of(settings: Settings) -> LedgerRules:
+#: After how long a message that nobody took is sent again, in seconds. On Redis it is missed long
+#: before, when a younger one has become the oldest in its queue.
+REPUBLISH, REPUBLISH_REDIS = 900.0, 3600.0
+
+
+def rules_of(settings: Settings, republish: float = REPUBLISH) -> LedgerRules:
     """Return what a ledger's decisions follow."""
     return LedgerRules(
         lease=settings.lease,
@@ -27,6 +32,7 @@ def rules_of(settings: Settings) -> LedgerRules:
         event_retention=settings.event_retention,
         max_crashes=settings.max_crashes,
         grace=min(settings.lease, 30.0),
+        republish=republish,
     )
 
 
@@ -56,6 +62,8 @@ def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -
     from celery_fanout.stores.redis import RedisLedger
 
     conf: Any = app.conf
+    broker: str = app.connection_for_write().transport.driver_type
+    republish = REPUBLISH_REDIS if broker == "redis" else REPUBLISH
     options: dict[str, Any] = dict(conf.result_backend_transport_options or {})
     ssl: Any = conf.redis_backend_use_ssl
     if isinstance(ssl, dict):
@@ -66,7 +74,7 @@ def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -
     options.pop("global_keyprefix", None)
     return RedisLedger(
         chosen,
-        rules_of(settings),
+        rules_of(settings, republish),
         prefix=settings.store_prefix,
         options=options,
         timeout=settings.publish_timeout / 2,
