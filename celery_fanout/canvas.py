@@ -40,6 +40,9 @@ GENERATION_HEADER = "fanout_generation"
 #: Header of a run of step.parallel: field of the step's checkpoint, and index of the item.
 BRANCH_HEADER = "fanout_branch"
 
+#: Header of a run whose result is not to be kept, by an option of its subscription; level 2.
+IGNORED_HEADER = "fanout_ignored"
+
 VERSION = 1
 
 #: Name of the errback task that stands between Celery and the user's ``on_failure`` task.
@@ -116,17 +119,22 @@ def freeze(
         if generation is not None:
             headers[KIND_HEADER] = "then"
         if not celery_results:
+            if options.get("ignore_result"):
+                headers[IGNORED_HEADER] = 1
             options["ignore_result"] = True
         options.update(task_id=link, headers=headers, reply_to=reply_to)
         if errbacks:
             options["link_error"] = [*(options.get("link_error") or []), *errbacks]
         tail.append({**signature, "options": options})
+    own: dict[str, Any] = {**stamp, RUN_HEADER: first}
+    if not celery_results and subscription.options.get("ignore_result"):
+        own[IGNORED_HEADER] = 1
     return FrozenChain(
         subscription=subscription,
         run_id=first,
         result_id=tail[-1]["options"]["task_id"] if tail else first,
         args=(event.data,),
-        headers={**stamp, RUN_HEADER: first},
+        headers=own,
         chain=tail[::-1] or None,
         errbacks=errbacks,
         celery_results=celery_results,

@@ -14,7 +14,7 @@ from celery.utils.log import get_task_logger
 from kombu.utils import json as kombu_json
 
 from celery_fanout import signals
-from celery_fanout.canvas import KIND_HEADER
+from celery_fanout.canvas import IGNORED_HEADER, KIND_HEADER
 from celery_fanout.claims import claim
 from celery_fanout.context import Execution, activate
 from celery_fanout.exceptions import INTERRUPTS, RunFailed, StoreUnavailable, Superseded, describe
@@ -22,6 +22,7 @@ from celery_fanout.failpoints import hit
 from celery_fanout.stores.ledger import NewRun
 from celery_fanout.stores.states import RunState
 from celery_fanout.suspension import Suspended
+from celery_fanout.tracing import current_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -153,7 +154,7 @@ def _wake(engine: Engine, settled: Settled) -> None:
 def _succeed(execution: Execution, claimed: ClaimedRun, value: Any, tail: Any) -> None:
     headers: Mapping[str, Any] = execution.request.headers or {}
     wanted = tail or headers.get(KIND_HEADER) in ("invoke", "parallel")
-    ignored = execution.task.ignore_result and not wanted
+    ignored = (execution.task.ignore_result or IGNORED_HEADER in headers) and not wanted
     try:
         result = None if ignored else str(kombu_json.dumps(value, separators=(",", ":")))
     except INTERRUPTS:
@@ -204,6 +205,7 @@ def _suspend(execution: Execution, claimed: ClaimedRun, suspended: Suspended) ->
         reason=suspended.reason,
         due=None if until == float("inf") else until,
         group=suspended.group,
+        trace=current_trace(),
     )
     signals.run_suspended.send(
         sender=execution.task,
@@ -232,6 +234,7 @@ def _retry(claimed: ClaimedRun, retry: Retry) -> None:
         retries=1 if retries is None else int(retries),
         error=error,
         reason=f"{error['type']}"[:60],
+        trace=current_trace(),
     )
 
 

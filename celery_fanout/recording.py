@@ -19,6 +19,7 @@ from celery_fanout.jsondata import encode
 from celery_fanout.publisher import Delivery
 from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.states import RunState
+from celery_fanout.tracing import current_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -159,6 +160,7 @@ class Recorder:
             then_id=child_id(key, "then", generation) if schedule.then else "",
             then_message=schedule.then,
             messages=messages or {},
+            trace=current_trace(),
         )
 
     def _run(self, event: Event, chain: FrozenChain) -> NewRun:

@@ -24,6 +24,7 @@ from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
 from celery_fanout.failpoints import hit
 from celery_fanout.publisher import Delivery
 from celery_fanout.results import error_of, value_of
+from celery_fanout.tracing import continued, current_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,39 +82,52 @@ class Wakeups:
             StoreUnavailable: if the ledger does not answer.
         """
         hit("keeper.after_take")
-        deliveries: list[Delivery] = []
         done: list[str] = []
+        together: list[Delivery] = []
         for wakeup in taken.wakeups:
             try:
-                if wakeup.kind in ("event", "parallel"):
-                    self._freeze(wakeup, deliveries)
-                else:
-                    self._send(wakeup)
+                if wakeup.kind not in ("event", "parallel"):
+                    # published by who asked for it, if that has a trace
+                    with continued("" if current_trace() else wakeup.trace):
+                        self._send(wakeup)
                     done.append(wakeup.run_id)
+                    continue
+                deliveries = self._freeze(wakeup)
+                trace = "" if wakeup.kind == "parallel" and current_trace() else wakeup.trace
+                if trace:
+                    with continued(trace):
+                        done += self._deliver(deliveries)
+                else:
+                    together += deliveries
             except StoreUnavailable:
                 raise
             except Exception as exc:  # noqa: BLE001 - one must not keep the others from going out
                 # it is pending, and will be taken again
                 logger.warning("Run %s cannot be published now: %s", wakeup.run_id, exc)
-        if deliveries:
-            try:
-                self._publisher.deliver(deliveries)
-            except EmitError as exc:
-                logger.warning("%d runs cannot be published now: %s", len(deliveries), exc.reason)
-            done += [d.chain.run_id for d in deliveries if d.state == "published"]
+        done += self._deliver(together)
         if done:
             self._ledger.mark_published(done)
         for run_id in taken.ended:
             self._ended(run_id)
         return len(done)
 
-    def _freeze(self, wakeup: Wakeup, deliveries: list[Delivery]) -> None:
-        """Add the chain of a subscriber's run; put it back if this process does not know it."""
+    def _deliver(self, deliveries: list[Delivery]) -> list[str]:
+        """Publish chains, and return the ids of their runs."""
+        if not deliveries:
+            return []
+        try:
+            self._publisher.deliver(deliveries)
+        except EmitError as exc:
+            logger.warning("%d runs cannot be published now: %s", len(deliveries), exc.reason)
+        return [d.chain.run_id for d in deliveries if d.state == "published"]
+
+    def _freeze(self, wakeup: Wakeup) -> list[Delivery]:
+        """Return the chain of a subscriber's run; put it back if this process does not know it."""
         subscription = self._registry.find(wakeup.subscription)
         event = event_of(wakeup)
         if subscription is None or event is None:
             self._ledger.unregistered(wakeup.run_id, ELSEWHERE)
-            return
+            return []
         found = self._publisher.freeze_for(event, [subscription], wakeup.generation)
         chain = found[0].chain
         chain.retries = wakeup.retries
@@ -122,7 +136,7 @@ class Wakeups:
             chain.headers[KIND_HEADER] = "parallel"
             chain.headers[BRANCH_HEADER] = json.loads(wakeup.message)["branch"]
             chain.chain = None
-        deliveries += found
+        return found
 
     def _send(self, wakeup: Wakeup) -> None:
         """Publish a link of a tail, or what a run, its failure or an emission asked for."""

@@ -128,6 +128,7 @@ class Ledger(Protocol):
         group: str = "",
         checkpoints: Mapping[str, str] | None = None,
         child: NewRun | None = None,
+        trace: str = "",
     ) -> Settled:
         """Leave ``running`` (or ``completing``, for ``succeeded``).
 
@@ -147,6 +148,7 @@ class Ledger(Protocol):
             checkpoints: not final ones, to be stored with it.
             child: for completing: the next link of the tail, recorded as pending. With the
                 succeeded that follows it becomes published: Celery has dispatched it.
+            trace: headers of the trace in which it leaves, for suspended and retrying.
         """
         ...
 

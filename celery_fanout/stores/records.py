@@ -105,6 +105,7 @@ class NewEvent:
         expires_at: by which a run must have started, or it is cancelled (``"expired"``).
         then_id: id of the fan-in run; ``""``: none.
         then_message: its message, as in :class:`NewRun`.
+        trace: headers of the trace that it was emitted in, as JSON; ``""`` if there is none.
         messages: broker list keys and messages for them, published in the same change by a store
             whose ``supports_publish`` is true; the runs are then ``published`` at once.
     """
@@ -120,6 +121,7 @@ class NewEvent:
     expires_at: float | None = None
     then_id: str = ""
     then_message: str = ""
+    trace: str = ""
     messages: Mapping[str, Sequence[str]] = field(default_factory=dict[str, "Sequence[str]"])
 
 
@@ -218,6 +220,7 @@ class Wakeup:
         retries: to be put into the message.
         message: as in :class:`NewRun`.
         generation: of the run.
+        trace: headers of the trace in which it left its worker, or its event was emitted.
     """
 
     run_id: str
@@ -229,6 +232,7 @@ class Wakeup:
     retries: int = 0
     message: str = ""
     generation: int = 0
+    trace: str = ""
 
 
 @dataclass(frozen=True)

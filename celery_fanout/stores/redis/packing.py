@@ -27,7 +27,7 @@ __all__ = [
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 #: How many values one wakeup has in the answer of take.lua.
-WAKEUP = 9
+WAKEUP = 10
 
 
 def dumps(value: Any) -> str:
@@ -86,6 +86,8 @@ def event_args(event: NewEvent) -> list[Any]:
         "replay": event.replay,
         "then_id": event.then_id,
     }
+    if event.trace:
+        head["trace"] = event.trace
     if event.resume_at is not None:
         head["resume"] = event.resume_at
     if event.expires_at is not None:
@@ -132,9 +134,9 @@ def taken_of(answer: Any) -> Taken:
     now, next_due, ended, flat = answer
     wakeups: list[Wakeup] = []
     for at in range(0, len(flat), WAKEUP):
-        run_id, kind, sub, event, attributes, data, retries, message, gen = flat[at : at + WAKEUP]
+        run_id, kind, sub, event, attributes, data, retries, message, gen, trace = flat[at : at + WAKEUP]
         wakeups.append(
-            Wakeup(run_id, kind, sub, event, attributes, data, int(retries), message, int(gen))
+            Wakeup(run_id, kind, sub, event, attributes, data, int(retries), message, int(gen), trace)
         )
     return Taken(wakeups, ended, None if next_due is None else float(next_due), float(now))
 
@@ -149,6 +151,8 @@ def settle_args(
             head[name] = options[name]
     if error is not None:
         head["error"] = f"{error.get('type', '?')}: {str(error.get('message', ''))[:500]}"
+    if options["trace"]:
+        head["trace"] = options["trace"]
     checkpoints = options["checkpoints"]
     child = options["child"]
     return [

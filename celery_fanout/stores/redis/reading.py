@@ -10,7 +10,7 @@ unregistered. All values are short, so that Redis packs the hash.
 
 Fields of ``d:<run>``: ``s<step key>`` checkpoint, ``a<number>`` attempt, ``c<run>`` kind of a
 child, ``n<group>`` outstanding children, ``w<field>`` where a wait is filed, ``R`` result, ``E``
-error, ``M`` message.
+error, ``M`` message, ``T`` trace.
 """
 
 from __future__ import annotations

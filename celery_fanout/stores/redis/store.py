@@ -149,6 +149,7 @@ class RedisLedger(RedisViews):
         group: str = "",
         checkpoints: Mapping[str, str] | None = None,
         child: NewRun | None = None,
+        trace: str = "",
     ) -> Settled:
         """Leave ``running``, or ``completing``."""
         args = settle_args(
@@ -161,6 +162,7 @@ class RedisLedger(RedisViews):
             group=group,
             checkpoints=checkpoints,
             child=child,
+            trace=trace,
         )
         return settled_of(self._scripts.run("settle", run_id, token, *args))
 

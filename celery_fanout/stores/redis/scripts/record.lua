@@ -1,6 +1,6 @@
 -- Record an event and its runs, and publish their messages if they are given.
 --
--- ARGV[3] JSON: key, name, gen, replay, resume, expires, then_id
+-- ARGV[3] JSON: key, name, gen, replay, resume, expires, then_id, trace
 -- ARGV[4] attributes  ARGV[5] data  ARGV[6] message of the fan-in  ARGV[7] number of runs
 -- then 9 values for each run (see add_runs in lib.lua), then the number of lists, and for each the
 -- name of the list, how many messages, and the messages
@@ -45,7 +45,8 @@ if m.replay and known then
 else
   call('HSET', e, 'v', 1, 'nm', m.name, 'a', ARGV[4], 'd', ARGV[5], 't', f(now), 'g', generation,
     'ge', generation, 'r', #ids == 0 and '[]' or cjson.encode(ids))
-  call('HDEL', e, 'ti', 'tm', 'td')
+  call('HDEL', e, 'ti', 'tm', 'td', 'tr')
+  if m.trace then call('HSET', e, 'tr', m.trace) end
   if m.then_id ~= '' then call('HSET', e, 'ti', m.then_id, 'tm', ARGV[6]) end
   for _, index in ipairs({K .. ':ev', K .. ':n:' .. m.name}) do
     call('ZADD', index, f(now), m.key)

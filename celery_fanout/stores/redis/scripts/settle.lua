@@ -1,6 +1,6 @@
 -- Leave a claim.
 --
--- ARGV[3] id  ARGV[4] token  ARGV[5] to  ARGV[6] JSON: reason, due, retries, group, error
+-- ARGV[3] id  ARGV[4] token  ARGV[5] to  ARGV[6] JSON: reason, due, retries, group, error, trace
 -- ARGV[7] result JSON or ""  ARGV[8] error JSON or ""  ARGV[9] checkpoints JSON or ""
 -- ARGV[10] "1" if a child follows, whose 9 values begin at ARGV[11]
 -- Returns {1 or 0, woken}
@@ -39,6 +39,7 @@ else
   local nothing = m.group ~= '' and tonumber(call('HGET', dkey(id), 'n' .. m.group) or '0') <= 0
   if nothing then due = now end
   drop(r, 'b', 'y')
+  if m.trace then call('HSET', dkey(id), 'T', m.trace) end
   local resume = due or (m.group ~= '' and 'inf' or now)
   local fields = {'i', resume == 'inf' and 'inf' or f(resume), 'z', m.reason}
   if m.retries then copy({'r', m.retries}, fields) end

@@ -1,6 +1,6 @@
 -- Take what is due. ARGV[3] limit  ARGV[4] "1": leave running ones alone  ARGV[5..] ids, or none for all
 -- Returns {now, next due or false, [ended ...],
---   [id, kind, subscription, event, attributes, data, retries, message, generation, ...]}
+--   [id, kind, subscription, event, attributes, data, retries, message, generation, trace, ...]}
 local limit, grace = tonumber(ARGV[3]), ARGV[4] == '1'
 local due_key = K .. ':due'
 local ids = {}
@@ -31,10 +31,11 @@ for _, id in ipairs(ids) do
   else
     enter(r, 'pending', now + GRACE)
     drop(r, 'b', 'y', 'w', 'i', 'rl')
-    if not events[r.e] then events[r.e] = call('HMGET', ekey(r.e), 'a', 'd') end
+    if not events[r.e] then events[r.e] = call('HMGET', ekey(r.e), 'a', 'd', 'tr') end
     local e = events[r.e]
+    local message, trace = unpack(call('HMGET', dkey(id), 'M', 'T'))
     copy({id, r.k, call('HGET', K .. ':subs', r.u) or '', r.e, e[1] or '', e[2] or '',
-      r.r or '0', call('HGET', dkey(id), 'M') or '', r.g or '0'}, out)
+      r.r or '0', message or '', r.g or '0', trace or e[3] or ''}, out)
   end
 end
 local next_due = call('ZRANGE', due_key, 0, 0, 'WITHSCORES')
