@@ -36,8 +36,9 @@ def error_of(outcome: Outcome) -> RunFailed | None:
     if outcome.state is not RunState.FAILED:
         return None
     found = outcome.error or {}
-    error = RunFailed(f"{found.get('type', '?')}: {found.get('message', '')}")
-    error.error_type = str(found.get("type", "?"))
+    kind, message = str(found.get("type", "?")), str(found.get("message", ""))
+    error = RunFailed(message if kind == RunFailed.__name__ else f"{kind}: {message}")
+    error.error_type = kind
     return error
 
 

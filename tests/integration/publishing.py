@@ -26,7 +26,8 @@ _numbers = itertools.count(1)
 
 
 def make_app(broker: str, backend: str | None = None, **conf: Any) -> Celery:
-    """Return an app of its own, which shares no task with any other."""
+    """Return an app of its own, which shares no task with any other; on level 1 by default."""
+    conf.setdefault("fanout_store_url", "backend")
     app = Celery(
         conf.pop("main", "shop"),
         broker=broker,

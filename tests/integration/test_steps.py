@@ -48,10 +48,18 @@ from tests.processes import wait_until
 from tests.servers import RedisServer
 
 
-@pytest.fixture
-def shop(redis_server: RedisServer, redis_url: str) -> Iterator[Shop]:
-    with Shop(redis_url, redis_server.url(1)) as shop:
+@pytest.fixture(params=["backend", "ledger"])
+def shop(
+    redis_server: RedisServer, redis_url: str, request: pytest.FixtureRequest
+) -> Iterator[Shop]:
+    """An app on both levels: its steps in the result backend, or its runs in the ledger."""
+    store = "backend" if request.param == "backend" else None
+    with Shop(redis_url, redis_server.url(1), fanout_store_url=store) as shop:
         yield shop
+
+
+#: What concerns level 1 alone: Celery's own exceptions, messages that wait for their time.
+level_1 = pytest.mark.parametrize("shop", ["backend"], indirect=True)
 
 
 def attempt() -> int:
@@ -645,6 +653,7 @@ def test_of_a_long_error_the_beginning_is_kept(shop: Shop) -> None:
     assert seen == ["x" * 10_000] * 2
 
 
+@level_1
 def test_only_the_errors_named_are_worth_a_retry(shop: Shop) -> None:
     calls: list[int] = []
 
@@ -728,6 +737,7 @@ def test_asking_again_when_no_retry_is_left_fails_the_step(shop: Shop) -> None:
     assert str(error) == "The step 'charge' failed after 2 attempts: Boom: busy"
 
 
+@level_1
 def test_a_step_without_retries_asks_for_one_of_the_task(shop: Shop) -> None:
     times: list[float] = []
     attempts: list[int] = []
@@ -938,6 +948,7 @@ def test_the_time_to_sleep_until_is_asked_once(shop: Shop) -> None:
     assert left == [("sleep", "soon"), ("sleep", "later")]
 
 
+@level_1
 def test_a_long_sleep_goes_in_hops(shop: Shop) -> None:
     """Redis delivers again what a worker holds for longer than ``visibility_timeout``."""
     shop.app.conf.broker_transport_options["visibility_timeout"] = 1
@@ -960,6 +971,7 @@ def test_a_long_sleep_goes_in_hops(shop: Shop) -> None:
     assert all(0 < after - before < 0.7 for before, after in itertools.pairwise(waits))
 
 
+@level_1
 def test_a_run_that_sleeps_does_not_expire(shop: Shop) -> None:
     """``expires`` of a subscription means its first start."""
 
@@ -973,6 +985,7 @@ def test_a_run_that_sleeps_does_not_expire(shop: Shop) -> None:
     assert [headers["expires"] is None for headers in messages] == [False, True]
 
 
+@level_1
 def test_a_run_comes_back_with_all_that_its_message_had(shop: Shop) -> None:
     def body(order: Any) -> None:
         step.sleep("a while", 0.2)
@@ -1009,6 +1022,7 @@ def test_a_run_comes_back_with_all_that_its_message_had(shop: Shop) -> None:
     }
 
 
+@level_1
 @pytest.mark.parametrize("ignore", [True, False])
 def test_a_run_that_sleeps_keeps_or_ignores_its_result_as_before(shop: Shop, ignore: bool) -> None:
     done: list[int] = []
@@ -1068,6 +1082,7 @@ def test_a_sleep_longer_than_checkpoints_are_kept_is_refused(shop: Shop, tmp_pat
     )
 
 
+@level_1
 def test_what_a_run_has_outlives_its_sleep(shop: Shop, redis_server: RedisServer) -> None:
     shop.app.conf.fanout_checkpoint_expires = 600
 
