@@ -240,7 +240,7 @@ class Taken:
     """What :meth:`~celery_fanout.stores.ledger.Ledger.take` found.
 
     Attributes:
-        wakeups: runs to publish, and then to pass to :meth:`~celery_fanout.stores.ledger.Ledger.mark_published`.
+        wakeups: runs to publish, and then to pass to ``Ledger.mark_published``.
         ended: ids of runs that it ended (crashed too often, expired).
         next_due: when the next timer is due, or ``None``.
         now: the store's time.
@@ -294,7 +294,7 @@ class RunRecord:
         worker: boot id of the worker that holds it.
         parent: id of the run that asked for it.
         reopened: how often it was retried by hand.
-        detail: only of :meth:`~celery_fanout.stores.ledger.Ledger.run`: ``checkpoints`` (field to text), ``result``, ``error``,
+        detail: only of ``Ledger.run``: ``checkpoints`` (field to text), ``result``, ``error``,
             ``attempts`` (each with ``number``, ``started``, ``ended``, ``outcome``, ``error``),
             ``children`` (id to kind), ``waits`` (field to what is waited for), ``message``.
     """

@@ -134,9 +134,13 @@ def taken_of(answer: Any) -> Taken:
     now, next_due, ended, flat = answer
     wakeups: list[Wakeup] = []
     for at in range(0, len(flat), WAKEUP):
-        run_id, kind, sub, event, attributes, data, retries, message, gen, trace = flat[at : at + WAKEUP]
+        run_id, kind, sub, event, attributes, data, retries, message, gen, trace = flat[
+            at : at + WAKEUP
+        ]
         wakeups.append(
-            Wakeup(run_id, kind, sub, event, attributes, data, int(retries), message, int(gen), trace)
+            Wakeup(
+                run_id, kind, sub, event, attributes, data, int(retries), message, int(gen), trace
+            )
         )
     return Taken(wakeups, ended, None if next_due is None else float(next_due), float(now))
 

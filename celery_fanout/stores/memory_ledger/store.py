@@ -1,0 +1,355 @@
+"""The ledger in memory: every operation under one lock."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from celery_fanout.stores.memory_ledger.book import Book, Event, Wait, is_final_text, matches
+from celery_fanout.stores.memory_ledger.keeping import LOOK, MemoryKeeping
+from celery_fanout.stores.memory_ledger.operations import operation
+from celery_fanout.stores.records import Claim, Recorded, Settled
+from celery_fanout.stores.states import RunState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from celery_fanout.stores.memory_ledger.book import Row
+    from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
+
+__all__ = ["MemoryLedger"]
+
+_S = RunState
+_dumps = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class MemoryLedger(MemoryKeeping):
+    """A :class:`~celery_fanout.stores.ledger.Ledger` that forgets everything with its process.
+
+    Args:
+        rules: the settings that its decisions follow.
+        clock: the time.
+    """
+
+    supports_publish = False
+
+    def __init__(self, rules: LedgerRules, clock: Callable[[], float] = time.time) -> None:
+        self.name = "The memory ledger"
+        self.rules = rules
+        self.clock = clock
+        self.lock = threading.RLock()
+        self.book = Book(rules, clock)
+
+    def time(self) -> float:
+        """Return the time."""
+        return self.clock()
+
+    # -- the path of a run ----------------------------------------------------------------------
+
+    def record(self, events: Sequence[NewEvent]) -> list[Recorded]:
+        """Record events and their runs."""
+        return [self._record(event) for event in events]
+
+    @operation
+    def _record(self, new: NewEvent) -> Recorded:
+        book = self.book
+        known = book.event(new.key)
+        ids = [run.id for run in new.runs]
+        generation = 0
+        if known is not None and not new.replay:
+            if known.created + self.rules.dedup_window > book.now:
+                return Recorded("repeat", known.emitted, self._states(known.runs), book.woken)
+            generation = known.generation + 1
+        elif known is not None:
+            if known.generation == new.generation and ids and book.row(ids[0]) is not None:
+                return Recorded("new", new.generation, self._states(ids), book.woken)
+            generation = known.generation + 1
+        if generation != new.generation:
+            return Recorded("generation", generation, (), book.woken)
+        if new.replay and known is not None:
+            known.generation = generation
+            known.replayed += ids
+            event = known
+        else:
+            event = Event(
+                new.key,
+                new.name,
+                new.attributes,
+                new.data,
+                book.now,
+                generation,
+                generation,
+                ids,
+                [] if known is None else known.replayed,
+                0 if known is None else known.open,
+                0 if known is None else known.open_chains,
+                new.then_id,
+                new.then_message,
+                trace=new.trace,
+            )
+            book.events[new.key] = event
+        if not new.replay:
+            # before its own runs are there: an event cancels none of them
+            book.announce(new.name, new.attributes, new.data)
+        for run in new.runs:
+            book.add(
+                run,
+                new.key,
+                book.now + self.rules.grace if new.resume_at is None else new.resume_at,
+                generation,
+                resume=new.resume_at,
+                expires=new.expires_at,
+            )
+        if not ids:
+            event.gone_at = book.now + self.rules.event_retention
+            if event.then_id:
+                book.fan_in(event)
+        return Recorded("new", generation, self._states(ids), book.woken)
+
+    def _states(self, ids: Sequence[str]) -> list[tuple[str, RunState]]:
+        found: list[tuple[str, RunState]] = []
+        for run_id in ids:
+            row = self.book.row(run_id)
+            found.append((run_id, _S.SUCCEEDED if row is None else row.state))
+        return found
+
+    @operation
+    def mark_published(self, run_ids: Sequence[str]) -> None:
+        """Turn pending runs into published ones."""
+        for run_id in run_ids:
+            row = self.book.row(run_id)
+            if row is not None and row.state is _S.PENDING:
+                self._publish(row)
+
+    def _publish(self, row: Row) -> None:
+        longest = max(3600.0, self.rules.republish)
+        wait = min(self.rules.republish * 2.0 ** min(row.published, 20), longest)
+        row.published += 1
+        self.book.enter(row, _S.PUBLISHED, self.book.now + wait)
+
+    @operation
+    def claim(
+        self,
+        run_id: str,
+        boot: str,
+        nonce: str,
+        *,
+        retries: int = 0,
+        recreate: NewEvent | None = None,
+        put_back: bool = False,
+    ) -> Claim:
+        """Take a run for execution."""
+        book = self.book
+        row = book.row(run_id)
+        if row is None:
+            if recreate is None:
+                return Claim("unknown", now=book.now)
+            row = self._recreate(run_id, recreate)
+        if row.final:
+            return self._answer(row, "finished")
+        if row.state is _S.COMPLETING:
+            return self._answer(row, "completing", result=row.result or "null")
+        if row.state is _S.RUNNING and row.nonce == nonce:
+            return self._answer(row, "claimed", checkpoints=self._checkpoints(row))
+        if row.subscription in book.paused and row.state is not _S.RUNNING:
+            book.enter(row, _S.GATED, None)
+            return self._answer(row, "paused")
+        if row.expires is not None and row.started is None and row.expires <= book.now:
+            book.finalise(row, _S.CANCELLED, "expired")
+            return self._answer(row, "expired")
+        if row.state is _S.RUNNING:
+            if (row.due or 0.0) > book.now:
+                return self._answer(row, "held", due=row.due or 0.0)
+            if not put_back and not row.released and book.crash(row, "Its lease was over."):
+                return self._answer(row, "crashed")
+        elif row.resume is not None and row.resume > book.now + 0.001:
+            return self._answer(row, "early", due=row.resume)
+        if retries < row.retries:
+            return self._answer(row, "stale")
+        row.token += 1
+        row.retries, row.boot, row.nonce, row.began = retries, boot, nonce, book.now
+        row.started = book.now if row.started is None else row.started
+        book.enter(row, _S.RUNNING, book.now + self.rules.lease)
+        row.resume, row.unregistered = None, None
+        row.waits_for = row.reason = ""
+        row.published, row.released = 0, False
+        return self._answer(row, "claimed", checkpoints=self._checkpoints(row))
+
+    def _recreate(self, run_id: str, new: NewEvent) -> Row:
+        book = self.book
+        if book.event(new.key) is None:
+            book.events[new.key] = Event(
+                new.key,
+                new.name,
+                new.attributes,
+                new.data,
+                book.now,
+                new.generation,
+                new.generation,
+                [run_id],
+            )
+        book.add(new.runs[0], new.key, book.now + self.rules.grace, new.generation)
+        return book.rows[run_id]
+
+    def _answer(self, row: Row, status: Any, **more: Any) -> Claim:
+        return Claim(
+            status,
+            row.state,
+            row.token,
+            row.retries,
+            row.crashes,
+            row.created,
+            woken=self.book.woken,
+            now=self.book.now,
+            **more,
+        )
+
+    def _checkpoints(self, row: Row) -> dict[str, str]:
+        parent = self.book.row(row.parent) if row.kind == "parallel" else None
+        return {**(parent.checkpoints if parent else {}), **row.checkpoints}
+
+    @operation
+    def store(self, run_id: str, token: int, field: str, text: str, *, final: bool) -> str | None:  # noqa: ARG002 - the protocol's
+        """Store a checkpoint; a final one is never overwritten."""
+        row = self.book.row(run_id)
+        if row is None or not row.holds(token):
+            return None
+        known = row.checkpoints.get(field)
+        if known is None or not is_final_text(known):
+            row.checkpoints[field] = text
+        return row.checkpoints[field]
+
+    @operation
+    def settle(
+        self,
+        run_id: str,
+        token: int,
+        to: RunState,
+        *,
+        result: str | None = None,
+        error: Mapping[str, Any] | None = None,
+        reason: str = "",
+        due: float | None = None,
+        retries: int | None = None,
+        group: str = "",
+        checkpoints: Mapping[str, str] | None = None,
+        child: NewRun | None = None,
+        trace: str = "",
+    ) -> Settled:
+        """Leave ``running``, or ``completing``."""
+        book = self.book
+        row = book.row(run_id)
+        if row is None:
+            return Settled(False)
+        done = row.state is to or (to is _S.COMPLETING and row.state is _S.SUCCEEDED)
+        if row.token == token and done:
+            return Settled(True)
+        if row.state is _S.COMPLETING and to is _S.SUCCEEDED and row.token == token:
+            link = book.row(row.link)
+            if link is not None and link.state is _S.PENDING:  # Celery has published it
+                self._publish(link)
+            book.finalise(row, _S.SUCCEEDED)
+            return Settled(True, book.woken)
+        if not row.holds(token):
+            return Settled(False)
+        if result:
+            row.result = result
+        row.checkpoints.update(checkpoints or {})
+        if to not in (_S.SUCCEEDED, _S.COMPLETING) or row.token != 1:
+            text = "" if error is None else f"{error.get('type', '?')}: {error.get('message', '')}"
+            book.log(row, to.value, text[: 500 + len(str((error or {}).get("type", ""))) + 2])
+        if to in (_S.SUCCEEDED, _S.CANCELLED):
+            book.finalise(row, to, reason)
+        elif to is _S.FAILED:
+            book.fail(row, error or {}, reason or "error")
+        elif to is _S.COMPLETING:
+            if child is not None:
+                book.adopt(row, [child], book.now + self.rules.grace)
+                row.link = child.id
+            book.enter(row, _S.COMPLETING, book.now + self.rules.lease)
+        else:
+            if retries is not None:
+                row.retries = retries
+            if trace:
+                row.trace = trace
+            self._leave(row, to, due, group, reason)
+        return Settled(True, book.woken)
+
+    def _leave(self, row: Row, to: RunState, due: float | None, group: str, reason: str) -> None:
+        book = self.book
+        nothing = bool(group) and row.outstanding.get(group, 0) <= 0
+        if nothing:
+            due = book.now
+        if due is None:
+            due = inf if group else book.now
+        row.boot = row.nonce = ""
+        row.reason, row.resume = reason, due
+        if group and not nothing:
+            row.waits_for = group
+        book.enter(row, to, book.now + LOOK if due == inf else due)
+        if nothing:
+            book.woken.append(row.id)
+
+    @operation
+    def spawn(self, run_id: str, token: int, group: str, children: Sequence[NewRun]) -> Settled:
+        """Record child runs."""
+        row = self.book.row(run_id)
+        if row is None or not row.holds(token):
+            return Settled(False)
+        if group not in row.outstanding:
+            row.outstanding[group] = len(children)
+            self.book.adopt(row, children, self.book.now)
+        return Settled(True, self.book.woken)
+
+    @operation
+    def wait(
+        self,
+        run_id: str,
+        token: int,
+        field: str,
+        name: str,
+        match: str,
+        *,
+        since: float,
+        due: float,
+    ) -> str | None:
+        """Wait for an event, or find one."""
+        book = self.book
+        row = book.row(run_id)
+        if row is None or not row.holds(token):
+            return None
+        if field in row.checkpoints:
+            return row.checkpoints[field]
+        wanted: dict[str, Any] = json.loads(match)
+        kept_from = max(since, book.now - self.rules.event_retention)
+        for event in sorted(book.events.values(), key=lambda event: event.created):
+            if event.name != name or event.created < kept_from or event.gone_at <= book.now:
+                continue
+            if matches(wanted, json.loads(event.data)):
+                value = {"a": json.loads(event.attributes), "d": json.loads(event.data)}
+                text = _dumps({"v": 1, "s": "done", "n": 1, "r": value, "t": book.now})
+                row.checkpoints[field] = text
+                return text
+        text = _dumps({"v": 1, "s": "waiting", "n": 0, "d": due, "t": book.now})
+        row.checkpoints[field] = text
+        row.outstanding[field] = 1
+        row.waits[field] = Wait(name, wanted)
+        return text
+
+    @operation
+    def end_wait(self, run_id: str, token: int, field: str) -> str | None:
+        """Give up a wait that has timed out."""
+        row = self.book.row(run_id)
+        if row is None or not row.holds(token):
+            return None
+        known = row.checkpoints.get(field)
+        if known is not None and json.loads(known)["s"] == "done":
+            return known
+        row.waits.pop(field, None)
+        row.outstanding[field] = 0
+        text = _dumps({"v": 1, "s": "done", "n": 1, "r": None, "t": self.book.now})
+        row.checkpoints[field] = text
+        return text

@@ -1,0 +1,232 @@
+"""Reading the ledger in memory, and control."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from celery_fanout.stores.records import EventRecord, Outcome, RunRecord
+from celery_fanout.stores.states import FINAL, RunState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from celery_fanout.stores.memory_ledger.book import Book, Event, Row
+
+__all__ = ["MemoryViews"]
+
+
+def _record(row: Row, detail: dict[str, Any] | None = None) -> RunRecord:
+    return RunRecord(
+        row.id,
+        row.kind,
+        row.subscription,
+        row.event,
+        row.state,
+        row.generation,
+        row.token,
+        row.retries,
+        row.crashes,
+        row.created,
+        row.updated,
+        row.started,
+        row.finished,
+        row.due,
+        row.reason,
+        row.boot,
+        row.parent,
+        row.reopened,
+        detail or {},
+    )
+
+
+def _event(event: Event) -> EventRecord:
+    return EventRecord(
+        event.key,
+        event.name,
+        event.attributes,
+        event.data,
+        event.created,
+        event.generation,
+        list(event.runs),
+        list(event.replayed),
+        max(0, event.open),
+    )
+
+
+class MemoryViews:
+    """The reading half of the ledger in memory, and what people do to it.
+
+    Attributes:
+        book: what it holds.
+        lock: held by every operation.
+    """
+
+    book: Book
+    lock: threading.RLock
+
+    def run(self, run_id: str) -> RunRecord | None:
+        """Return a run with its detail."""
+        with self.lock:
+            self.book.begin()
+            row = self.book.row(run_id)
+            if row is None:
+                return None
+            waits = {
+                key: {"name": wait.name, "paths": sorted(wait.match)}
+                for key, wait in row.waits.items()
+            }
+            return _record(
+                row,
+                {
+                    "checkpoints": dict(row.checkpoints),
+                    "attempts": list(row.attempts),
+                    "children": dict(row.children),
+                    "waits": waits,
+                    "result": row.result,
+                    "error": row.error,
+                    "message": row.message,
+                },
+            )
+
+    def runs(
+        self,
+        *,
+        state: RunState | None = None,
+        subscription: str | None = None,
+        event: str | None = None,
+        limit: int = 100,
+        before: float | None = None,
+    ) -> list[RunRecord]:
+        """Return runs, those whose state changed last first."""
+        with self.lock:
+            self.book.begin()
+            self.book.forget()
+            known = None if event is None else self.book.event(event)
+            ids = None if event is None else {*(known.runs if known else ())}
+            if ids is not None and known is not None:
+                ids.update(known.replayed)
+            found = [
+                _record(row)
+                for row in self.book.rows.values()
+                if (state is None or row.state is state)
+                and (subscription is None or row.subscription == subscription)
+                and (ids is None or row.id in ids)
+                and (before is None or row.updated < before)
+            ]
+        found.sort(key=lambda run: run.updated, reverse=True)
+        return found[:limit]
+
+    def event(self, key: str) -> EventRecord | None:
+        """Return an event."""
+        with self.lock:
+            self.book.begin()
+            found = self.book.event(key)
+            return None if found is None else _event(found)
+
+    def events(
+        self, *, name: str | None = None, limit: int = 100, before: float | None = None
+    ) -> list[EventRecord]:
+        """Return events, the latest first."""
+        with self.lock:
+            self.book.begin()
+            self.book.forget()
+            found = [
+                _event(event)
+                for event in self.book.events.values()
+                if (name is None or event.name == name)
+                and (before is None or event.created < before)
+            ]
+        found.sort(key=lambda event: event.created, reverse=True)
+        return found[:limit]
+
+    def outcomes(self, run_ids: Sequence[str]) -> list[Outcome]:
+        """Return how runs ended, or where they are."""
+        with self.lock:
+            self.book.begin()
+            return [self._outcome(run_id) for run_id in run_ids]
+
+    def _outcome(self, run_id: str) -> Outcome:
+        row = self.book.row(run_id)
+        passed = (RunState.SUCCEEDED, RunState.COMPLETING)
+        while row is not None and row.link and row.state in passed:
+            row = self.book.row(row.link)
+        if row is None:
+            return Outcome(run_id, None)
+        return Outcome(run_id, row.state, row.result, row.error, row.reason)
+
+    def counts(self) -> dict[RunState, int]:
+        """Return how many runs are in each state."""
+        with self.lock:
+            self.book.begin()
+            self.book.forget()
+            found = dict.fromkeys(RunState, 0)
+            for row in self.book.rows.values():
+                found[row.state] += 1
+            return found
+
+    # -- control --------------------------------------------------------------------------------
+
+    def cancel(self, run_ids: Sequence[str], reason: str) -> tuple[list[str], list[str]]:
+        """Cancel runs that are not final, and the runs that they invoked."""
+        with self.lock:
+            self.book.begin()
+            done: list[str] = []
+            for run_id in run_ids:
+                self.book.cancel(run_id, reason, done)
+            return done, self.book.woken
+
+    def reopen(self, run_id: str, reason: str) -> bool:
+        """Run a failed or cancelled run again."""
+        with self.lock:
+            book = self.book
+            book.begin()
+            row = book.row(run_id)
+            if row is None or row.state not in FINAL or row.state is RunState.SUCCEEDED:
+                return False
+            row.checkpoints = {k: t for k, t in row.checkpoints.items() if '"s":"done"' in t[:24]}
+            row.outstanding.clear()
+            row.error = row.finished = row.expires = row.unregistered = None
+            row.retries = row.crashes = row.published = 0
+            row.gone_at = float("inf")
+            row.reason = reason
+            row.reopened += 1
+            book.untold.pop(run_id, None)
+            book.enter(row, RunState.PENDING, book.now)
+            event = book.event(row.event)
+            if event is not None:
+                event.open += 1
+                event.gone_at = float("inf")
+                if row.kind in ("event", "then"):
+                    event.open_chains += 1
+            return True
+
+    def pause(self, subscription: str) -> bool:
+        """Hold back the runs of a subscription."""
+        with self.lock:
+            self.book.begin()
+            new = subscription not in self.book.paused
+            self.book.paused.setdefault(subscription, self.book.now)
+            return new
+
+    def resume(self, subscription: str, *, limit: int = 1000) -> tuple[int, bool]:
+        """Let them go."""
+        with self.lock:
+            book = self.book
+            book.begin()
+            book.paused.pop(subscription, None)
+            gated = [
+                row
+                for row in book.rows.values()
+                if row.state is RunState.GATED and row.subscription == subscription
+            ]
+            for row in gated[:limit]:
+                resume = row.resume if row.resume is not None else book.now
+                due = book.now if resume == float("inf") else max(resume, book.now)
+                book.enter(row, RunState.PENDING, due)
+            return len(gated[:limit]), len(gated) > limit
+
+    def paused(self) -> dict[str, float]:
+        """Return the paused subscriptions, and since when."""
+        with self.lock:
+            return dict(self.book.paused)
