@@ -138,8 +138,9 @@ def _described(run: RunRecord, event: EventRecord) -> dict[str, Any]:
     return {
         "run": run.id,
         "subscription": run.subscription,
-        "task": run.subscription.rpartition("@")[0],
-        "attempts": max(1, run.token),
+        "task": _task_of(run),
+        # suspensions are none; the attempt that a crash ended counts as that crash
+        "attempts": run.retries + run.crashes + (run.reason != "crashed"),
         "event": None if found is None else found.to_cloudevent(),
         "error": {
             "type": str(error.get("type", "?")),
@@ -147,3 +148,10 @@ def _described(run: RunRecord, event: EventRecord) -> dict[str, Any]:
             "traceback": str(error.get("traceback", "")),
         },
     }
+
+
+def _task_of(run: RunRecord) -> str:
+    message: str = run.detail.get("message") or ""
+    if not message or run.kind in ("event", "parallel"):
+        return run.subscription.rpartition("@")[0]
+    return str(json.loads(message)["signature"]["task"])

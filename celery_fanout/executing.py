@@ -107,7 +107,7 @@ def execute(
     except Exception as exc:
         # from here on what Celery sees: RetryAfter became a Retry, NonRetriable its cause
         ending = _translated(translate, exc)
-        _end(execution, claimed, ending)
+        _end(execution, claimed, ending, exc)
         if ending is exc:
             raise
         raise ending from exc
@@ -124,8 +124,10 @@ def _translated(
         return out_of_retries
 
 
-def _end(execution: Execution, claimed: ClaimedRun, ending: BaseException) -> None:
-    """Settle a body that raised."""
+def _end(
+    execution: Execution, claimed: ClaimedRun, ending: BaseException, raised: BaseException
+) -> None:
+    """Settle a body that raised ``raised``, of which Celery sees ``ending``."""
     if isinstance(ending, Retry):
         _retry(claimed, ending)
     elif isinstance(ending, Ignore):
@@ -133,7 +135,7 @@ def _end(execution: Execution, claimed: ClaimedRun, ending: BaseException) -> No
         hit("settle.before")
         _wake(execution.engine, claimed.settle(RunState.SUCCEEDED, reason="ignored"))
     else:
-        _fail(execution, claimed, ending)
+        _fail(execution, claimed, ending, where=raised)
 
 
 def _refused(run: Run, answer: Claim, engine: Engine) -> NotClaimed:
@@ -253,9 +255,15 @@ def _brief(exc: BaseException) -> dict[str, str]:
 
 
 def _fail(
-    execution: Execution, claimed: ClaimedRun, exc: BaseException, reason: str = "error"
+    execution: Execution,
+    claimed: ClaimedRun,
+    exc: BaseException,
+    *,
+    reason: str = "error",
+    where: BaseException | None = None,
 ) -> None:
-    text = "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+    place = exc.__traceback__ or (where.__traceback__ if where is not None else None)
+    text = "".join(traceback.format_exception(type(exc), exc, place))  # without locals
     error = {**_brief(exc), "traceback": text[-MAX_TRACEBACK:]}
     hit("settle.before")
     settled = claimed.settle(RunState.FAILED, error=error, reason=reason)
