@@ -22,6 +22,7 @@ from celery_fanout.fanin import fan_in_of
 from celery_fanout.level2 import Level2
 from celery_fanout.publisher import Publisher
 from celery_fanout.registry import Explanation, Registry
+from celery_fanout.requests import supervise_requests
 from celery_fanout.runs import Runs
 from celery_fanout.settings import Settings
 from celery_fanout.stores.backend import BackendStore
@@ -227,6 +228,8 @@ class Fanout:
         for name, task in tasks.items():
             if not name.startswith("celery."):
                 self.executor.wrap(task)
+                if self.level2 is not None:
+                    supervise_requests(task, self.level2.supervisor)
 
     def emit(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -49,13 +50,15 @@ def patiently(patience: float, call: Callable[..., Any], *args: Any, **kwargs: A
     """
     deadline = time.monotonic() + patience
     pause = PAUSE
+    level = logging.WARNING  # once
     while True:
         try:
             return call(*args, **kwargs)
         except StoreUnavailable as exc:
             if time.monotonic() > deadline:
                 raise
-            logger.warning("%s", exc)
+            logger.log(level, "%s", exc)
+            level = logging.DEBUG
             threading.Event().wait(pause)
             pause = min(2 * pause, PAUSE_MAX)
 

@@ -9,6 +9,7 @@ import datetime as dt
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from celery.app.trace import task_has_custom
 from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.log import get_task_logger
 from kombu.utils import json as kombu_json
@@ -17,7 +18,14 @@ from celery_fanout import signals
 from celery_fanout.canvas import IGNORED_HEADER, KIND_HEADER
 from celery_fanout.claims import claim
 from celery_fanout.context import Execution, activate
-from celery_fanout.exceptions import INTERRUPTS, RunFailed, StoreUnavailable, Superseded, describe
+from celery_fanout.exceptions import (
+    INTERRUPTS,
+    FanoutError,
+    RunFailed,
+    StoreUnavailable,
+    Superseded,
+    describe,
+)
 from celery_fanout.failpoints import hit
 from celery_fanout.stores.ledger import NewRun
 from celery_fanout.stores.states import RunState
@@ -31,7 +39,7 @@ if TYPE_CHECKING:
     from celery_fanout.context import Engine, Run
     from celery_fanout.stores.ledger import Claim, Settled
 
-__all__ = ["BranchDone", "NotClaimed", "execute", "tail_dispatched"]
+__all__ = ["BranchDone", "NotClaimed", "execute", "failed_late", "finished"]
 
 logger = get_task_logger(__name__)
 
@@ -111,7 +119,11 @@ def execute(
         if ending is exc:
             raise
         raise ending from exc
-    _succeed(execution, claimed, value, tail=request.chain)
+    if task_has_custom(task, "__call__"):
+        # what the task returns is known only when its __call__ has: see `finished`
+        request.fanout_execution = execution
+    else:
+        _succeed(execution, claimed, value, tail=request.chain)
     return value
 
 
@@ -189,15 +201,33 @@ def _next_link(tail: list[dict[str, Any]], value: Any) -> NewRun:
     )
 
 
-def tail_dispatched(request: Any, engine: Engine) -> None:
-    """Settle a run whose tail Celery has dispatched."""
+def finished(request: Any, engine: Engine, value: Any) -> None:
+    """Settle a run whose tail Celery has dispatched, or whose task has a ``__call__``."""
     claimed: ClaimedRun | None = getattr(request, "fanout_claimed", None)
+    execution: Execution | None = getattr(request, "fanout_execution", None)
+    if claimed is not None and execution is not None:
+        try:
+            _succeed(execution, claimed, value, tail=None)
+        except FanoutError as exc:
+            logger.warning("%s", exc)
+        return
     if claimed is None or not request.chain:
         return
     try:
         _wake(engine, claimed.settle(RunState.SUCCEEDED))
     except (Superseded, StoreUnavailable) as exc:
         logger.warning("%s", exc)  # the keeper settles it when the lease is over
+
+
+def failed_late(request: Any, exc: BaseException) -> None:
+    """Settle a run whose task's ``__call__`` raised after its body had returned."""
+    execution: Execution | None = getattr(request, "fanout_execution", None)
+    if execution is None or execution.claimed is None:
+        return
+    try:
+        _fail(execution, request.fanout_claimed, exc)
+    except (Superseded, StoreUnavailable) as lost:
+        logger.warning("%s", lost)
 
 
 def _suspend(execution: Execution, claimed: ClaimedRun, suspended: Suspended) -> None:

@@ -36,7 +36,7 @@ from celery_fanout.exceptions import (
     StoreUnavailable,
     Superseded,
 )
-from celery_fanout.executing import BranchDone, execute, tail_dispatched
+from celery_fanout.executing import BranchDone, execute, failed_late, finished
 from celery_fanout.retrying import hold_retries
 from celery_fanout.suspension import Suspended, Suspension
 
@@ -263,12 +263,12 @@ def _delivered(task: Any) -> Any:
 # Celery's own signals tell how a run ended: success only after its tail was dispatched.
 
 
-def _on_success(sender: Any = None, **_: Any) -> None:
+def _on_success(sender: Any = None, result: Any = None, **_: Any) -> None:
     run = run_of(sender, sender.request)
     if run is not None:
         engine: Engine | None = getattr(sender.request, "fanout_engine", None)
         if engine is not None:
-            tail_dispatched(sender.request, engine)
+            finished(sender.request, engine, result)
         now = time.monotonic()  # Celery 5.5 does not tell the runtime
         runtime = now - getattr(sender.request, "fanout_began", now)
         signals.run_succeeded.send(sender=sender, run=run, runtime=runtime)
@@ -278,6 +278,7 @@ def _on_failure(sender: Any = None, exception: Any = None, **_: Any) -> None:
     run = run_of(sender, sender.request)
     # a process that died is no failure of its run yet, where a ledger counts crashes
     if run is not None and not getattr(sender.request, "fanout_crashed", False):
+        failed_late(sender.request, exception)
         signals.run_failed.send(sender=sender, run=run, exception=exception)
 
 

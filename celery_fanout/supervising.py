@@ -46,12 +46,30 @@ class Supervisor:
         self._wake = wake
         self._ended = ended
 
-    def _try(self, call: Callable[[], None]) -> None:
+    def _try(self, call: Callable[[], object]) -> None:
         try:
             call()
         except FanoutError as exc:
             # the keeper sees to it when the lease is over
             logger.warning("%s", exc)
+
+    def lost(self, run_id: str, error: BaseException) -> bool:
+        """The process that executed a run has died; return whether the ledger knows."""
+        try:
+            settled = self._abandon(run_id, error, final=False)
+        except FanoutError as exc:
+            logger.warning("%s", exc)
+            return False
+        return settled
+
+    def _abandon(self, run_id: str, error: BaseException, *, final: bool) -> bool:
+        described = {**describe(error), "traceback": ""}
+        settled = self._ledger.abandon(run_id, boot_id(), described, final=final)
+        if settled.woken:
+            self._wake(settled.woken)
+        elif settled.ok:
+            self._ended(run_id)
+        return settled.ok
 
     def failed(self, request: Any, exception: BaseException) -> None:
         """A task failed in the eyes of the main process: its child died, or took too long."""
@@ -61,16 +79,7 @@ class Supervisor:
         if not final and not isinstance(exception, WorkerLostError):
             return
         request.fanout_crashed = not final
-        error = {**describe(exception), "traceback": ""}
-
-        def tell() -> None:
-            settled = self._ledger.abandon(request.id, boot_id(), error, final=final)
-            if settled.woken:
-                self._wake(settled.woken)
-            elif settled.ok:
-                self._ended(request.id)
-
-        self._try(tell)
+        self._try(lambda: self._abandon(request.id, exception, final=final))
 
     def revoked(self, request: Any, *, expired: bool) -> None:
         """A message was revoked, or has expired, or its process was terminated."""

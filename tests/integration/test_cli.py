@@ -159,7 +159,7 @@ def test_check_without_servers(shop):
     (shop.path / "down.py").write_text(down)
     out = shop("check", "--connect", app="down", code=1)
     assert "ERROR    fanout.E005  The broker cannot be reached: " in out
-    assert "ERROR    fanout.E006  The result backend RedisBackend cannot be reached" in out
+    assert "ERROR    fanout.E006  The Redis ledger cannot be reached" in out
     assert out.endswith("2 error(s), 0 warning(s).\n")
 
 

@@ -271,6 +271,8 @@ def test_on_failure_is_told_what_failed(
     orders: Orders, name: str, how: str, attempts: int, error: dict[str, Any]
 ) -> None:
     """The last two only the worker's main process can tell of."""
+    if how == "killed":
+        orders.conf["fanout_store_url"] = "backend"  # a ledger would run it again
     orders.worker(signals=["run_failed"])
     emission = orders.emit(name, {"how": how})
     failure = the_failure(orders)
@@ -353,19 +355,27 @@ def test_every_kind_of_task(orders: Orders, pool: str) -> None:
 
 
 @both_brokers
-def test_a_run_waits_for_its_store_to_come_back(orders: Orders) -> None:
+@pytest.mark.parametrize(
+    ("store_url", "sign"),
+    [("backend", "suspended (store)"), (None, "The run continues when it can be.")],
+    ids=["backend", "ledger"],
+)
+def test_a_run_waits_for_its_store_to_come_back(
+    orders: Orders, store_url: str | None, sign: str
+) -> None:
     with RedisServer(appendonly=True) as store:
         orders.backend = store.url()
         # by default Celery itself tries to write for 20 s, before the run is put back
         orders.conf = {
             "result_backend_transport_options": {"retry_policy": {"max_retries": 1}},
+            "fanout_store_url": store_url,
         }
         worker = orders.worker()
         emission = orders.emit("order/outage", {})
         wait_until(lambda: orders.records("between"))
         store.stop()
         orders.open("outage")
-        worker.wait_for_log("suspended (store)")
+        worker.wait_for_log(sign)
         store.start()
         (outcome,) = emission.get(timeout=60)
         assert outcome.value == [1, 1, 1]

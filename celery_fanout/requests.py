@@ -1,0 +1,51 @@
+"""Requests of runs in the worker's main process: a child that died is the ledger's business.
+
+Celery gives the message of such a request back to the broker, or drops it, by four settings; none
+counts how often. For a run it is enough to tell the ledger, which publishes it again at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from billiard.exceptions import WorkerLostError
+from celery.utils.imports import symbol_by_name
+from celery.utils.log import get_logger
+
+from celery_fanout.canvas import RUN_HEADER
+
+if TYPE_CHECKING:
+    from celery_fanout.supervising import Supervisor
+
+__all__ = ["supervise_requests"]
+
+logger = get_logger(__name__)
+
+
+def supervise_requests(task: Any, supervisor: Supervisor) -> None:
+    """Let a task's requests tell the ledger of processes that died."""
+    base: Any = symbol_by_name(task.Request)
+    if not getattr(base, "fanout_supervised", False):
+        task.Request = _supervised(base, supervisor)
+
+
+def _supervised(base: Any, supervisor: Supervisor) -> Any:
+    class RunRequest(base):
+        fanout_supervised = True
+
+        def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+            error = getattr(exc_info.exception, "exc", exc_info.exception)
+            if (
+                RUN_HEADER not in self.request_dict
+                or not isinstance(error, WorkerLostError)
+                or not supervisor.lost(self.id, error)
+            ):
+                return super().on_failure(exc_info, *args, **kwargs)
+            from celery.worker import state
+
+            logger.warning("Run %s is published again: its process died (%s)", self.id, error)
+            state.task_ready(self)
+            self.acknowledge()
+            return None
+
+    return RunRequest
