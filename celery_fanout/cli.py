@@ -5,16 +5,16 @@ Exit codes: 0 done, 1 the command found or met a problem, 2 wrong usage.
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+from celery_fanout.cli_base import command, print_json, print_table
+from celery_fanout.cli_runs import COMMANDS
 
+if TYPE_CHECKING:
     from celery_fanout.app import Fanout
 
 __all__ = ["fanout"]
@@ -25,37 +25,8 @@ def fanout(**_: Any) -> None:
     """Events, their subscribers, and their runs."""
 
 
-def _command(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the app's Fanout, ``--json``, and errors as one line and exit code 1."""
-
-    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    @click.pass_context
-    @functools.wraps(fn)
-    def command(ctx: click.Context, /, **options: Any) -> None:
-        # Celery 5.7 passes the user's preload options on to plug-in commands
-        known = {parameter.name for parameter in ctx.command.params}
-        options = {key: value for key, value in options.items() if key in known}
-        from celery_fanout.app import get_fanout
-        from celery_fanout.exceptions import FanoutError
-
-        try:
-            fn(get_fanout(ctx.obj.app), **options)
-        except FanoutError as exc:
-            raise click.ClickException(str(exc)) from exc
-
-    return command
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
-
-
-def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print aligned columns; an empty last column leaves no spaces behind."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    for row in [head, *rows]:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo(line.rstrip())
+for _found in COMMANDS:
+    fanout.add_command(_found)
 
 
 def _parse(argument: str | None) -> Any:
@@ -85,7 +56,7 @@ def _filter_name(subscription: Any) -> str:
 
 
 @fanout.command()
-@_command
+@command
 def subscriptions(fanout: Fanout, as_json: bool) -> None:
     """List what every task subscribes to."""
     fanout.load()
@@ -105,9 +76,9 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
         for error in fanout.registry.errors:
             click.echo(f"Error: {error}", err=True)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
     elif rows:
-        _print_table(
+        print_table(
             ["EVENT", "TASK", "FILTER", "THEN", "ON FAILURE"],
             [
                 [
@@ -129,7 +100,7 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
 @fanout.command()
 @click.argument("name")
 @click.argument("data", required=False)
-@_command
+@command
 def explain(fanout: Fanout, name: str, data: str | None, as_json: bool) -> None:
     """Say whom an event would reach, and why.
 
@@ -137,14 +108,14 @@ def explain(fanout: Fanout, name: str, data: str | None, as_json: bool) -> None:
     """
     found = fanout.explain(name, _parse(data))
     if as_json:
-        _print_json(
+        print_json(
             [
                 {"subscription": e.subscription.id, "matches": e.matches, "reason": e.reason}
                 for e in found
             ]
         )
     elif found:
-        _print_table(
+        print_table(
             ["RUNS", "SUBSCRIPTION", "REASON"],
             [["yes" if e.matches else "no", e.subscription.id, e.reason] for e in found],
         )
@@ -160,7 +131,7 @@ def explain(fanout: Fanout, name: str, data: str | None, as_json: bool) -> None:
 @click.option("--source", help="Where it happened.")
 @click.option("--delay", type=float, help="Seconds before subscribers start.")
 @click.option("--wait", type=float, help="Wait up to this many seconds for the results.")
-@_command
+@command
 def emit(
     fanout: Fanout,
     name: str,
@@ -199,7 +170,7 @@ def emit(
                 row["error"] = f"{kind}{outcome.error}"
         rows.append(row)
     if as_json:
-        _print_json({"event": emission.event.to_cloudevent(), "runs": rows})
+        print_json({"event": emission.event.to_cloudevent(), "runs": rows})
     else:
         _print_emission(emission.event, rows)
     if any(row.get("outcome") == "pending" for row in rows):
@@ -227,9 +198,9 @@ def _print_emission(event: Any, rows: list[dict[str, Any]]) -> None:
         return
     click.echo("")
     if "outcome" not in rows[0]:
-        _print_table(["RUN", "SUBSCRIPTION"], [[r["run"], r["subscription"]] for r in rows])
+        print_table(["RUN", "SUBSCRIPTION"], [[r["run"], r["subscription"]] for r in rows])
         return
-    _print_table(
+    print_table(
         ["RUN", "SUBSCRIPTION", "OUTCOME", ""],
         [
             [
@@ -254,7 +225,7 @@ def _print_emission(event: Any, rows: list[dict[str, Any]]) -> None:
     show_default=True,
     help="The least that makes the exit code 1.",
 )
-@_command
+@command
 def check(fanout: Fanout, connect: bool, fail_on: str, as_json: bool) -> None:
     """Look for settings that lose or repeat work.
 
@@ -266,7 +237,7 @@ def check(fanout: Fanout, connect: bool, fail_on: str, as_json: bool) -> None:
     if connect:
         found += live_findings(fanout)
     if as_json:
-        _print_json([vars(finding) for finding in found])
+        print_json([vars(finding) for finding in found])
     else:
         for finding in found:
             click.echo(f"{finding.level.upper():8} {finding.id}  {finding.message}")
@@ -280,7 +251,7 @@ def check(fanout: Fanout, connect: bool, fail_on: str, as_json: bool) -> None:
 
 
 @fanout.command()
-@_command
+@command
 def keeper(fanout: Fanout, as_json: bool) -> None:
     """Look for what is due, in a process of its own.
 
@@ -288,7 +259,7 @@ def keeper(fanout: Fanout, as_json: bool) -> None:
     """
     from celery_fanout.service import run_keeper
 
-    run_keeper(fanout, lambda text: _print_json({"status": text}) if as_json else click.echo(text))
+    run_keeper(fanout, lambda text: print_json({"status": text}) if as_json else click.echo(text))
 
 
 @fanout.command(

@@ -22,6 +22,13 @@
           │    ├── InvalidEventData
           │    └── EventTooLarge
           ├── EmitError
+          ├── ControlError
+          │    ├── RunNotFound (LookupError)
+          │    ├── EventNotFound (LookupError)
+          │    ├── WrongState
+          │    ├── UnknownSubscription (LookupError)
+          │    ├── UnknownStep (LookupError)
+          │    └── TooMany
           ├── EmissionTimeout (celery.exceptions.TimeoutError)
           ├── StoreUnavailable (Ignore)
           ├── Superseded (Ignore)
@@ -59,6 +66,15 @@ from celery_fanout.exceptions.configuration import (
     NoApp,
     StoreUnsupported,
     UnknownSetting,
+)
+from celery_fanout.exceptions.control import (
+    ControlError,
+    EventNotFound,
+    RunNotFound,
+    TooMany,
+    UnknownStep,
+    UnknownSubscription,
+    WrongState,
 )
 from celery_fanout.exceptions.emission import (
     EmissionTimeout,
@@ -107,11 +123,13 @@ from celery_fanout.exceptions.warnings import (
 __all__ = [
     "INTERRUPTS",
     "ConfigurationError",
+    "ControlError",
     "DuplicateEventType",
     "DuplicateSubscription",
     "EmissionTimeout",
     "EmitError",
     "EmitWhileImporting",
+    "EventNotFound",
     "EventTooLarge",
     "FanoutError",
     "FanoutWarning",
@@ -131,6 +149,7 @@ __all__ = [
     "RegistrationError",
     "RetryAfter",
     "RunFailed",
+    "RunNotFound",
     "SleepTooLong",
     "StepError",
     "StepFailed",
@@ -143,7 +162,11 @@ __all__ = [
     "StoreUnsupported",
     "Superseded",
     "SwallowedSuspensionWarning",
+    "TooMany",
     "UnknownSetting",
+    "UnknownStep",
+    "UnknownSubscription",
+    "WrongState",
     "describe",
 ]
 
