@@ -93,6 +93,7 @@ def execute(
     if claimed is None:
         raise _refused(run, answer, engine)
     request.fanout_claimed = claimed
+    request.fanout_tail = list(request.chain or ())  # Celery takes the next link out of its own
     if answer.status == "completing":  # it was executed; Celery has yet to dispatch its tail
         return None if answer.result is None else kombu_json.loads(answer.result)
     hit("claim.after")
@@ -123,7 +124,7 @@ def execute(
         # what the task returns is known only when its __call__ has: see `finished`
         request.fanout_execution = execution
     else:
-        _succeed(execution, claimed, value, tail=request.chain)
+        _succeed(execution, claimed, value, tail=request.fanout_tail)
     return value
 
 
@@ -205,17 +206,14 @@ def finished(request: Any, engine: Engine, value: Any) -> None:
     """Settle a run whose tail Celery has dispatched, or whose task has a ``__call__``."""
     claimed: ClaimedRun | None = getattr(request, "fanout_claimed", None)
     execution: Execution | None = getattr(request, "fanout_execution", None)
-    if claimed is not None and execution is not None:
-        try:
-            _succeed(execution, claimed, value, tail=None)
-        except FanoutError as exc:
-            logger.warning("%s", exc)
-        return
-    if claimed is None or not request.chain:
+    if claimed is None:
         return
     try:
-        _wake(engine, claimed.settle(RunState.SUCCEEDED))
-    except (Superseded, StoreUnavailable) as exc:
+        if execution is not None:
+            _succeed(execution, claimed, value, tail=request.fanout_tail)
+        if request.fanout_tail:
+            _wake(engine, claimed.settle(RunState.SUCCEEDED))
+    except FanoutError as exc:
         logger.warning("%s", exc)  # the keeper settles it when the lease is over
 
 
