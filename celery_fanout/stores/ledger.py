@@ -277,7 +277,7 @@ class Ledger(Protocol):
         ...
 
     def sweep(self, *, limit: int = 1000) -> int:
-        """Remove from the indexes what has expired; return how many entries."""
+        """Remove what has expired from the indexes; return how many runs."""
         ...
 
     # -- reading ------------------------------------------------------------------------------------

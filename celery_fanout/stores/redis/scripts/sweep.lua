@@ -1,5 +1,5 @@
 -- Remove from the indexes what has outlived its retention. ARGV[3] limit
--- Returns how many.
+-- Returns how many runs.
 local swept = 0
 for state, keep in pairs({succeeded = SUCCESS, cancelled = SUCCESS, failed = FAILURE}) do
   local index = K .. ':s:' .. state
@@ -11,7 +11,5 @@ for state, keep in pairs({succeeded = SUCCESS, cancelled = SUCCESS, failed = FAI
     swept = swept + 1
   end
 end
-for _, name in ipairs({'ev'}) do
-  swept = swept + call('ZREMRANGEBYSCORE', K .. ':' .. name, '-inf', '(' .. f(now - EVENTS))
-end
+call('ZREMRANGEBYSCORE', K .. ':ev', '-inf', '(' .. f(now - EVENTS))
 return swept
