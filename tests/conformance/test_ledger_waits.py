@@ -194,7 +194,11 @@ def test_children_are_due_now_and_wake_their_parent(desk: Desk) -> None:
     assert list(settled.woken) == ["e1-a"]
     assert desk.checkpoint("e1-a", 's["p",1,0]')["r"] == {"x": 1}
     failed = desk.checkpoint("e1-a", 's["p",1,1]')
-    assert (failed["s"], failed["n"], failed["e"]) == ("failed", 1, {"type": "Boom", "message": "no"})
+    assert (failed["s"], failed["n"], failed["e"]) == (
+        "failed",
+        1,
+        {"type": "Boom", "message": "no"},
+    )
     assert desk.taken("e1-a") == ["e1-a"]
     event = desk.ledger.event("e1")
     assert event is not None
@@ -214,7 +218,9 @@ def test_children_that_end_before_the_parent_has_left(desk: Desk) -> None:
 def test_a_parent_that_waits_looks_for_itself_once_a_day(desk: Desk) -> None:
     family(desk, 1)
     desk.taken()
-    desk.ledger.settle("c0", desk.begin("c0"), S.SUSPENDED, due=desk.clock.now + 1e6, reason="sleep")
+    desk.ledger.settle(
+        "c0", desk.begin("c0"), S.SUSPENDED, due=desk.clock.now + 1e6, reason="sleep"
+    )
     desk.clock.advance(86_400)
     assert desk.taken() == []
     assert (desk.state("e1-a"), desk.due("e1-a")) == ("suspended", 86_400)

@@ -245,7 +245,7 @@ class MemoryLedger(MemoryKeeping):
         if row is None:
             return Settled(False)
         done = row.state is to or (to is _S.COMPLETING and row.state is _S.SUCCEEDED)
-        if row.token == token and done:
+        if token and row.token == token and done:
             return Settled(True)
         if row.state is _S.COMPLETING and to is _S.SUCCEEDED and row.token == token:
             link = book.row(row.link)
