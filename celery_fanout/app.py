@@ -9,7 +9,6 @@ import time as clock_module
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-
 from celery_fanout import (
     context,
     failures,  # noqa: F401  # pyright: ignore[reportUnusedImport] - registers the errback task

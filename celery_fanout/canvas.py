@@ -60,7 +60,7 @@ class FrozenChain:
         args: arguments of the first link: the event's data.
         headers: headers of the first link.
         chain: the remaining links in the order that Celery's ``chain`` option wants, last first.
-        errbacks: signatures for ``link_error``. None on level 2, where the ledger tells of failures.
+        errbacks: signatures for ``link_error``; none on level 2, where the ledger sees to it.
         retries: how many of the task's retries were spent.
         celery_results: whether Celery stores what the links return; else the ledger does.
     """

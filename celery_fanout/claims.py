@@ -54,7 +54,7 @@ def patiently(patience: float, call: Callable[..., Any], *args: Any, **kwargs: A
     while True:
         try:
             return call(*args, **kwargs)
-        except StoreUnavailable as exc:
+        except StoreUnavailable as exc:  # noqa: PERF203 - the wait below costs more
             if time.monotonic() > deadline:
                 raise
             logger.log(level, "%s", exc)

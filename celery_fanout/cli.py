@@ -266,7 +266,7 @@ def keeper(fanout: Fanout, as_json: bool) -> None:
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
 )
 @click.pass_context
-def worker(ctx: click.Context, **_: Any) -> None:
+def worker(ctx: click.Context, /, **_: Any) -> None:
     """Start a fast worker for the runs in fanout_queue.
 
     It gives up the broker's acknowledgements, because the ledger has them: what it loses is sent

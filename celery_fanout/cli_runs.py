@@ -227,7 +227,7 @@ def dead_letters(
         return
     rows: list[list[str]] = []
     for run in whole:
-        error = run.detail["error"] or {}
+        error: dict[str, Any] = run.detail["error"] or {}
         text = f"{error.get('type', '?')}: {error.get('message', '')}".splitlines()[0][:100]
         rows.append([moment(run.finished), run.id, run.subscription, text])
     print_table(["FAILED (UTC)", "RUN", "SUBSCRIPTION", "ERROR"], rows)
@@ -325,7 +325,7 @@ def _change(
         chosen = [_resolve(fanout, run_id) for run_id in run_ids]
         for run_id in chosen:
             change(run_id)  # the first that cannot be changed ends it, with its reason
-        wrong: list[str] = []
+        wrong: Sequence[str] = []
         done = len(chosen)
     else:
         found: list[RunRecord] = []
@@ -361,7 +361,7 @@ def _agreed(found: Sequence[RunRecord], verb: str, *, yes: bool) -> bool:
 
 def _with_progress(
     fanout: Fanout, change: Callable[[str], Any], ids: Sequence[str], verb: str
-) -> tuple[int, list[str]]:
+) -> tuple[int, Sequence[str]]:
     if not sys.stderr.isatty():
         return fanout.runs.many(change, ids)
     with click.progressbar(length=len(ids), label=verb, file=sys.stderr) as bar:

@@ -38,8 +38,6 @@ MAX_BULK = 1000
 #: How often a replay is tried anew because somebody else began a generation meanwhile.
 GENERATIONS = 10
 
-Progress = "Callable[[int, int], None]"
-
 
 class RunControl:
     """Lists, shows and changes what a ledger has.
@@ -78,7 +76,7 @@ class RunControl:
         event: str | None = None,
         limit: int = 100,
         before: float | None = None,
-    ) -> list[RunRecord]:
+    ) -> Sequence[RunRecord]:
         """Return runs, those whose state changed last first.
 
         Args:
@@ -161,7 +159,7 @@ class RunControl:
             raise WrongState(id, str(state), "retried", again)
         self._wake([id])
 
-    def replay(self, key: str, subscriptions: Iterable[str] | None = None) -> list[str]:
+    def replay(self, key: str, subscriptions: Iterable[str] | None = None) -> Sequence[str]:
         """Deliver an event again: new runs, which begin anew. Returns their ids.
 
         Args:
@@ -221,7 +219,7 @@ class RunControl:
 
     def _again(
         self, event: EventRecord, chosen: Sequence[Subscription], checkpoints: Mapping[str, str]
-    ) -> list[str]:
+    ) -> Sequence[str]:
         if not chosen:
             return []
         attributes: dict[str, Any] = json.loads(event.attributes)
@@ -304,7 +302,7 @@ class RunControl:
         until: float | None = None,
         error_type: str | None = None,
         limit: int = MAX_BULK,
-    ) -> list[RunRecord]:
+    ) -> Sequence[RunRecord]:
         """Return the runs that a filter means, to look at them before they are changed.
 
         Args:
@@ -349,7 +347,7 @@ class RunControl:
         change: Callable[[str], Any],
         ids: Sequence[str],
         progress: Callable[[int, int], None] | None = None,
-    ) -> tuple[int, list[str]]:
+    ) -> tuple[int, Sequence[str]]:
         """Change several runs, each by itself.
 
         Args:

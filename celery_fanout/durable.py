@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kombu.utils import json as kombu_json
 
 from celery_fanout import signals
 from celery_fanout.checkpoints import announce_completed, invoke_function, load, step_failed
-from celery_fanout.context import Execution
 from celery_fanout.entering import check_function
 from celery_fanout.events import HEADER_PREFIX, Event, check_name
 from celery_fanout.exceptions import InvalidStep, StoreUnsupported, Superseded
@@ -25,7 +24,7 @@ from celery_fanout.values import encode as encode_value
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from celery_fanout.context import Claimed
+    from celery_fanout.context import Claimed, Execution
     from celery_fanout.stores import StepKey
 
 __all__ = ["invoke_step", "parallel_step", "wait_step"]
@@ -225,7 +224,8 @@ def parallel_step(
 
 
 def _call(id: str, item: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    given: tuple[Any, ...] = tuple(item) if isinstance(item, (tuple, list)) else (item,)  # pyright: ignore[reportUnknownArgumentType]
+    listed = isinstance(item, (tuple, list))
+    given: tuple[Any, ...] = tuple(cast("Any", item)) if listed else (item,)
     if not given:
         raise InvalidStep(id, "has an item without a function", "Use pairs: (function, argument).")
     check_function(id, given[0])

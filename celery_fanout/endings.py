@@ -82,14 +82,12 @@ class Endings:
         described = _described(run, event)
         subscription = self._registry.find(run.subscription)
         if run.state is RunState.FAILED and subscription is not None and subscription.on_failure:
-            self._call_on_failure(run, event, subscription, described)
+            self._call_on_failure(run, subscription, described)
         if not event.name.startswith(OWN):
             self._emit_event(run, event, described)
         self._ledger.told(run_id)
 
-    def _call_on_failure(
-        self, run: RunRecord, event: EventRecord, subscription: Subscription, described: Any
-    ) -> None:
+    def _call_on_failure(self, run: RunRecord, subscription: Subscription, described: Any) -> None:
         # a dead letter that was retried, and failed again, is told of again
         child = (
             child_id(run.id, "on_failure", run.reopened)
@@ -115,8 +113,9 @@ class Endings:
         if not self._registry.candidates(name):
             return
         attributes: dict[str, Any] = json.loads(event.attributes)
-        data = {**described, "reason": run.reason}
-        data["error"] = {key: data["error"][key] for key in ("type", "message")}
+        data: dict[str, Any] = {**described, "reason": run.reason}
+        error: dict[str, Any] = data["error"]
+        data["error"] = {key: error[key] for key in ("type", "message")}
         found = Event(
             name=name,
             data=as_json_data(name, data),

@@ -179,16 +179,19 @@ class Keeper:
         if self._is_time("take", now, TICK):
             self._take(grace=now - self._back_at < self._ledger.rules.lease)
         if self._is_time("lost", now, self._ledger.rules.lease / 2):
-            for queue, before in self._lost():
-                found = self._ledger.resend(queue, before)
-                if found:
-                    logger.info("%d runs were lost on their way from %s", len(found), queue)
-                    self._publish(self._ledger.take(found))
+            self._resend()
         if self._is_time("untold", now, self._ledger.rules.grace):
             for run_id in self._ledger.untold(older_than=self._ledger.rules.grace):
                 self._ended(run_id)
         if self._is_time("sweep", now, SWEEP):
             self._ledger.sweep()
+
+    def _resend(self) -> None:
+        for queue, before in self._lost():
+            found = self._ledger.resend(queue, before)
+            if found:
+                logger.info("%d runs were lost on their way from %s", len(found), queue)
+                self._publish(self._ledger.take(found))
 
     def _is_time(self, what: str, now: float, every: float) -> bool:
         if now < self._next.get(what, 0.0):

@@ -97,10 +97,10 @@ class Level2:
         return self._recorder.emit(events, schedule)
 
     def _fan_in(self, event: Event, then: Any) -> str:
-        signature = then.s() if hasattr(then, "s") else then
-        if not isinstance(signature, dict) or not signature.get("task"):
+        signature: Any = then.s() if hasattr(then, "s") else then
+        if not hasattr(signature, "get") or not signature.get("task"):
             raise InvalidEvent(event.name, f"has then={then!r}", "Use a task or a signature.")
-        return str(kombu_json.dumps({"signature": dict(signature)}))  # pyright: ignore[reportUnknownArgumentType]
+        return str(kombu_json.dumps({"signature": dict(signature)}))
 
     @cached_property
     def control(self) -> RunControl:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from celery_fanout.events import check_name
 from celery_fanout.exceptions import InvalidSubscription
@@ -44,7 +44,7 @@ class CancelOn:
         elif isinstance(given, str):
             pairs = [(given, given)]
         elif isinstance(given, Mapping):
-            pairs = list(given.items())  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+            pairs = list(cast("Any", given).items())
         else:
             pairs = [(given, given)]
         for pair in pairs:
@@ -90,8 +90,7 @@ def check_match(match: Any) -> str:
     """Return the problem of a match that a wait was given, or ``""``."""
     if not isinstance(match, Mapping):
         return f"matches {match!r}"
-    given: Mapping[Any, Any] = match
-    for path, value in given.items():
+    for path, value in cast("Any", match).items():
         if not isinstance(path, str) or not all(path.split(".")):
             return f"matches the path {path!r}"
         plain = value is None or isinstance(value, (str, bool, int, float))

@@ -251,8 +251,9 @@ class Publisher:
         pool: Any = getattr(ledger.client, "connection_pool", None)
         theirs: dict[str, Any] = getattr(pool, "connection_kwargs", {})
         try:
-            ours: dict[str, Any] = connection.default_channel._connparams()
-        except (OperationalError, *connection.connection_errors):
+            channel: Any = connection.default_channel
+            ours: dict[str, Any] = channel._connparams()
+        except Exception:  # noqa: BLE001 - the broker is away; publishing has the better error
             return False
         finally:
             connection.release()

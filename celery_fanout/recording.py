@@ -16,7 +16,6 @@ from celery_fanout.exceptions import EmitError, StoreUnavailable
 from celery_fanout.failpoints import hit
 from celery_fanout.ids import child_id, event_key
 from celery_fanout.jsondata import encode
-from celery_fanout.publisher import Delivery
 from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.states import RunState
 from celery_fanout.tracing import current_trace
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from celery_fanout.canvas import FrozenChain
     from celery_fanout.emission import Emission
     from celery_fanout.events import Event
-    from celery_fanout.publisher import Publisher
+    from celery_fanout.publisher import Delivery, Publisher
     from celery_fanout.stores.ledger import Ledger, Recorded
 
 __all__ = ["Recorder", "Schedule"]

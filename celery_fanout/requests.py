@@ -30,7 +30,7 @@ def supervise_requests(task: Any, supervisor: Supervisor) -> None:
 
 
 def _supervised(base: Any, supervisor: Supervisor) -> Any:
-    class RunRequest(base):
+    class RunRequest(base):  # type: ignore[misc]  # whatever the task has
         fanout_supervised = True
 
         def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
@@ -40,7 +40,8 @@ def _supervised(base: Any, supervisor: Supervisor) -> Any:
                 or not isinstance(error, WorkerLostError)
                 or not supervisor.lost(self.id, error)
             ):
-                return super().on_failure(exc_info, *args, **kwargs)
+                given: Any = super()
+                return given.on_failure(exc_info, *args, **kwargs)
             from celery.worker import state
 
             logger.warning("Run %s is published again: its process died (%s)", self.id, error)

@@ -1,6 +1,6 @@
 """How a run of the ledger ended, for who waits for it.
 
-An ``AsyncResult`` would wait for ever: Celery stores nothing for runs whose results the ledger keeps.
+An ``AsyncResult`` would wait for ever: Celery stores nothing where the ledger keeps the results.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class RunResult:
     def get(
         self,
         timeout: float | None = None,
-        propagate: bool = True,
-        **_: Any,  # noqa: FBT001, FBT002 - as Celery's
+        propagate: bool = True,  # noqa: FBT001, FBT002 - as Celery's
+        **_: Any,
     ) -> Any:
         """Wait for its end, and return what it returned.
 

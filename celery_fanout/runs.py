@@ -135,7 +135,7 @@ class Runs:
             self._put_back(Execution(run, task, request, engine), exc)
 
     def _send_elsewhere(self, task: Any) -> None:
-        """Publish an ordinary task to the app's own queue: here it would be lost with its worker."""
+        """Publish an ordinary task to the app's own queue: a fast worker could lose it."""
         queue = task.app.conf.task_default_queue
         logger.error(
             "%s[%s] is no recorded run, and does not belong into the queue of a fast worker. It is "

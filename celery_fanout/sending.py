@@ -163,7 +163,7 @@ class Sending:
         return template is not None and template.held_by(self._pipeline, self._app) is not None
 
     def kept(self) -> dict[str, list[str]]:
-        """Return the messages that were kept, by the Redis list that they go to, and forget them."""
+        """Return the messages that were kept, by their Redis list, and forget them."""
         return {} if self._pipeline is None else self._pipeline.drain()
 
     def flush(self) -> None:

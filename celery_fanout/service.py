@@ -48,8 +48,12 @@ def run_keeper(fanout: Fanout, say: Callable[[str], Any]) -> None:
     assert level2 is not None  # noqa: S101 - required
     lost = LostMessages(fanout.app, level2.ledger)
     keeper = level2.keeper(redrive=True, lost=lost)
+
+    def end(*_: object) -> None:
+        keeper.end()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: keeper.end())
+        signal.signal(number, end)
     say("keeper ready.")
     keeper.run_forever()
     lost.close()

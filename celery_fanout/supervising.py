@@ -1,4 +1,4 @@
-"""What only a worker's main process sees of a run: a dead child, a time limit, a revoked message."""
+"""What only a worker's main process sees of a run: a dead child, a revoked message, ..."""
 
 from __future__ import annotations
 
@@ -159,7 +159,8 @@ class LostMessages:
 
     def _published(self, text: Any) -> float:
         """Return when a message was published; 0 if that cannot be told."""
-        headers = json.loads(text).get("headers") or {}
+        message: dict[str, Any] = json.loads(text)
+        headers: dict[str, Any] = message.get("headers") or {}
         run_id = headers.get(RUN_HEADER)
         run = None if run_id is None else self._ledger.run(str(run_id))
         if run is None or run.state.value != "published":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from celery.canvas import signature
 from celery.utils.log import get_logger
@@ -22,7 +22,6 @@ from celery_fanout.canvas import (
 from celery_fanout.events import HEADER_PREFIX, Event
 from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
 from celery_fanout.failpoints import hit
-from celery_fanout.publisher import Delivery
 from celery_fanout.results import error_of, value_of
 from celery_fanout.tracing import continued, current_trace
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from celery_fanout.publisher import Publisher
+    from celery_fanout.publisher import Delivery, Publisher
     from celery_fanout.registry import Registry
     from celery_fanout.stores.ledger import Ledger, Taken, Wakeup
 
@@ -143,7 +142,8 @@ class Wakeups:
         message: dict[str, Any] = kombu_json.loads(wakeup.message)
         sig = signature(message["signature"], app=self._app)
         options: dict[str, Any] = {"task_id": wakeup.run_id, "add_to_parent": False}
-        headers = {**(sig.options.get("headers") or {}), **self._stamp(wakeup)}
+        given: dict[str, Any] = cast("Any", sig).options.get("headers") or {}
+        headers: dict[str, Any] = {**given, **self._stamp(wakeup)}
         if wakeup.retries:
             options["retries"] = wakeup.retries
         queue = self._publisher.queue_for_task(sig["task"], sig.options)

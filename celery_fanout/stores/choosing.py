@@ -66,7 +66,7 @@ def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -
     republish = REPUBLISH_REDIS if broker == "redis" else REPUBLISH
     options: dict[str, Any] = dict(conf.result_backend_transport_options or {})
     ssl: Any = conf.redis_backend_use_ssl
-    if isinstance(ssl, dict):
+    if hasattr(ssl, "items"):
         options.update(ssl)
     if conf.redis_username:
         options.setdefault("username", conf.redis_username)

@@ -280,7 +280,7 @@ class Ledger(Protocol):
         """Remove what has expired from the indexes; return how many runs."""
         ...
 
-    # -- reading ------------------------------------------------------------------------------------
+    # -- reading --------------------------------------------------------------------------------
 
     def run(self, run_id: str) -> RunRecord | None:
         """Return a run with its detail."""
@@ -324,7 +324,7 @@ class Ledger(Protocol):
         """Return how many runs are in each state."""
         ...
 
-    # -- control ------------------------------------------------------------------------------------
+    # -- control --------------------------------------------------------------------------------
 
     def cancel(self, run_ids: Sequence[str], reason: str) -> tuple[list[str], list[str]]:
         """Cancel runs that are not final, and the runs that they invoked.

@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from celery_fanout.stores.states import RunState
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from celery_fanout.stores.states import RunState
 
 __all__ = [
     "Claim",

@@ -48,7 +48,9 @@ def never(data: Any) -> None:
 def make_app(broker: str, backend: str) -> Celery:
     """Return the app; the worker and the test each have one."""
     app = Celery("answering", broker=broker, backend=backend, set_as_current=False)
-    app.conf.fanout_store_url = "backend"  # results are Celery's: those of the ledger have their own tests
+    app.conf.fanout_store_url = (
+        "backend"  # results are Celery's: those of the ledger have their own tests
+    )
 
     @app.task(name="add", shared=False)
     def add(number: int, more: int) -> int:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from typing_extensions import assert_type
 
 from celery_fanout import (
+    CancelOn,
     Emission,
     Event,
     Explanation,
@@ -33,6 +34,8 @@ from celery_fanout import (
     on_event,
     step,
 )
+from celery_fanout.results import RunResult
+from celery_fanout.stores.ledger import Ledger
 
 app = Celery("typing")
 NOON = dt.datetime(2026, 11, 22, 12, tzinfo=dt.timezone.utc)
@@ -126,7 +129,8 @@ def outcomes(emission: Emission) -> None:
     assert_type(emission.runs, list[RunHandle])
     assert_type(emission.runs[0].id, str)
     assert_type(emission.runs[0].subscription, Subscription)
-    assert_type(emission.runs[0].result, AsyncResult[Any])
+    assert_type(emission.runs[0].result, AsyncResult[Any] | RunResult)
+    assert_type(emission.runs[0].result.id, str)
     assert_type(emission.get(timeout=5), list[Outcome])
     for outcome in emission.get():
         assert_type(outcome.run, RunHandle)
@@ -183,3 +187,35 @@ def hook() -> None:
     assert_type(run, Run | None)
     if run is not None:
         assert_type((run.id, run.attempt, run.event), tuple[str, int, Event])
+
+
+# -- what a ledger makes possible --------------------------------------------------------------
+
+
+@shared_task
+def add(left: int, right: int) -> int:
+    return left + right
+
+
+@app.task
+def collect(outcomes: list[dict[str, Any]]) -> None: ...
+
+
+@on_event("order/paid", cancel_on=[CancelOn("order/cancelled", match="id"), "shop/closed"])
+@app.task
+def deliver(order: dict[str, Any]) -> int:
+    found = step.wait_for_event("ok", "order/approved", match={"id": 1}, timeout=60)
+    assert_type(found, Event | None)
+    assert_type(step.wait_for_event("ok", Paid, timeout=dt.timedelta(days=1)), Event | None)
+    assert_type(step.parallel("ask", [(len, "a"), (len, "b")]), list[Any])
+    total = step.invoke("add", add, 1, right=2)
+    assert_type(total, int)
+    return total
+
+
+def with_a_ledger() -> None:
+    emission = emit("order/paid", {"id": 1}, expires=60, delay=1, then=collect)
+    assert_type(emission, Emission)
+    fanout = get_fanout(app)
+    assert_type(fanout.ledger, Ledger)
+    fanout.runs.cancel(emission.runs[0].id, reason="why")

@@ -1,7 +1,7 @@
 """What the ledger in memory holds, and the changes that several operations share.
 
-Each function here has its twin in ``stores/redis/scripts/lib.lua``; the conformance suite holds both
-to the same behaviour.
+Each function here has its twin in ``stores/redis/scripts/lib.lua``; the conformance suite holds
+both to the same behaviour.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from celery_fanout.stores.records import NewRun
 from celery_fanout.stores.states import FINAL, RunState
@@ -123,14 +123,15 @@ _MISSING = object()
 
 def look_up(data: Any, path: str) -> Any:
     """Return the value at a dotted path, or a marker."""
+    found: Any = data
     for part in path.split("."):
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and part.isdecimal() and int(part) < len(data):  # pyright: ignore[reportUnknownArgumentType]
-            data = data[int(part)]  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(found, dict) and part in found:
+            found = cast("Any", found)[part]
+        elif isinstance(found, list) and part.isdecimal() and int(part) < len(cast("Any", found)):
+            found = cast("Any", found)[int(part)]
         else:
             return _MISSING
-    return data  # pyright: ignore[reportUnknownVariableType]
+    return found
 
 
 def canonical(value: Any) -> tuple[str, Any] | None:
@@ -303,7 +304,7 @@ class Book:
         else:
             error = {"type": "RunCancelled", "message": reason}
             if row.state is RunState.FAILED and row.error is not None:
-                error = {key: row.error.get(key) for key in ("type", "message")}
+                error = {key: str(row.error.get(key)) for key in ("type", "message")}
             record = {"v": 1, "s": "failed", "n": row.token, "e": error, "t": self.now}
         parent.checkpoints.setdefault(row.field, _dumps(record))
         left = parent.outstanding[row.group] = parent.outstanding.get(row.group, 0) - 1

@@ -40,9 +40,8 @@ class MemoryKeeping(MemoryViews):
             if row.state in (_S.RUNNING, _S.COMPLETING):
                 if row.boot == boot:
                     row.due = book.now + self.rules.lease
-            elif row.state in (_S.PENDING, _S.PUBLISHED):
-                if row.resume is None or row.resume <= book.now:
-                    row.boot, row.due = boot, book.now + self.rules.lease
+            elif row.state in (_S.PENDING, _S.PUBLISHED) and (row.resume or 0.0) <= book.now:
+                row.boot, row.due = boot, book.now + self.rules.lease
 
     @operation
     def release(self, boot: str, run_ids: Sequence[str]) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.stores.records import EventRecord, Outcome, RunRecord
 from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Sequence
 
     from celery_fanout.stores.memory_ledger.book import Book, Event, Row

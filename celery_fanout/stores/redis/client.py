@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -66,7 +66,7 @@ def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
         url = f"unix://{rest}"
     elif scheme in ("valkey", "valkeys"):
         url = f"redis{'s' if scheme == 'valkeys' else ''}://{rest}"
-    return redis.Redis.from_url(url, **common)
+    return cast("Any", redis.Redis).from_url(url, **common)
 
 
 def _sentinel(url: str, master: str, kwargs: dict[str, Any], common: dict[str, Any]) -> Any:
@@ -82,7 +82,7 @@ def _sentinel(url: str, master: str, kwargs: dict[str, Any], common: dict[str, A
         host, _, port = address.partition(":")
         hosts.append((host, int(port or 26379)))
     timeouts = {key: common[key] for key in ("socket_timeout", "socket_connect_timeout")}
-    found: Any = Sentinel(hosts, sentinel_kwargs={**timeouts, **kwargs})
+    found: Any = cast("Any", Sentinel)(hosts, sentinel_kwargs={**timeouts, **kwargs})
     return found.master_for(master, **common)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from celery_fanout.stores.ledger import Claim, Recorded, Settled, Taken, Wakeup
 from celery_fanout.stores.states import RunState
@@ -40,11 +40,10 @@ def _scrubbed(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
-        given: dict[Any, Any] = value
-        return {_scrubbed(key): _scrubbed(item) for key, item in given.items()}
+        items: Any = cast("Any", value).items()
+        return {_scrubbed(key): _scrubbed(item) for key, item in items}
     if isinstance(value, (list, tuple)):
-        items: Any = value
-        return [_scrubbed(item) for item in items]
+        return [_scrubbed(item) for item in cast("list[Any]", value)]
     return value
 
 
@@ -79,7 +78,7 @@ def _flat(runs: Sequence[NewRun]) -> Iterator[str]:
 
 def event_args(event: NewEvent) -> list[Any]:
     """Return the arguments of record.lua."""
-    head = {
+    head: dict[str, Any] = {
         "key": event.key,
         "name": event.name,
         "gen": event.generation,

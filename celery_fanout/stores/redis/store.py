@@ -88,7 +88,8 @@ class RedisLedger(RedisViews):
         if len(events) == 1 or not self._can_pipeline:
             return [recorded_of(self._scripts.run("record", *event_args(e))) for e in events]
         self._scripts.run("record", *event_args(events[0]))  # the others find the script loaded
-        return self._scripts.ask(self._record_many, events)
+        found: list[Recorded] = self._scripts.ask(self._record_many, events)
+        return found
 
     def _record_many(self, events: Sequence[NewEvent]) -> list[Recorded]:
         pipe = self._scripts.client.pipeline(transaction=False)

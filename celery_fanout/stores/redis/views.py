@@ -85,10 +85,10 @@ class RedisViews:
         rows = list(zip(run_ids, answers[::2], answers[1::2], strict=True))
         found = [(run_id, fields, due) for run_id, fields, due in rows if fields]
         hashes = list({fields["u"] for _, fields, _ in found})
-        names = (
+        names: list[str | None] = (
             self._scripts.ask(self.client.hmget, self._keys.subscriptions, hashes) if hashes else []
         )
-        subs = dict(zip(hashes, names, strict=True))
+        subs: dict[str, str | None] = dict(zip(hashes, names, strict=True))
         return [run_record(i, fields, subs[fields["u"]] or "", due) for i, fields, due in found]
 
     def runs(
