@@ -120,7 +120,7 @@ def _store(fanout: Fanout) -> Iterator[Finding]:
     except ConfigurationError as exc:
         yield Finding("fanout.E004", "error", str(exc), "Until then step.* raises this error.")
         return
-    url = str(fanout.settings.store_url or fanout.app.conf.result_backend or "")
+    url = _store_url(fanout)
     if url.startswith(("memory://", "cache+memory://")):
         yield Finding(
             "fanout.W002",
@@ -148,6 +148,11 @@ def _store(fanout: Fanout) -> Iterator[Finding]:
                 f"dropped after {store.keeps:,.0f} s, so finished steps would run again.",
                 f"Raise {store.keeps_setting}, or retry for a shorter time.",
             )
+
+
+def _store_url(fanout: Fanout) -> str:
+    chosen = fanout.settings.store_url
+    return str((None if chosen == "backend" else chosen) or fanout.app.conf.result_backend or "")
 
 
 def _ledger(fanout: Fanout) -> Iterator[Finding]:
@@ -349,7 +354,7 @@ def live_findings(fanout: Fanout) -> list[Finding]:
 
 
 def _redis_findings(fanout: Fanout) -> Iterator[Finding]:
-    url = str(fanout.settings.store_url or fanout.app.conf.result_backend or "")
+    url = _store_url(fanout)
     if not url.startswith(("redis://", "rediss://")):
         return
     host = url_to_parts(url).hostname

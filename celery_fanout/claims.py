@@ -19,6 +19,7 @@ from celery_fanout.canvas import (
     STORE_RETRIES_HEADER,
 )
 from celery_fanout.exceptions import StoreUnavailable, Superseded
+from celery_fanout.failpoints import hit
 from celery_fanout.ids import event_key
 from celery_fanout.jsondata import encode
 from celery_fanout.stores import field_of
@@ -131,9 +132,11 @@ class ClaimedRun:
         if not final:
             self.buffered[field] = self._fields[field] = text
             return
+        hit("step.before_store")
         stored = self.patiently(self.ledger.store, self.run_id, self.token, field, text, final=True)
         if stored is None:
             raise Superseded(self.run_id)
+        hit("step.after_store")
         self.buffered.pop(field, None)
         self._fields[field] = stored
 

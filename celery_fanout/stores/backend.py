@@ -75,7 +75,7 @@ class BackendStore:
             found: Any = backends.by_url(chosen, app.loader)
         except (ImportError, ImproperlyConfigured) as exc:
             raise InvalidSetting(
-                "fanout_store_url" if settings.store_url else "result_backend",
+                "result_backend" if settings.store_url in (None, "backend") else "fanout_store_url",
                 f"{str(chosen).partition(':')[0]!r}, which cannot be loaded ({exc})",
                 "a result backend that is installed",
             ) from exc

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from tests.benchmarks import emit, imports, steps
+from tests.benchmarks import emit, imports, runs, steps
 from tests.processes import dismiss_guardian
 
-MODULES = {"emit": emit, "steps": steps, "imports": imports}
+MODULES = {"emit": emit, "runs": runs, "steps": steps, "imports": imports}
 
 parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
 parser.add_argument("what", nargs="*", help=f"of {', '.join(MODULES)}; by default all")

@@ -1,7 +1,8 @@
 """What publishing one event to many subscribers costs, beside what a Celery user has today.
 
 CPU time of the publishing process; the broker's own is not in it. The subscribers differ in their
-names alone, results are stored on Redis, and the event is what a web application sends.
+names alone, results are stored on Redis, and the event is what a web application sends. On level 1
+nothing is recorded; on level 2 the event and its runs are in the ledger before ``emit`` returns.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import celery_pubsub
 from celery import Celery, group
 
 from celery_fanout import emit, on_event
+from celery_fanout.app import get_fanout
+from tests.benchmarks.documents import DATA
 from tests.benchmarks.measure import interleave, microseconds, table
+from tests.benchmarks.stage import LEVEL_1
 from tests.servers import RabbitServer, RedisServer
 
 SUBSCRIBERS = (1, 5, 20, 100)
@@ -26,16 +30,12 @@ BUDGETS = {
     ("Redis", 100): 0.07,
     ("RabbitMQ", 20): 0.25,
     ("RabbitMQ with confirms", 20): 0.35,
-}
-
-DATA = {
-    "id": "d-1",
-    "name": "invoice-2026-0042.pdf",
-    "size": 48_213,
-    "type": "application/pdf",
-    "owner": {"id": 42, "email": "someone@example.com"},
-    "tags": ["invoice", "2026", "unread"],
-    "url": "https://storage.example.com/documents/d-1/invoice-2026-0042.pdf",
+    ("level 2, ledger on a Redis of its own", 5): 0.35,
+    ("level 2, ledger on a Redis of its own", 20): 0.18,
+    ("level 2, ledger on a Redis of its own", 100): 0.12,
+    ("level 2, broker and ledger on one Redis", 5): 0.18,
+    ("level 2, broker and ledger on one Redis", 20): 0.08,
+    ("level 2, broker and ledger on one Redis", 100): 0.05,
 }
 
 
@@ -69,8 +69,20 @@ class Site:
         }
 
     def empty(self) -> None:
-        """Throw the messages away, or the broker has more and more to keep."""
+        """Throw the messages and the records away, or there are more and more to keep."""
+        level2 = get_fanout(self.app).level2
+        if level2 is not None:
+            client: Any = level2.ledger.client
+            for key in client.scan_iter("{fanout}*", count=1000):
+                client.unlink(key)
         self._channel.queue_purge("celery")
+
+    def check(self) -> None:
+        """Fail unless emitting publishes what it should."""
+        self.empty()
+        emit(self.name, DATA, app=self.app)
+        waiting = self._channel.queue_purge("celery")
+        assert waiting == len(self.tasks), f"{waiting} messages for {len(self.tasks)} subscribers"
 
 
 def compare(broker: str, title: str, backend: str, rounds: int, **conf: Any) -> None:
@@ -78,6 +90,7 @@ def compare(broker: str, title: str, backend: str, rounds: int, **conf: Any) -> 
     rows = []
     for subscribers in SUBSCRIBERS:
         site = Site(broker, backend, subscribers, **conf)
+        site.check()
         found = interleave(
             site.contestants(),
             rounds=rounds,
@@ -98,19 +111,22 @@ def compare(broker: str, title: str, backend: str, rounds: int, **conf: Any) -> 
                 ]
             )
     head = ["subscribers", "way", "CPU us each", "wall us each", "CPU ratio", "budget"]
-    table(f"Publishing one event, {title}", head, rows)
+    table(f"Publishing one event: {title}", head, rows)
 
 
 def main(rounds: int = 25) -> None:
-    """Measure on both brokers."""
-    with RedisServer() as redis, RabbitServer() as rabbit:
+    """Measure on both brokers, and on both levels."""
+    with RedisServer() as redis, RedisServer() as other, RabbitServer() as rabbit:
         backend = redis.url(1)
-        compare(redis.url(), "Redis", backend, rounds)
-        compare(rabbit.url(), "RabbitMQ", backend, rounds)
+        compare(redis.url(), "Redis", backend, rounds, **LEVEL_1)
+        compare(redis.url(), "level 2, ledger on a Redis of its own", other.url(), rounds)
+        compare(redis.url(), "level 2, broker and ledger on one Redis", redis.url(), rounds)
+        compare(rabbit.url(), "RabbitMQ", backend, rounds, **LEVEL_1)
         compare(
             rabbit.url(),
             "RabbitMQ with confirms",
             backend,
             rounds,
             broker_transport_options={"confirm_publish": True},
+            **LEVEL_1,
         )

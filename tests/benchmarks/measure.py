@@ -7,10 +7,14 @@ the other, over and over, and what is compared is the median of the ratios withi
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+_TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -22,7 +26,12 @@ class Samples:
 
     def ratio(self, base: Samples) -> float:
         """Return the median of the ratios of CPU time, round by round."""
-        return statistics.median(mine / its for mine, its in zip(self.cpu, base.cpu, strict=True))
+        return ratio(self.cpu, base.cpu)
+
+
+def ratio(mine: Sequence[float], its: Sequence[float]) -> float:
+    """Return the median of the ratios, round by round."""
+    return statistics.median(one / other for one, other in zip(mine, its, strict=True))
 
 
 def interleave(
@@ -32,7 +41,7 @@ def interleave(
     calls: int = 1,
     between: Callable[[], object] = lambda: None,
 ) -> dict[str, Samples]:
-    """Let the contestants take turns, and return what each used.
+    """Let the contestants take turns, and return what each used of this process.
 
     Args:
         contestants: what to call, by name. Each has one turn before anything is measured.
@@ -40,26 +49,69 @@ def interleave(
         calls: how often it is called in a turn; what is returned is the time of one call.
         between: called before each turn, and not measured: to empty a queue, for example.
     """
-    samples = {name: Samples() for name in contestants}
+
+    def turn(call: Callable[[], object]) -> Mapping[str, float]:
+        between()
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(calls):
+            call()
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        return {"cpu": cpu / calls, "wall": wall / calls}
+
+    turns = {name: (lambda call=call: turn(call)) for name, call in contestants.items()}
+    found = take_turns(turns, rounds=rounds)
+    return {name: Samples(figures["cpu"], figures["wall"]) for name, figures in found.items()}
+
+
+def take_turns(
+    contestants: Mapping[str, Callable[[], Mapping[str, float]]], *, rounds: int
+) -> dict[str, dict[str, list[float]]]:
+    """Let the contestants take turns, and return the figures that their turns return.
+
+    Args:
+        contestants: what to call, by name. Each has one turn that does not count.
+        rounds: how often each has its turn.
+    """
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in contestants}
     order = list(contestants.items())
     for number in range(rounds + 1):
         order.append(order.pop(0))  # nobody always follows the same neighbour
         gc.collect()
-        for name, call in order:
-            between()
-            wall, cpu = time.perf_counter(), time.process_time()
-            for _ in range(calls):
-                call()
-            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        for name, turn in order:
+            figures = turn()
             if number:  # the first turn fills caches and opens connections
-                samples[name].cpu.append(cpu / calls)
-                samples[name].wall.append(wall / calls)
-    return samples
+                for figure, value in figures.items():
+                    found[name].setdefault(figure, []).append(value)
+    return found
+
+
+def cpu_of(pids: Iterable[int]) -> float:
+    """Return the CPU time that processes have used, in seconds, user and system."""
+    ticks = 0
+    for pid in pids:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(words[11]) + int(words[12])
+    return ticks / _TICK
+
+
+def memory_of(pids: Iterable[int]) -> float:
+    """Return the memory of processes in MiB; what they share counts once."""
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1])
+    return total / 1024
 
 
 def microseconds(seconds: Sequence[float], count: int) -> str:
     """Return the median per item."""
     return f"{statistics.median(seconds) / count * 1e6:,.0f}"
+
+
+def milliseconds(seconds: Sequence[float], count: int = 1) -> str:
+    """Return the median per item."""
+    return f"{statistics.median(seconds) / count * 1e3:.2f}"
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -70,4 +122,5 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
     for number, line in enumerate(lines):
         print("| " + " | ".join(map(str.ljust, line, widths)) + " |")
         if number == 0:
-            print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+            print("|" + "|".join("-" * (width + 2) for width in widths) + "|", flush=True)
+    print(end="", flush=True)

@@ -93,7 +93,7 @@ def body() -> str:
 
     step.wait_for_event("ok", "order/approved")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     step.wait_for_event("ok", "order/approved", match="id", timeout=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    step.invoke("call", fetch, "url")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    step.invoke("call", fetch, "url")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
     step.parallel("ask", 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
     return step.run("fetch", fetch, "url")  # type: ignore[return-value]  # pyright: ignore[reportReturnType]

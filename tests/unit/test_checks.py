@@ -11,10 +11,11 @@ LATE = {"acks_late": True, "reject_on_worker_lost": True, "time_limit": 60}
 QUIET = {"max_retries": 0, **LATE}
 
 
-def make(conf=None, subscription=None, **options):
-    """Return the findings of an app with one subscriber, by id."""
+def make(conf=None, subscription=None, *, level=1, **options):
+    """Return the findings of an app with one subscriber, by id; on level 1 by default."""
     app = Celery("checked", broker="redis://127.0.0.1:1", backend="redis://127.0.0.1:1",
                  set_as_current=False)  # fmt: skip
+    app.conf.update({"fanout_store_url": "backend"} if level == 1 else {})
     app.conf.update(conf or {})
 
     @on_event("thing/made", **(subscription or {}))
@@ -97,11 +98,40 @@ def test_a_backend_that_cannot_hold_steps(backend):
     assert found.remedy == "Until then step.* raises this error."
 
 
-@pytest.mark.parametrize(
-    "conf", [{"fanout_store_url": "memory://"}, {"result_backend": "cache+memory://"}]
-)
-def test_step_results_in_memory(conf):
-    found = make(conf)["fanout.W002"]
+def test_a_ledger_in_memory():
+    found = make({"fanout_store_url": "memory://"})["fanout.W002"]
+    assert found.message == (
+        "The ledger is kept in the memory of one process: no other worker sees its runs, and they "
+        "are gone after a restart."
+    )
+
+
+def test_with_a_ledger_acks_and_visibility_do_not_matter():
+    early = {"acks_late": False, "time_limit": None, "default_retry_delay": 100_000}
+    assert make(level=2, max_retries=5, **{k: v for k, v in early.items() if v is not None}) == {}
+
+
+def test_a_keeper_that_is_off():
+    found = make({"fanout_keeper": False}, level=2)["fanout.I003"]
+    assert (found.level, found.message, found.remedy) == (
+        "info",
+        "fanout_keeper is off: workers wake no run that sleeps, and send none again.",
+        "Run `celery fanout keeper`, at least once and better twice.",
+    )
+
+
+def test_cancel_on_needs_a_ledger():
+    found = make(subscription={"cancel_on": "thing/gone"})["fanout.E007"]
+    assert (found.level, found.message, found.remedy) == (
+        "error",
+        "sub@thing/made has cancel_on, which needs a ledger.",
+        "Use a Redis result backend, or set fanout_store_url to a Redis URL.",
+    )
+    assert "fanout.E007" not in make(level=2, subscription={"cancel_on": "thing/gone"})
+
+
+def test_step_results_in_memory():
+    found = make({"result_backend": "cache+memory://"})["fanout.W002"]
     assert found.message == (
         "Step results are kept in the memory of one process: another worker, or this one after a "
         "restart, runs every step again."
@@ -222,6 +252,7 @@ def test_eager():
 
 def test_many_names_are_cut_short():
     app = Celery("many", broker="redis://127.0.0.1:1", backend="redis://", set_as_current=False)
+    app.conf.fanout_store_url = "backend"
     for number in range(7):
 
         @on_event("thing/made")
@@ -234,6 +265,7 @@ def test_many_names_are_cut_short():
 
 def test_tails_and_on_failure_tasks_are_looked_at_too():
     app = Celery("tails", broker="redis://127.0.0.1:1", backend="redis://", set_as_current=False)
+    app.conf.fanout_store_url = "backend"
 
     @app.task(shared=False, name="last", **{**QUIET, "acks_late": False})
     def last(result): ...

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 import uuid
+from dataclasses import replace
 
 import pytest
 from pydantic import BaseModel
@@ -63,7 +64,29 @@ def test_every_attribute():
         subject="s",
         correlationid="e-0",
         causationid="r-1",
+        depth=1,
     )
+
+
+def test_events_that_cause_one_another_end_somewhere():
+    deep = replace(CAUSE, event=replace(CAUSE.event, depth=49))
+    assert made("thing/made", cause=deep).depth == 50
+    deeper = replace(CAUSE, event=replace(CAUSE.event, depth=50))
+    assert error("thing/made", cause=deeper) == (
+        "The event 'thing/made' would be number 51 in a chain of events that cause one another, "
+        "and fanout_max_depth is 50. Find the subscribers that emit what leads back to them, or "
+        "raise the setting."
+    )
+
+
+def test_the_depth_travels_with_the_event():
+    event = Event("thing/made", depth=3)
+    assert event.attributes()["causationdepth"] == "3"
+    assert Event.from_headers(event.headers(), None).depth == 3
+    assert "causationdepth" not in Event("thing/made").attributes()
+    for wrong in ("x", "-1", "9" * 20):
+        headers = {**event.headers(), "ce_causationdepth": wrong}
+        assert Event.from_headers(headers, None).depth == 0
 
 
 def test_a_time_as_text():

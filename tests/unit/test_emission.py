@@ -32,7 +32,7 @@ def run(app):
     def make(name, *tail, eager=None, **options):
         ids = [str(uuid.uuid4()) for _ in range(1 + len(tail))]
         subscription = subscriber(app, name, *tail, **options)
-        return RunHandle(app, ids[0], ids[-1], subscription, eager)
+        return RunHandle(app, ids[0], ids[-1], subscription, eager=eager)
 
     return make
 

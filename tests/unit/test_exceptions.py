@@ -15,6 +15,7 @@ from celery_fanout.exceptions import (
     EmissionTimeout,
     EmitError,
     EmitWhileImporting,
+    EventNotFound,
     EventTooLarge,
     FanoutError,
     FanoutWarning,
@@ -32,17 +33,69 @@ from celery_fanout.exceptions import (
     NotATask,
     RetryAfter,
     RunFailed,
+    RunNotFound,
     SleepTooLong,
     StepFailed,
     StepTimeout,
     StepTimeoutUnsupported,
     StoreUnavailable,
     StoreUnsupported,
+    Superseded,
+    TooMany,
     UnknownSetting,
+    UnknownStep,
+    UnknownSubscription,
+    WrongState,
     describe,
 )
 
 MESSAGES = [
+    (
+        Superseded("r-1"),
+        (
+            "The run r-1 was cancelled, or its lease was over and another worker took it. Nothing "
+            "more of this attempt counts."
+        ),
+    ),
+    (
+        RunNotFound("r-1"),
+        (
+            "The ledger has no run 'r-1'. It may have expired, or belong to another app: see "
+            "fanout runs."
+        ),
+    ),
+    (RunNotFound("r-1", "Give more of it."), "The ledger has no run 'r-1'. Give more of it."),
+    (
+        EventNotFound("e-1"),
+        (
+            "The ledger has no event 'e-1'. It may have expired: see fanout_event_retention, and "
+            "fanout events."
+        ),
+    ),
+    (
+        WrongState("r-1", "succeeded", "cancelled", "It has ended."),
+        "The run r-1 is succeeded and cannot be cancelled. It has ended.",
+    ),
+    (
+        UnknownSubscription("a@b", "a@c"),
+        "There is no subscription 'a@b'. Did you mean 'a@c'?",
+    ),
+    (
+        UnknownSubscription("a@b"),
+        "There is no subscription 'a@b'. See fanout subscriptions.",
+    ),
+    (
+        UnknownStep("r-1", "x", ["a", "b"]),
+        "The run r-1 has no stored step 'x'. It has: 'a', 'b'.",
+    ),
+    (UnknownStep("r-1", "x", []), "The run r-1 has no stored step 'x'. It has: none."),
+    (
+        TooMany(1001, 1000),
+        (
+            "1,001 runs or more match, and at most 1,000 may be changed at once. Narrow the "
+            "filter, or raise the limit."
+        ),
+    ),
     (
         UnknownSetting("fanout_sorce", "fanout_source"),
         "There is no setting 'fanout_sorce'. Did you mean 'fanout_source'?",
@@ -218,6 +271,7 @@ def test_each_class_that_is_raised_has_its_message_tested():
     roots = {cls for cls in ERRORS if cls.__init__ is Exception.__init__}
     assert {cls.__name__ for cls in roots} == {
         "ConfigurationError",
+        "ControlError",
         "FanoutError",
         "RegistrationError",
         "StepError",
