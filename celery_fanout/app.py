@@ -142,7 +142,9 @@ class Fanout:
         Raises:
             StoreUnsupported: on level 1.
         """
-        return self._level2("runs").control
+        level2 = self._level2("runs")
+        self.load()  # what a subscription id means is known from the task modules
+        return level2.control
 
     def _level2(self, feature: str) -> Level2:
         if self.level2 is None:
@@ -259,7 +261,8 @@ class Fanout:
         resume_at = None if waits is None else self.clock() + waits
         emission = self.publisher.emit([drafted], resume_at)[0]
         if then is not None and self.app.conf.task_always_eager:
-            then.s(fan_in_of(emission)).apply()
+            called = then.s() if hasattr(then, "s") else then
+            called.apply(() if called.immutable else (fan_in_of(emission),))
         return emission
 
     @property

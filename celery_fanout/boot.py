@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import uuid
 
-__all__ = ["boot_id", "new_boot"]
+__all__ = ["boot_id", "is_main", "new_boot"]
 
 _boot: list[str] = []
 _master: list[int] = []
@@ -17,7 +17,7 @@ _master: list[int] = []
 
 def new_boot() -> str:
     """Begin a new boot; called in the worker's main process before it forks."""
-    _boot[:] = [f"{uuid.uuid4().hex[:12]}"]
+    _boot[:] = [uuid.uuid4().hex[:12]]
     _master[:] = [os.getpid()]
     return _boot[0]
 

@@ -101,7 +101,7 @@ def execute(
     signals.run_started.send(sender=task, run=run)
     try:
         with activate(execution):
-            value = body()
+            value = _returned(request, body())
     except BranchDone as done:
         _succeed(execution, claimed, done.value, tail=None)
         raise NotClaimed from None  # Celery has nothing to do with its value
@@ -125,6 +125,14 @@ def execute(
         request.fanout_execution = execution
     else:
         _succeed(execution, claimed, value, tail=request.fanout_tail)
+    return value
+
+
+def _returned(request: Any, value: Any) -> Any:
+    """Return what a body returned, unless it asked for a retry and went on after that."""
+    asked: Retry | None = getattr(request, "fanout_retry", None)
+    if asked is not None:
+        raise asked
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -14,7 +15,7 @@ __all__ = ["CancelOn", "check_match", "look_up"]
 
 #: The largest whole number that a match can tell apart from its neighbours: JSON numbers are
 #: compared as doubles.
-MAX_NUMBER = 2**53
+MAX_NUMBER = 2**53 - 1
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,13 @@ class CancelOn:
     def match_for(self, data: Any) -> str | None:
         """Return what the cancelling event must match for a run with this data, as JSON.
 
-        ``None`` if the data lacks a value to match, so that no event can.
+        ``None`` if the data lacks a value to match, or has a number there that cannot be told
+        apart from its neighbours, so that no event can.
         """
         wanted: dict[str, Any] = {}
         for theirs, ours in self._pairs:
             value = look_up(data, ours)
-            if value is _MISSING or isinstance(value, (dict, list)):
+            if value is _MISSING or isinstance(value, (dict, list)) or _is_blurred(value):
                 return None
             wanted[theirs] = value
         return encode(wanted)
@@ -86,6 +88,10 @@ def look_up(data: Any, path: str) -> Any:
     return data  # pyright: ignore[reportUnknownVariableType]
 
 
+def _is_blurred(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) > MAX_NUMBER
+
+
 def check_match(match: Any) -> str:
     """Return the problem of a match that a wait was given, or ``""``."""
     if not isinstance(match, Mapping):
@@ -94,8 +100,8 @@ def check_match(match: Any) -> str:
         if not isinstance(path, str) or not all(path.split(".")):
             return f"matches the path {path!r}"
         plain = value is None or isinstance(value, (str, bool, int, float))
-        if not plain or (isinstance(value, float) and value != value):  # noqa: PLR0124 - NaN
+        if not plain or (isinstance(value, float) and not math.isfinite(value)):
             return f"matches {path!r} with {value!r}"
-        if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        if _is_blurred(value):
             return f"matches {path!r} with {value}, which JSON numbers cannot tell apart"
     return ""

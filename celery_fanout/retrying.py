@@ -1,7 +1,8 @@
 """``task.retry`` of a run on level 2: it raises its ``Retry``, and publishes nothing.
 
 The ledger has a timer for the next attempt. So a retry whose publishing fails is not lost, and none
-waits in a worker's memory for its ETA.
+waits in a worker's memory for its ETA. A body that goes on after it, with ``throw=False`` or because
+it caught the ``Retry``, and returns, is tried again all the same, as Celery does it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import functools
 from contextvars import ContextVar
 from typing import Any
+
+from celery.exceptions import Retry
 
 __all__ = ["hold_retries"]
 
@@ -21,13 +24,19 @@ def hold_retries(task: Any) -> None:
 
     @functools.wraps(retry)
     def held_retry(*args: Any, **kwargs: Any) -> Any:
-        if getattr(task.request, "fanout_claimed", None) is None:
+        request: Any = task.request
+        if getattr(request, "fanout_claimed", None) is None:
             return retry(*args, **kwargs)
         token = _held.set(True)
         try:
-            return retry(*args, **kwargs)
+            asked = retry(*args, **kwargs)
+        except Retry as raised:
+            request.fanout_retry = raised
+            raise
         finally:
             _held.reset(token)
+        request.fanout_retry = asked  # throw=False
+        return asked
 
     @functools.wraps(from_request)
     def signature_from_request(*args: Any, **kwargs: Any) -> Any:

@@ -146,11 +146,12 @@ class LostMessages:
         margin = self._ledger.rules.lease / 2
         found: list[tuple[str, float]] = []
         queues: Any = self._app.amqp.queues
+        prefix = channel.global_keyprefix or ""  # kombu's client does not add it to LINDEX
         with channel.conn_or_acquire() as client:
             for name in list(queues.consume_from):
                 before = self._ledger.time()
                 for priority in channel.priority_steps:
-                    oldest = client.lindex(channel._q_for_pri(name, priority), -1)
+                    oldest = client.lindex(prefix + channel._q_for_pri(name, priority), -1)
                     if oldest is not None:
                         before = min(before, self._published(oldest))
                 if before > 0:

@@ -293,6 +293,11 @@ class Process:
         self.stop()
         return self.start(timeout)
 
+    def kill_and_restart(self, timeout: float = 60) -> Self:
+        """Kill it with SIGKILL and start it again: what it kept in memory only is gone."""
+        self.kill()
+        return self.start(timeout)
+
     def pause(self) -> None:
         """Freeze it and its children: connections stay open, and nobody answers."""
         for member in family_of(self.pid):

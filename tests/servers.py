@@ -74,6 +74,7 @@ class RedisServer(Process):
     """
 
     name = "redis"
+    binary: ClassVar[tuple[str, ...]] = ("redis-server", "redis-server")  # and its package
 
     def __init__(
         self, *, appendonly: bool = False, options: Mapping[str, str] | None = None
@@ -85,13 +86,14 @@ class RedisServer(Process):
             "bind": "127.0.0.1",
             "dir": str(self.directory),
             "port": str(self.port),
+            "repl-diskless-sync-delay": "0",  # a replica waits for no other
             "save": "",
             **(options or {}),
         }
 
     def command(self) -> Sequence[str]:
         settings = [word for key, value in self.options.items() for word in (f"--{key}", value)]
-        return [program("redis-server", "redis-server"), *settings]
+        return [program(*self.binary), *settings]
 
     def is_ready(self) -> bool:
         if not is_listening(self.port):

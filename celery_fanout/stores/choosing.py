@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celery.utils.imports import symbol_by_name
+
 from celery_fanout.stores.ledger import LedgerRules
 
 if TYPE_CHECKING:
@@ -65,11 +67,11 @@ def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -
     broker: str = app.connection_for_write().transport.driver_type
     republish = REPUBLISH_REDIS if broker == "redis" else REPUBLISH
     options: dict[str, Any] = dict(conf.result_backend_transport_options or {})
-    ssl: Any = conf.redis_backend_use_ssl
-    if hasattr(ssl, "items"):
-        options.update(ssl)
-    if conf.redis_username:
-        options.setdefault("username", conf.redis_username)
+    if settings.store_url is None:
+        options = {**_of_the_backend(conf), **options}
+        if "://" not in chosen:  # "redis" alone
+            host, port, db = conf.redis_host, conf.redis_port, conf.redis_db
+            chosen = f"{chosen}://{host or 'localhost'}:{port or 6379}/{db or 0}"
     # the app's own prefix would hide the ledger's keys from other apps: it has one of its own
     options.pop("global_keyprefix", None)
     return RedisLedger(
@@ -79,3 +81,20 @@ def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -
         options=options,
         timeout=settings.publish_timeout / 2,
     )
+
+
+def _of_the_backend(conf: Any) -> dict[str, Any]:
+    """Return what settings of Celery's say about the result backend apart from its URL."""
+    found: dict[str, Any] = {}
+    provider: Any = conf.get("redis_backend_credential_provider")
+    if provider:
+        found["credential_provider"] = (
+            symbol_by_name(provider)() if isinstance(provider, str) else provider
+        )
+    else:
+        given = {key: conf.get(f"redis_{key}") for key in ("username", "password")}
+        found.update({key: value for key, value in given.items() if value})
+    ssl: Any = conf.redis_backend_use_ssl
+    if hasattr(ssl, "items"):
+        found.update(ssl, ssl=True)
+    return found

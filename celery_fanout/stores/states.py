@@ -42,13 +42,13 @@ class RunState(str, enum.Enum):
 FINAL: Final = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
 
 _S = RunState
-_OPEN: Final = frozenset(set(RunState) - FINAL)
 
-#: What may follow each state. Every state that is not final may be cancelled, and each but
-#: COMPLETING may end as a dead letter (crashed too often, unregistered, failed).
+#: What may follow each state. Every state that is not final may be cancelled but COMPLETING, and a
+#: dead letter comes of a run that was executed (failed, crashed too often) or that no worker knows.
 TRANSITIONS: Final[dict[RunState, frozenset[RunState]]] = {
     _S.PENDING: frozenset({_S.PUBLISHED, _S.RUNNING, _S.GATED, _S.FAILED, _S.CANCELLED}),
-    _S.GATED: frozenset({_S.PENDING, _S.CANCELLED}),
+    # to RUNNING when its message is met while the subscription is being resumed
+    _S.GATED: frozenset({_S.PENDING, _S.RUNNING, _S.CANCELLED}),
     _S.PUBLISHED: frozenset({_S.PENDING, _S.RUNNING, _S.GATED, _S.FAILED, _S.CANCELLED}),
     _S.RUNNING: frozenset(
         {

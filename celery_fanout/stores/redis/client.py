@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qsl, unquote, urlencode
 
 import redis
+from celery.utils.imports import symbol_by_name
 from redis.backoff import ExponentialBackoff
 from redis.cluster import RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -36,11 +38,18 @@ def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
             ``sentinel_kwargs``; and options of redis-py.
         timeout: how long an answer may take, in seconds.
     """
-    chosen: dict[str, Any] = dict(options)
+    url, asked = _read(url)
+    chosen: dict[str, Any] = {**options, **asked}
     for foreign in ("retry_policy", "visibility_timeout", "global_keyprefix", "fanout_prefix"):
         chosen.pop(foreign, None)
     master = chosen.pop("master_name", None)
     sentinel_kwargs = chosen.pop("sentinel_kwargs", {})
+    ssl = chosen.pop("ssl", False)
+    if "credential_provider" in chosen:  # redis-py refuses both
+        chosen.pop("username", None)
+        chosen.pop("password", None)
+    if isinstance(chosen.get("ssl_cert_reqs"), str):  # Celery knows CERT_NONE and none
+        chosen["ssl_cert_reqs"] = chosen["ssl_cert_reqs"].lower().removeprefix("cert_")
     common: dict[str, Any] = {
         "decode_responses": True,
         "socket_timeout": timeout,
@@ -50,7 +59,7 @@ def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
     }
     scheme, _, rest = url.partition("://")
     if scheme in CLUSTER:
-        plain = f"{scheme.partition('+')[0]}://{rest}"
+        plain = f"rediss://{rest}" if ssl else f"{scheme.partition('+')[0]}://{rest}"
         return RedisCluster.from_url(plain, **common)
     common["retry"] = Retry(ExponentialBackoff(cap=0.5, base=0.02), 2)
     common["retry_on_error"] = [RedisConnectionError, RedisTimeoutError]
@@ -61,12 +70,29 @@ def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
                 "without master_name",
                 'given for sentinel:// such as {"master_name": "mymaster"}',
             )
-        return _sentinel(url, master, sentinel_kwargs, common)
+        return _sentinel(url, master, sentinel_kwargs, {**common, "ssl": True} if ssl else common)
     if scheme in ("redis+socket", "socket"):
         url = f"unix://{rest}"
-    elif scheme in ("valkey", "valkeys"):
-        url = f"redis{'s' if scheme == 'valkeys' else ''}://{rest}"
+    elif scheme in ("redis", "valkey", "valkeys"):
+        url = f"redis{'s' if ssl or scheme == 'valkeys' else ''}://{rest}"
     return cast("Any", redis.Redis).from_url(url, **common)
+
+
+def _read(url: str) -> tuple[str, dict[str, Any]]:
+    """Take out of a URL what redis-py does not read as Celery does."""
+    address, _, query = url.partition("?")
+    found: dict[str, Any] = {}
+    left: list[tuple[str, str]] = []
+    for name, value in parse_qsl(query):
+        if name == "virtual_host":
+            found["db"] = int(value.strip("/") or 0)
+        elif name == "credential_provider":
+            found[name] = symbol_by_name(value)()
+        elif name == "ssl_cert_reqs":
+            found[name] = value
+        else:
+            left.append((name, value))
+    return f"{address}?{urlencode(left)}" if left else address, found
 
 
 def _sentinel(url: str, master: str, kwargs: dict[str, Any], common: dict[str, Any]) -> Any:
@@ -75,8 +101,10 @@ def _sentinel(url: str, master: str, kwargs: dict[str, Any], common: dict[str, A
         where = part.partition("://")[2] or part
         address, _, db = where.partition("/")
         credentials, _, address = address.rpartition("@")
-        if credentials:
-            common.setdefault("password", credentials.rpartition(":")[2])
+        user, _, password = credentials.partition(":")
+        for name, value in (("username", user), ("password", password)):
+            if value:
+                common.setdefault(name, unquote(value))
         if db:
             common.setdefault("db", int(db))
         host, _, port = address.partition(":")

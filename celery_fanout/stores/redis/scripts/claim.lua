@@ -49,7 +49,6 @@ if r.s ~= 'running' and r.s ~= 'gated' and sub ~= '' and call('HEXISTS', K .. ':
   return answer('paused')
 elseif r.s == 'gated' then
   if sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then return answer('paused') end
-  call('ZREM', K .. ':g:' .. r.u, id)
 end
 if r.o and not r.a and tonumber(r.o) <= now then
   finalise(r, 'cancelled', 'expired')
@@ -63,6 +62,8 @@ elseif r.i and tonumber(r.i) > now + 0.001 then
 end
 local spent = tonumber(r.r or '0')
 if retries < spent then return answer('stale') end
+-- only now: one that is early or stale stays for resume.lua to find
+if r.s == 'gated' then call('ZREM', K .. ':g:' .. r.u, id) end
 r.n = tostring(tonumber(r.n or '0') + 1)
 r.r = tostring(retries)
 enter(r, 'running', now + LEASE, 'n', r.n, 'b', boot, 'y', nonce, 'r', r.r, 'a2', f(now), 'a', r.a or f(now))
