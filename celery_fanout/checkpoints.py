@@ -25,7 +25,6 @@ from celery_fanout.exceptions import (
     Superseded,
     describe,
 )
-from celery_fanout.ids import child_id
 from celery_fanout.policy import NO_RETRIES
 from celery_fanout.stores import Checkpoint
 from celery_fanout.suspension import Suspended
@@ -221,7 +220,7 @@ def _call(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    token = inside.set((key[0], child_id(execution.run.id, *key)))
+    token = inside.set((key[0], execution.run.id, key))
     try:
         with time_limit(key[0], policy.timeout):
             return fn(*args, **kwargs)

@@ -198,8 +198,8 @@ class Execution:
 
 current: ContextVar[Execution | None] = ContextVar("celery_fanout_execution", default=None)
 
-#: Id and idempotency key of the step that is being executed.
-inside: ContextVar[tuple[str, str] | None] = ContextVar("celery_fanout_step", default=None)
+#: Id of the step that is being executed, of its run, and its key.
+inside: ContextVar[tuple[str, str, StepKey] | None] = ContextVar("celery_fanout_step", default=None)
 
 #: Parts that replace those of the app, set by the testing module.
 engine_override: ContextVar[Engine | None] = ContextVar("celery_fanout_engine", default=None)

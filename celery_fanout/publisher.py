@@ -160,6 +160,7 @@ class Publisher:
         Raises:
             InvalidEvent: if the broker could not carry one of them.
         """
+        self._templates.refresh()
         headers = event.headers()
         reply_to = self._app.thread_oid
         celery_results = generation is None or not self.ledger_results
@@ -184,8 +185,9 @@ class Publisher:
         return [Delivery(event, chain) for chain in chains]
 
     def _refuse_cancel_on(self, chain: FrozenChain) -> None:
-        eager = self._app.conf.task_always_eager
-        if chain.subscription.cancel_on and self._ledger is None and not eager:
+        if not chain.subscription.cancel_on or self._ledger is not None:
+            return
+        if not self._app.conf.task_always_eager:
             raise StoreUnsupported(
                 f"The store of the app {self._app.main!r}",
                 f"cancel_on, which {chain.subscription.id} has",
@@ -220,7 +222,6 @@ class Publisher:
 
     def queue_of(self, subscription: Subscription) -> str:
         """Return the queue that a subscription's messages go to; ``""`` if that is not simple."""
-        self._templates.refresh()
         template = self._templates.get(subscription)
         queue: Any = None if template is None else template.route.get("queue")
         return "" if queue is None else str(getattr(queue, "name", queue))

@@ -296,7 +296,7 @@ class Step:
         ``Idempotency-Key``. ``None`` outside of a step.
         """
         found = inside.get()
-        return found[1] if found else None
+        return child_id(found[1], *found[2]) if found else None
 
 
 #: Durable steps of the current run.

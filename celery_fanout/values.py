@@ -14,6 +14,7 @@ import json
 import types
 import typing
 import warnings
+import weakref
 from dataclasses import is_dataclass
 from typing import Any, cast
 
@@ -34,7 +35,19 @@ __all__ = ["decode", "encode"]
 _PLAIN = {Any, None, type(None), str, int, float, bool, dict, list, object, inspect.Signature.empty}
 
 
+#: Annotations by function: evaluating them costs as much as storing a step.
+_known: weakref.WeakKeyDictionary[types.FunctionType, Any] = weakref.WeakKeyDictionary()
+
+
 def _annotation(fn: Any) -> Any:
+    if type(fn) is not types.FunctionType:
+        return _evaluated(fn)
+    if fn not in _known:
+        _known[fn] = _evaluated(fn)
+    return _known[fn]
+
+
+def _evaluated(fn: Any) -> Any:
     fn = inspect.unwrap(fn)
     while isinstance(fn, functools.partial):
         fn = fn.func
