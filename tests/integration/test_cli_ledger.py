@@ -1,0 +1,190 @@
+"""The commands about runs, as a user calls them: processes, a real Redis, a real worker."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from celery_fanout.stores.ledger import LedgerRules
+from celery_fanout.stores.redis import RedisLedger
+from tests.processes import wait_until
+from tests.servers import Worker
+
+PROJECT = """
+from celery import Celery
+from celery_fanout import on_event, step
+
+app = Celery("shop", broker={url!r}, backend={url!r}, fanout_queue={queue!r})
+
+
+@on_event("order/paid")
+@app.task(name="shop.ship")
+def ship(order):
+    number = step.run("number", lambda: order["n"])
+    step.run("charge", lambda: 1 / number)
+    return number
+
+
+@on_event("order/late")
+@app.task(name="shop.wait")
+def wait(order):
+    step.sleep("long", 3600)
+
+
+@app.task(name="shop.plain")
+def plain(): return "plain"
+"""
+
+
+def project(tmp_path, url, queue=None):
+    """Write an app, and return what calls its commands."""
+    (tmp_path / "shop.py").write_text(PROJECT.format(url=url, queue=queue))
+
+    def celery(*arguments, code=0):
+        done = subprocess.run(
+            [sys.executable, "-m", "celery", "-A", "shop", "fanout", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        assert done.returncode == code, (done.stdout, done.stderr)
+        return done.stdout or done.stderr
+
+    def emit(name, data):
+        found = json.loads(celery("emit", name, json.dumps(data), "--json"))
+        return found["event"]["id"], found["runs"][0]["run"]
+
+    celery.emit = emit
+    celery.path = tmp_path
+    celery.run = lambda run: RedisLedger(url, LedgerRules()).run(run)
+    celery.state = lambda run: str(celery.run(run).state)
+    return celery
+
+
+@pytest.fixture
+def shop(tmp_path, redis_url):
+    return project(tmp_path, redis_url)
+
+
+def test_an_empty_ledger(shop):
+    assert shop("events") == "The ledger has no such event.\n"
+    assert shop("runs") == "The ledger has no run.\n"
+    assert shop("runs", "--state", "failed") == "The ledger has no such run.\n"
+    assert shop("dead-letters") == "No run has failed for good.\n"
+    assert shop("pause") == "No subscription is paused.\n"
+    assert shop("show", "nobody", code=1) == (
+        "Error: The ledger has no run 'nobody'. It may have expired, or belong to another app: see "
+        "fanout runs.\n"
+    )
+
+
+def test_a_run_that_fails_and_is_tried_again(shop):
+    with Worker("shop", cwd=shop.path, pool="solo"):
+        event, run = shop.emit("order/paid", {"n": 0})
+        wait_until(lambda: shop.state(run) == "failed")
+        out = shop("dead-letters")
+        assert re.search(rf"{run}  shop.ship@order/paid  ZeroDivisionError: division by zero", out)
+        shown = shop("show", run[:12])
+        assert shown.startswith(f"run           {run}\nsubscription  shop.ship@order/paid\n")
+        for line in (f"event         order/paid  {event}", "state         failed (error)"):
+            assert line in shown
+        assert re.search(r"\+\d+ ms +step 'number'  0\n", shown)
+        assert "Traceback" not in shown
+        assert "Traceback (most recent call last)" in shop("show", run, "--traceback")
+        assert shop("retry", run) == "1 run(s) changed.\n"
+        wait_until(lambda: shop.run(run).reopened == 1)
+        wait_until(lambda: shop.state(run) == "failed")
+        assert "1 new run(s).\n" in shop("replay", event, "--name", "order/paid")
+        assert "1 new run(s).\n" in shop("rerun", run, "--from", "number")
+        wait_until(lambda: len(json.loads(shop("dead-letters", "--json"))) == 3)
+        out = shop("retry", "--error", "ZeroDivisionError", code=1)
+        assert out.startswith("3 run(s) match:\n")
+        assert out.endswith("Nothing was changed. Add --yes to retry them.\n")
+        assert "3 run(s) changed." in shop("retry", "--error", "ZeroDivisionError", "--yes")
+        assert "may be changed at once" in shop(
+            "retry", "--name", "order/paid", "--max", "1", "--yes", code=1
+        )
+
+
+def test_cancelling_and_pausing(shop):
+    with Worker("shop", cwd=shop.path, pool="solo"):
+        _, first = shop.emit("order/late", {})
+        _, second = shop.emit("order/late", {})
+        for run in (first, second):
+            wait_until(lambda run=run: shop.state(run) == "suspended")
+        assert shop("cancel", first, "--reason", "enough") == "1 run(s) changed.\n"
+        assert "state         cancelled (enough)" in shop("show", first)
+        assert "cannot be cancelled" in shop("cancel", first, code=1)
+        assert shop("cancel", "--state", "suspended", "--yes") == "1 run(s) changed.\n"
+        assert shop("pause", "shop.wait@order/late") == "shop.wait@order/late is paused.\n"
+        _, third = shop.emit("order/late", {})
+        assert shop.state(third) == "gated"
+        assert shop("resume", "shop.wait@order/late") == (
+            "shop.wait@order/late goes on; 1 run(s) were held back.\n"
+        )
+        wait_until(lambda: shop.state(third) == "suspended")
+    assert "Did you mean 'shop.wait@order/late'?" in shop("pause", "shop.wait@order/lat", code=1)
+    assert "give a filter; not both" in shop("cancel", code=2)
+
+
+def test_without_a_ledger(tmp_path):
+    shop = project(tmp_path, f"db+sqlite:///{tmp_path}/results")
+    for command in ("runs", "events", "dead-letters", "pause"):
+        assert "does not support runs. It needs level 2" in shop(command, code=1)
+    assert "does not support a keeper" in shop("keeper", code=1)
+
+
+def test_a_fast_worker_sends_ordinary_tasks_elsewhere(tmp_path, redis_url, redis_server):
+    shop = project(tmp_path, redis_url, queue="fast")
+    worker = FastWorker("shop", cwd=tmp_path)
+    with worker:
+        _, run = shop.emit("order/paid", {"n": 2})
+        wait_until(lambda: shop.state(run) == "succeeded")
+        code = "from shop import plain; plain.apply_async(queue='fast')"
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+        worker.wait_for_log("does not belong into the queue of a fast worker")
+        with redis_server.client() as client:
+            wait_until(lambda: client.llen("celery") == 1)
+    assert "fanout_queue is not set" in project(tmp_path, redis_url)("worker", code=1)
+
+
+class FastWorker(Worker):
+    """``celery fanout worker``."""
+
+    def command(self):
+        return [
+            *(sys.executable, "-m", "celery", "--app", self.app, "fanout", "worker"),
+            *("--hostname", self.hostname, "--loglevel", "INFO"),
+        ]
+
+
+def test_a_keeper_of_its_own(tmp_path, redis_url):
+    shop = project(tmp_path, redis_url)
+    with (shop.path / "shop.py").open("a") as file:
+        file.write("\n\napp.conf.fanout_keeper = False\n")
+        file.write(
+            "\n\n@on_event('order/nap')\n@app.task(name='shop.nap')\n"
+            "def nap(order):\n    step.sleep('nap', 0.5)\n    return 'rested'\n"
+        )
+    with Worker("shop", cwd=shop.path, pool="solo"):
+        _, run = shop.emit("order/nap", {})
+        wait_until(lambda: shop.state(run) == "suspended")
+        keeper = Keeper("shop", cwd=tmp_path)
+        with keeper:
+            wait_until(lambda: shop.state(run) == "succeeded")
+            keeper.stop()
+            assert keeper.log.endswith("keeper ready.\nkeeper ended.\n")
+
+
+class Keeper(Worker):
+    """``celery fanout keeper``."""
+
+    def command(self):
+        return [sys.executable, "-m", "celery", "--app", self.app, "fanout", "keeper"]
+
+    def is_ready(self):
+        return "keeper ready." in self.log_since_start
