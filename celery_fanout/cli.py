@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from celery_fanout.cli_base import command, print_json, print_table
-from celery_fanout.cli_runs import COMMANDS
+from celery_fanout.cli_changes import COMMANDS as CHANGES
+from celery_fanout.cli_runs import COMMANDS as VIEWS
 
 if TYPE_CHECKING:
     from celery_fanout.app import Fanout
@@ -25,7 +26,7 @@ def fanout(**_: Any) -> None:
     """Events, their subscribers, and their runs."""
 
 
-for _found in COMMANDS:
+for _found in (*CHANGES, *VIEWS):
     fanout.add_command(_found)
 
 

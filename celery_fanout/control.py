@@ -7,39 +7,55 @@ it; so it holds against workers and against other people.
 from __future__ import annotations
 
 import difflib
-import json
+import logging
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.events import HEADER_PREFIX, Event
 from celery_fanout.exceptions import (
-    EventNotFound,
-    RunNotFound,
+    ControlError,
     TooMany,
-    UnknownStep,
     UnknownSubscription,
+    WrongKind,
     WrongState,
 )
-from celery_fanout.ids import event_key, run_id
-from celery_fanout.stores import Checkpoint, key_of
-from celery_fanout.stores.ledger import NewEvent, NewRun
+from celery_fanout.looking import MAX_BULK, RunReader
+from celery_fanout.replaying import begin_again, checkpoints_before, event_of
 from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from celery_fanout.registry import Registry, Subscription
-    from celery_fanout.stores.ledger import EventRecord, Ledger, Outcome, RunRecord
+    from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["MAX_BULK", "RunControl"]
+__all__ = ["MAX_BULK", "PARTS_OF_STEPS", "Bulk", "RunControl"]
 
-#: How many runs a change by filter reaches at most, if nothing else is said.
-MAX_BULK = 1000
+#: Kinds of runs that are retried with the run whose step they belong to.
+PARTS_OF_STEPS = ("invoke", "parallel")
 
-#: How often a replay is tried anew because somebody else began a generation meanwhile.
-GENERATIONS = 10
+#: How many runs are cancelled in one change.
+AT_ONCE = 100
+
+# not Celery's get_logger: its loggers say nothing in a process that has no logging set up
+logger = logging.getLogger("celery_fanout.control")
 
 
-class RunControl:
+@dataclass(frozen=True)
+class Bulk:
+    """What became of a change of several runs or events, each by itself.
+
+    Attributes:
+        changed: ids of those that were changed, in order.
+        new: ids of the runs that were made.
+        problems: what was wrong with the others; somebody else may have changed them meanwhile.
+    """
+
+    changed: Sequence[str]
+    new: Sequence[str] = ()
+    problems: Mapping[str, ControlError] = field(default_factory=dict[str, ControlError])
+
+
+class RunControl(RunReader):
     """Lists, shows and changes what a ledger has.
 
     Args:
@@ -51,213 +67,139 @@ class RunControl:
     def __init__(
         self, ledger: Ledger, registry: Registry, wake: Callable[[Sequence[str]], None]
     ) -> None:
-        self._ledger = ledger
+        super().__init__(ledger)
         self._registry = registry
         self._wake = wake
 
-    # -- looking ----------------------------------------------------------------------------------
-
-    def get(self, id: str) -> RunRecord:
-        """Return a run with its detail.
-
-        Raises:
-            RunNotFound: if the ledger has none with this id.
-        """
-        found = self._ledger.run(id)
-        if found is None:
-            raise RunNotFound(id)
-        return found
-
-    def list(
-        self,
-        *,
-        state: RunState | str | None = None,
-        subscription: str | None = None,
-        event: str | None = None,
-        limit: int = 100,
-        before: float | None = None,
-    ) -> Sequence[RunRecord]:
-        """Return runs, those whose state changed last first.
-
-        Args:
-            state: only those in this state.
-            subscription: only those of the subscription with this id.
-            event: only those of the event with this key.
-            limit: how many at most.
-            before: only those that changed before this POSIX time, to page on.
-        """
-        return self._ledger.runs(
-            state=None if state is None else RunState(state),
-            subscription=subscription,
-            event=event,
-            limit=limit,
-            before=before,
-        )
-
-    def counts(self) -> dict[RunState, int]:
-        """Return how many runs are in each state."""
-        return self._ledger.counts()
-
-    def outcomes(self, ids: Sequence[str]) -> Sequence[Outcome]:
-        """Return how runs ended, each followed to the last link of its tail."""
-        return self._ledger.outcomes(ids)
-
-    def events(
-        self, *, name: str | None = None, limit: int = 100, before: float | None = None
-    ) -> Sequence[EventRecord]:
-        """Return events, the latest first.
-
-        Args:
-            name: only those of this name.
-            limit: how many at most.
-            before: only those recorded before this POSIX time, to page on.
-        """
-        return self._ledger.events(name=name, limit=limit, before=before)
-
-    def event(self, key: str, name: str | None = None) -> EventRecord:
-        """Return an event.
-
-        Args:
-            key: its key in the ledger; or with ``name`` its id.
-            name: its name.
-
-        Raises:
-            EventNotFound: if the ledger has none.
-        """
-        found = self._ledger.event(key if name is None else event_key(name, key))
-        if found is None:
-            raise EventNotFound(key)
-        return found
-
-    # -- changing one -----------------------------------------------------------------------------
+    # -- one ------------------------------------------------------------------------------------
 
     def cancel(self, id: str, reason: str = "cancelled by hand") -> None:
         """Cancel a run that has not ended, and the runs that it invoked.
 
         A worker that executes it stops at its next step; nothing more that it does counts.
 
+        Args:
+            id: the run.
+            reason: why; kept with the run.
+
         Raises:
             RunNotFound: if the ledger has none with this id.
-            WrongState: if it has ended.
+            WrongState: if it has ended, or has returned and its tail is being dispatched.
         """
         cancelled, woken = self._ledger.cancel([id], reason)
         if id not in cancelled:
-            raise WrongState(id, str(self.get(id).state), "cancelled", "It has ended.")
+            raise self._not_cancelled(id)
         if woken:
             self._wake(woken)
+        _log("run_cancelled", "Run %s cancelled: %s", id, reason)
+
+    def _not_cancelled(self, id: str) -> WrongState:
+        state = self.get(id).state
+        if state is RunState.COMPLETING:
+            remedy = "It has returned, and its tail is being dispatched: cancel that, when it runs."
+        else:
+            remedy = "It has ended."
+        return WrongState(id, str(state), "cancelled", remedy)
 
     def retry(self, id: str, reason: str = "retried by hand") -> None:
         """Run a failed or cancelled run again: with the results of its finished steps.
 
+        Args:
+            id: the run.
+            reason: why; kept with the run until it ends.
+
         Raises:
             RunNotFound: if the ledger has none with this id.
             WrongState: if it has neither failed nor was cancelled.
+            WrongKind: if it is a part of a step of another run.
         """
+        run = self.get(id)
+        if run.kind in PARTS_OF_STEPS:
+            remedy = f"It is a part of a step: retry its run {run.parent}."
+            raise WrongKind(id, run.kind, "retried", remedy)
         if not self._ledger.reopen(id, reason):
             state = self.get(id).state
-            again = "Use replay for a run that has succeeded." if state in FINAL else "It goes on."
-            raise WrongState(id, str(state), "retried", again)
+            ended = "Use replay, or rerun from a step."
+            remedy = ended if state in FINAL else "It has not ended yet."
+            raise WrongState(id, str(state), "retried", remedy)
         self._wake([id])
+        _log("run_retried", "Run %s retried: %s", id, reason)
 
-    def replay(self, key: str, subscriptions: Iterable[str] | None = None) -> Sequence[str]:
+    def replay(
+        self,
+        event: str,
+        subscriptions: Iterable[str] | None = None,
+        reason: str = "",
+        *,
+        name: str | None = None,
+    ) -> Sequence[str]:
         """Deliver an event again: new runs, which begin anew. Returns their ids.
 
         Args:
-            key: the event's key.
-            subscriptions: ids of the subscriptions; by default all that match the event now.
+            event: the event's id, or its key in the ledger.
+            subscriptions: ids of the subscriptions, which get it whether it matches them or not;
+                by default all that it matches now.
+            reason: why; for the log.
+            name: the event's name.
 
         Raises:
             EventNotFound: if the ledger has no such event.
             UnknownSubscription: if one of them does not exist.
         """
-        event = self.event(key)
+        record = self.event(event, name)
         if subscriptions is None:
-            chosen: Sequence[Subscription] = self._registry.match(_event_of(event))
+            chosen: Sequence[Subscription] = self._registry.match(event_of(record))
         else:
-            chosen = [self._subscription(name) for name in subscriptions]
-        return self._again(event, chosen, {})
+            chosen = [self._subscription(sub) for sub in dict.fromkeys(subscriptions)]
+        new = begin_again(self._ledger, record, chosen, {})
+        self._wake(new)
+        _log("event_replayed", "Event %s replayed in %d run(s): %s", record.key, len(new), reason)
+        return new
 
-    def rerun(self, id: str, step: str) -> str:
-        """Begin a new run of the same event, with the results of the steps before ``step``.
+    def rerun(self, id: str, from_step: str, reason: str = "") -> str:
+        """Begin a new run of the same event, with the results of the steps before one.
 
         Args:
-            id: the run.
-            step: id of the first step that is executed again.
+            id: the run, which has ended.
+            from_step: id of the first step that is executed again.
+            reason: why; for the log.
 
         Returns:
             The id of the new run.
 
         Raises:
             RunNotFound: if the ledger has no such run.
+            WrongState: if it has not ended.
+            WrongKind: if it is not a subscription's handling of an event.
             UnknownStep: if the run has no stored result of this step.
             UnknownSubscription: if its subscription does not exist any more.
         """
         run = self.get(id)
-        stored: Mapping[str, str] = run.detail["checkpoints"]
-        times = {field: Checkpoint.loads(text).stored or 0.0 for field, text in stored.items()}
-        firsts = [time for field, time in times.items() if key_of(field)[0] == step]
-        if not firsts:
-            known = dict.fromkeys(
-                key_of(field)[0] for field in sorted(times, key=times.__getitem__)
-            )
-            raise UnknownStep(id, step, list(known))
-        kept = {
-            field: text
-            for field, text in stored.items()
-            if times[field] < min(firsts) and Checkpoint.loads(text).status == "done"
-        }
+        if run.kind != "event":
+            belongs = f"Rerun the run that it belongs to: {run.parent}." if run.parent else ""
+            raise WrongKind(id, run.kind, "rerun", belongs or "Replay its event.")
+        if run.state not in FINAL:
+            remedy = "It has not ended yet: cancel it first."
+            raise WrongState(id, str(run.state), "rerun", remedy)
+        kept = checkpoints_before(run, from_step)
         event = self.event(run.event)
-        (new,) = self._again(event, [self._subscription(run.subscription)], kept)
+        chosen = [self._subscription(run.subscription)]
+        (new,) = begin_again(self._ledger, event, chosen, kept)
+        self._wake([new])
+        _log("run_rerun", "Run %s rerun from step %r as %s: %s", id, from_step, new, reason)
         return new
 
     def _subscription(self, name: str) -> Subscription:
         found = self._registry.find(name)
         if found is None:
-            near = difflib.get_close_matches(name, [sub.id for sub in self._registry], n=1)
-            raise UnknownSubscription(name, near[0] if near else "")
+            raise self._unknown(name)
         return found
 
-    def _again(
-        self, event: EventRecord, chosen: Sequence[Subscription], checkpoints: Mapping[str, str]
-    ) -> Sequence[str]:
-        if not chosen:
-            return []
-        attributes: dict[str, Any] = json.loads(event.attributes)
-        generation = event.generation + 1
-        for _ in range(GENERATIONS):
-            runs = [
-                NewRun(
-                    run_id(event.name, attributes["id"], sub.id, generation),
-                    sub.id,
-                    cancel_on=sub.cancels(_event_of(event)),
-                    checkpoints=checkpoints,
-                )
-                for sub in chosen
-            ]
-            (recorded,) = self._ledger.record(
-                [
-                    NewEvent(
-                        event.key,
-                        event.name,
-                        event.attributes,
-                        event.data,
-                        runs,
-                        generation,
-                        replay=True,
-                        resume_at=self._ledger.time(),  # so that they are due now
-                    )
-                ]
-            )
-            if recorded.status != "generation":
-                break
-            generation = recorded.generation
-        else:
-            raise EventNotFound(event.key)
-        ids = [run.id for run in runs]
-        self._wake(ids)
-        return ids
+    def _unknown(self, name: str) -> UnknownSubscription:
+        near = difflib.get_close_matches(name, [sub.id for sub in self._registry], n=1)
+        return UnknownSubscription(name, near[0] if near else "")
 
-    # -- subscriptions ----------------------------------------------------------------------------
+    # -- subscriptions --------------------------------------------------------------------------
 
     def pause(self, subscription: str) -> bool:
         """Hold back the runs of a subscription, new and waiting ones; running ones go on.
@@ -268,110 +210,136 @@ class RunControl:
         Raises:
             UnknownSubscription: if it does not exist.
         """
-        return self._ledger.pause(self._subscription(subscription).id)
+        new = self._ledger.pause(self._subscription(subscription).id)
+        _log("subscription_paused", "Subscription %s paused", subscription)
+        return new
 
     def resume(self, subscription: str, progress: Callable[[int], None] | None = None) -> int:
         """Let the runs of a paused subscription go. Returns how many were held back.
 
         Args:
-            subscription: its id; one that the code no longer has will do too.
+            subscription: its id; one that the code no longer has will do, if it was paused.
             progress: told how many have been let go so far.
+
+        Raises:
+            UnknownSubscription: if it neither exists nor was paused.
         """
-        total = 0
-        while True:
+        known = subscription in self.paused() or self._registry.find(subscription) is not None
+        total, left = 0, True
+        while left:
             count, left = self._ledger.resume(subscription)
             total += count
             if progress is not None:
                 progress(total)
-            if not left:
-                return total
+        if not known and not total:
+            raise self._unknown(subscription)
+        _log("subscription_resumed", "Subscription %s resumed, %d run(s)", subscription, total)
+        return total
 
-    def paused(self) -> dict[str, float]:
-        """Return the paused subscriptions, and since when."""
-        return self._ledger.paused()
+    # -- many -----------------------------------------------------------------------------------
 
-    # -- changing many ----------------------------------------------------------------------------
-
-    def select(
+    def cancel_many(
         self,
+        ids: Sequence[str],
+        reason: str = "cancelled by hand",
         *,
-        state: RunState | str | None = None,
-        subscription: str | None = None,
-        name: str | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        error_type: str | None = None,
         limit: int = MAX_BULK,
-    ) -> Sequence[RunRecord]:
-        """Return the runs that a filter means, to look at them before they are changed.
+        progress: Callable[[int], None] | None = None,
+    ) -> Bulk:
+        """Cancel runs, each as :meth:`cancel` does.
 
         Args:
-            state: in this state.
-            subscription: of this subscription.
-            name: of events with this name.
-            since: changed at or after this POSIX time.
-            until: changed before this POSIX time.
-            error_type: failed with an exception of this class's name.
-            limit: how many at most.
+            ids: the runs, for example those that :meth:`select` found.
+            reason: why; kept with each run.
+            limit: how many may be changed at most.
+            progress: told each time how many more are done.
 
         Raises:
-            TooMany: if more match.
+            TooMany: if there are more. Nothing was changed.
         """
-        found: list[RunRecord] = []
-        before = until
-        while True:
-            page = self.list(state=state, subscription=subscription, before=before, limit=500)
-            page = [run for run in page if since is None or run.updated >= since]
-            for run in page:
-                if self._means(run, name, error_type):
-                    found.append(run)
-                    if len(found) > limit:
-                        raise TooMany(len(found), limit)
-            if len(page) < 500:  # noqa: PLR2004 - the page above
-                return found
-            before = page[-1].updated
-
-    def _means(self, run: RunRecord, name: str | None, error_type: str | None) -> bool:
-        if name is not None:
-            event = self._ledger.event(run.event)
-            if event is None or event.name != name:
-                return False
-        if error_type is None:
-            return True
-        detail = self._ledger.run(run.id)
-        error: Any = None if detail is None else detail.detail["error"]
-        return error is not None and error.get("type") == error_type
-
-    def many(
-        self,
-        change: Callable[[str], Any],
-        ids: Sequence[str],
-        progress: Callable[[int, int], None] | None = None,
-    ) -> tuple[int, Sequence[str]]:
-        """Change several runs, each by itself.
-
-        Args:
-            change: called with each id, such as ``lambda id: runs.cancel(id, "why")``.
-            ids: the runs.
-            progress: told how many are done, of how many.
-
-        Returns:
-            How many were changed, and what was wrong with the others, which somebody else changed.
-        """
-        wrong: list[str] = []
-        for number, id_ in enumerate(ids, start=1):
-            try:
-                change(id_)
-            except (RunNotFound, WrongState, EventNotFound, UnknownSubscription) as exc:
-                wrong.append(str(exc))
+        _check_number(ids, limit)
+        gone: set[str] = set()
+        problems: dict[str, ControlError] = {}
+        for start in range(0, len(ids), AT_ONCE):
+            some = ids[start : start + AT_ONCE]
+            cancelled, woken = self._ledger.cancel(some, reason)
+            gone.update(cancelled)  # children too, which may be named later
+            for id_ in some:
+                if id_ not in gone:
+                    try:
+                        problems[id_] = self._not_cancelled(id_)
+                    except ControlError as exc:
+                        problems[id_] = exc
+            if woken:
+                self._wake(woken)
             if progress is not None:
-                progress(number, len(ids))
-        return len(ids) - len(wrong), wrong
+                progress(len(some))
+        done = [id_ for id_ in ids if id_ in gone]
+        _log("run_cancelled", "%d run(s) cancelled: %s", len(done), reason)
+        return Bulk(done, problems=problems)
+
+    def retry_many(
+        self,
+        ids: Sequence[str],
+        reason: str = "retried by hand",
+        *,
+        limit: int = MAX_BULK,
+        progress: Callable[[int], None] | None = None,
+    ) -> Bulk:
+        """Retry runs, each as :meth:`retry` does. See :meth:`cancel_many`."""
+
+        def change(id_: str) -> Sequence[str]:
+            self.retry(id_, reason)
+            return ()
+
+        return _each(ids, change, limit, progress)
+
+    def replay_many(
+        self,
+        events: Sequence[str],
+        subscriptions: Iterable[str] | None = None,
+        reason: str = "",
+        *,
+        limit: int = MAX_BULK,
+        progress: Callable[[int], None] | None = None,
+    ) -> Bulk:
+        """Replay events, each as :meth:`replay` does. See :meth:`cancel_many`.
+
+        Raises:
+            TooMany: if there are more than ``limit``.
+            UnknownSubscription: if one of the subscriptions does not exist. Nothing was changed.
+        """
+        chosen = None
+        if subscriptions is not None:
+            chosen = [self._subscription(sub).id for sub in subscriptions]
+        return _each(events, lambda event: self.replay(event, chosen, reason), limit, progress)
 
 
-def _event_of(record: EventRecord) -> Event:
-    attributes: dict[str, Any] = json.loads(record.attributes)
-    headers = {HEADER_PREFIX + key: value for key, value in attributes.items()}
-    found = Event.from_headers(headers, json.loads(record.data))
-    assert found is not None  # noqa: S101 - every recorded event has a name and an id
-    return found
+def _log(action: str, text: str, *args: Any) -> None:
+    logger.info(text, *args, extra={"action": action})
+
+
+def _check_number(ids: Sequence[str], limit: int) -> None:
+    if len(ids) > limit:
+        raise TooMany(len(ids), limit)
+
+
+def _each(
+    ids: Sequence[str],
+    change: Callable[[str], Sequence[str]],
+    limit: int,
+    progress: Callable[[int], None] | None,
+) -> Bulk:
+    _check_number(ids, limit)
+    done: list[str] = []
+    new: list[str] = []
+    problems: dict[str, ControlError] = {}
+    for id_ in ids:
+        try:
+            new += change(id_)
+            done.append(id_)
+        except ControlError as exc:
+            problems[id_] = exc
+        if progress is not None:
+            progress(1)
+    return Bulk(done, new, problems)

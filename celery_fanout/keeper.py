@@ -1,6 +1,6 @@
 """The keeper: renews leases, wakes what is due, and sends again what was lost.
 
-A thread in the main process of every worker. Any number of them may run: each change is one atomic
+Threads in the main process of every worker. Any number of them may run: each change is one atomic
 script of the ledger, by the ledger's clock. In the main process, not in a pool child, so that a
 child stuck in C code keeps its lease, and a dead one loses it.
 """
@@ -112,25 +112,34 @@ class Keeper:
         self._lost = lost
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._pulse: threading.Thread | None = None
         self._beat_every = max(ledger.rules.lease / 6, 0.05)
         self._next: dict[str, float] = {}
         self._away = False
         self._back_at = float("-inf")
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the threads."""
         self._stop.clear()
+        if self._boot:
+            # one of its own: a broker that hangs may hold up the other one for long, and a worker
+            # whose leases are over has died as far as others can see
+            self._pulse = threading.Thread(
+                target=self._beat_forever, name="celery-fanout-heartbeat", daemon=True
+            )
+            self._pulse.start()
         self._thread = threading.Thread(
             target=self.run_forever, name="celery-fanout-keeper", daemon=True
         )
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread, and let go of what the worker has."""
+        """Stop the threads, and let go of what the worker has."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=10)
-            self._thread = None
+        for thread in (self._thread, self._pulse):
+            if thread is not None:
+                thread.join(timeout=10)
+        self._thread = self._pulse = None
         if self._boot:
             try:
                 self._ledger.release(self._boot, list(self._held()))
@@ -147,14 +156,28 @@ class Keeper:
             try:
                 self.tick()
             except StoreUnavailable as exc:
-                if not self._away:
-                    logger.warning("%s", exc)
-                self._away = True
+                self._note_away(exc)
                 self._next["take"] = time.monotonic() + TICK
             except Exception:
                 # a keeper that ended would leave everything stuck, and nobody would know
                 logger.exception("The keeper met an error, and goes on")
             self._stop.wait(self._pause())
+
+    def _beat_forever(self) -> None:
+        while True:
+            try:
+                self._beat()
+            except StoreUnavailable as exc:
+                self._note_away(exc)
+            except Exception:
+                logger.exception("The heartbeat met an error, and goes on")
+            if self._stop.wait(self._beat_every):
+                return
+
+    def _note_away(self, error: StoreUnavailable) -> None:
+        if not self._away:
+            logger.warning("%s", error)
+        self._away = True
 
     def _pause(self) -> float:
         """Return the seconds until there is something to do."""
@@ -168,8 +191,7 @@ class Keeper:
             StoreUnavailable: if the ledger does not answer.
         """
         now = time.monotonic()
-        if self._is_time("beat", now, self._beat_every):
-            self._beat()
+        self._beat_if_time(now)
         if self._away:
             # nobody could renew a lease while the ledger was away: that is no crash
             self._ledger.time()
@@ -199,6 +221,10 @@ class Keeper:
         self._next[what] = now + every
         return True
 
+    def _beat_if_time(self, now: float) -> None:
+        if self._pulse is None and self._is_time("beat", now, self._beat_every):
+            self._beat()
+
     def _beat(self) -> None:
         held = list(self._held()) if self._boot else []
         if held:
@@ -214,5 +240,4 @@ class Keeper:
                     wait = min(max(taken.next_due - taken.now, 0.02), TICK)
                     self._next["take"] = time.monotonic() + wait
                 return
-            if self._is_time("beat", time.monotonic(), self._beat_every):
-                self._beat()
+            self._beat_if_time(time.monotonic())

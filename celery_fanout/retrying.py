@@ -1,8 +1,8 @@
 """``task.retry`` of a run on level 2: it raises its ``Retry``, and publishes nothing.
 
 The ledger has a timer for the next attempt. So a retry whose publishing fails is not lost, and none
-waits in a worker's memory for its ETA. A body that goes on after it, with ``throw=False`` or because
-it caught the ``Retry``, and returns, is tried again all the same, as Celery does it.
+waits in a worker's memory for its ETA. A body that goes on after it, with ``throw=False`` or
+because it caught the ``Retry``, and returns, is tried again all the same, as with Celery.
 """
 
 from __future__ import annotations

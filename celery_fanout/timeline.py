@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any, cast
 
 from celery_fanout.stores import Checkpoint, key_of
+from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from celery_fanout.stores.ledger import EventRecord, RunRecord
 
-__all__ = ["age", "moment", "timeline"]
+__all__ = ["age", "describe_event", "moment", "timeline"]
 
 #: How much of a value is shown, in characters.
 MAX_VALUE = 100
 
+#: How many children of a kind are shown one by one.
+MAX_CHILDREN = 20
+
 MINUTE, HOUR, DAY = 60, 3600, 86_400
+
+# what stands first of what happened at the same time
+RECORDED, BEGAN, INSIDE, ENDED, FINISHED = range(5)
+Row = tuple[float, int, str]
 
 
 def age(seconds: float) -> str:
@@ -41,57 +50,18 @@ def moment(timestamp: float | None) -> str:
     return dt.datetime.fromtimestamp(timestamp, dt.timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "\u2026"
-
-
-def _step_name(field: str) -> str:
-    key = key_of(field)
-    name = key[0] if key[1] == 1 else f"{key[0]} ({key[1]})"
-    return f"{name} [{key[2]}]" if len(key) > 2 else name  # noqa: PLR2004 - an item of parallel
-
-
-def _steps(run: RunRecord) -> list[tuple[float, str]]:
-    rows: list[tuple[float, str]] = []
-    checkpoints: Mapping[str, str] = run.detail["checkpoints"]
-    waits: Mapping[str, Any] = run.detail["waits"]
-    for field, text in checkpoints.items():
-        found = Checkpoint.loads(text)
-        name = f"step {_step_name(field)!r}"
-        at = found.stored or run.created
-        if found.status == "done":
-            rows.append((at, f"{name}  {_brief(found.value)}"))
-        elif found.status == "failed":
-            error = found.error or {}
-            rows.append((at, f"{name}  failed: {error.get('type')}: {error.get('message')}"))
-        elif found.status == "retrying":
-            rows.append((at, f"{name}  tried {found.attempts} time(s), again {moment(found.due)}"))
-        elif field in waits:
-            rows.append((at, f"{name}  waits for {waits[field]['name']} until {moment(found.due)}"))
-        else:
-            rows.append((at, f"{name}  until {moment(found.due)}"))
-    return rows
-
-
-def _head(run: RunRecord, event: EventRecord | None, now: float | None) -> list[str]:
-    lines = [f"run           {run.id}", f"subscription  {run.subscription or '-'}"]
-    if run.kind != "event":
-        lines.append(f"kind          {run.kind}" + (f" of {run.parent}" if run.parent else ""))
-    if event is not None:
-        event_id = json.loads(event.attributes)["id"]
-        lines.append(f"event         {event.name}  {event_id}")
-    state = str(run.state)
-    if run.reason:
-        state += f" ({run.reason})"
-    lines.append(f"state         {state}")
-    if run.due is not None and run.state.value in ("suspended", "retrying", "pending"):
-        left = "" if now is None or run.due < now else f", in {age(run.due - now)}"
-        lines.append(f"due           {moment(run.due)}{left}")
-    counts = [f"{run.token} execution(s)", f"{run.retries} retries", f"{run.crashes} crash(es)"]
-    if run.reopened:
-        counts.append(f"retried by hand {run.reopened} time(s)")
-    return [*lines, f"counts        {', '.join(counts)}"]
+def describe_event(event: EventRecord) -> str:
+    """Return an event as text."""
+    attributes: dict[str, Any] = json.loads(event.attributes)
+    lines = [_line("event", event.name), _line("id", attributes["id"]), _line("key", event.key)]
+    told = ("source", "subject", "time", "correlationid", "causationid")
+    lines += [_line(name, attributes[name]) for name in told if attributes.get(name)]
+    lines.append(_line("recorded", f"{moment(event.created)} UTC"))
+    lines.append(_line("data", _brief(json.loads(event.data))))
+    count = f"{len(event.runs)}, {event.open} open"
+    if event.replayed:
+        count += f"; {len(event.replayed)} by replay and rerun"
+    return "\n".join([*lines, _line("runs", count)])
 
 
 def timeline(
@@ -111,30 +81,169 @@ def timeline(
         traceback: whether to add the traceback of a dead letter.
         now: the POSIX time, for what is still to come.
     """
-    lines = [*_head(run, event, now), ""]
-    rows: list[tuple[float, str]] = [(run.created, "recorded")]
-    for attempt in run.detail["attempts"]:
-        error = f"  {attempt['error']}" if attempt["error"] else ""
-        rows.append((attempt["started"], f"execution {attempt['number']} began"))
-        rows.append(
-            (attempt["ended"], f"execution {attempt['number']} ended: {attempt['outcome']}{error}")
-        )
-    numbers = {attempt["number"] for attempt in run.detail["attempts"]}
-    if run.started is not None and 1 not in numbers:
-        rows.append((run.started, "execution 1 began"))
-    rows += _steps(run)
-    rows += [(child.created, f"{child.kind} {child.id}  {child.state}") for child in children]
+    rows = [
+        (run.created, RECORDED, "recorded"),
+        *_executions(run),
+        *_steps(run, now),
+        *_children(children),
+    ]
     if run.finished is not None:
-        rows.append((run.finished, str(run.state)))
-    rows.sort(key=lambda row: row[0])
-    width = max(len(age(max(0.0, at - run.created))) for at, _ in rows)
-    lines.append(f"{moment(run.created)} UTC")
-    lines += [f"  +{age(max(0.0, at - run.created)):<{width}}  {text}" for at, text in rows]
+        why = f" ({run.reason})" if run.reason and run.state is not RunState.SUCCEEDED else ""
+        rows.append((run.finished, FINISHED, f"{run.state}{why}"))
+    rows.sort(key=lambda row: row[:2])
+    offsets = [_offset(at - run.created) for at, _, _ in rows]
+    width = max(map(len, offsets))
+    lines = [*_head(run, event, now), "", f"{moment(run.created)} UTC"]
+    for offset, (_, _, text) in zip(offsets, rows, strict=True):
+        lines.append(f"  {offset:<{width}}  {text}")
+    return "\n".join([*lines, *_end(run, traceback=traceback)])
+
+
+def _offset(seconds: float) -> str:
+    """Return how long after its beginning something happened, finely at first."""
+    return f"+{seconds:.2f} s" if 1 <= seconds < 10 else f"+{age(seconds)}"  # noqa: PLR2004
+
+
+def _line(name: str, value: str) -> str:
+    return f"{name:<15}{value}"
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= MAX_VALUE else text[: MAX_VALUE - 1] + "\u2026"
+
+
+def _until(due: float | None, now: float | None) -> str:
+    """Return a time that is to come, and how far away it is."""
+    if due is None:
+        return ""
+    left = f", in {age(due - now)}" if now is not None and due > now else ""
+    return f"until {moment(due)}{left}"
+
+
+def _head(run: RunRecord, event: EventRecord | None, now: float | None) -> list[str]:
+    lines = [_line("run", run.id), _line("subscription", run.subscription or "-")]
+    if run.kind != "event":
+        lines.append(_line("kind", run.kind + (f" of {run.parent}" if run.parent else "")))
+    if event is not None:
+        lines.append(_line("event", f"{event.name}  {json.loads(event.attributes)['id']}"))
+    if run.generation:
+        lines.append(_line("generation", str(run.generation)))
+    lines.append(_line("state", f"{run.state} ({run.reason})" if run.reason else str(run.state)))
+    waiting = (RunState.SUSPENDED, RunState.RETRYING)
+    if run.state is RunState.SUSPENDED and run.reason in ("invoke", "parallel"):
+        lines.append(_line("waits", "for its child runs"))
+    elif run.state in waiting or (run.state is RunState.PENDING and now and (run.due or 0) > now):
+        lines.append(_line("waits", _until(run.due, now)))
+    if run.worker and run.state not in FINAL:
+        lines.append(_line("worker", run.worker))
+    counts = [
+        _many(run.token, "execution"),
+        _many(run.retries, "retry", "retries"),
+        _many(run.crashes, "crash", "crashes"),
+    ]
+    if run.reopened:
+        counts.append(f"retried by hand {_many(run.reopened, 'time')}")
+    return [*lines, _line("counts", ", ".join(counts))]
+
+
+def _many(count: int, one: str, several: str = "") -> str:
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
+def _executions(run: RunRecord) -> list[Row]:
+    rows: list[Row] = []
+    attempts: Sequence[Mapping[str, Any]] = run.detail["attempts"]
+    for attempt in attempts:
+        number, outcome = attempt["number"], attempt["outcome"]
+        error = f"  {attempt['error']}" if attempt["error"] else ""
+        rows.append((attempt["started"], BEGAN, f"execution {number} began"))
+        rows.append((attempt["ended"], ENDED, f"execution {number} ended: {outcome}{error}"))
+    numbers = {attempt["number"] for attempt in attempts}
+    if run.started is not None and 1 not in numbers:  # one that succeeds at once is not noted
+        rows.append((run.started, BEGAN, "execution 1 began"))
+    if run.state is RunState.RUNNING and run.token > 1 and run.token not in numbers:
+        rows.append((run.updated, BEGAN, f"execution {run.token} began"))
+    return rows
+
+
+def _step_name(field: str) -> str:
+    key = key_of(field)
+    name = key[0] if key[1] == 1 else f"{key[0]} ({key[1]})"
+    return f"{name} [{key[2]}]" if len(key) > 2 else name  # noqa: PLR2004 - an item of parallel
+
+
+def _steps(run: RunRecord, now: float | None) -> list[Row]:
+    rows: list[Row] = []
+    checkpoints: Mapping[str, str] = run.detail["checkpoints"]
+    waits: Mapping[str, Any] = run.detail["waits"]
+    for field, text in checkpoints.items():
+        found = Checkpoint.loads(text)
+        at = found.stored or run.created
+        words = [f"  step {_step_name(field)!r}", _step(found, waits.get(field), now)]
+        if run.generation and at < run.created:  # a rerun begins with what another run has stored
+            words.append("(of an earlier run)")
+        row = "  ".join(word for word in words if word)
+        rows.append((max(at, run.created), INSIDE, row))
+    return rows
+
+
+def _step(found: Checkpoint, wait: Mapping[str, Any] | None, now: float | None) -> str:
+    error = found.error or {}
+    told = f"{error.get('type')}: {error.get('message')}"
+    tries = f"  ({found.attempts} tries)" if found.attempts > 1 else ""
+    if found.status == "done":
+        return _value(found.value) + tries
+    if found.status == "failed":
+        return f"failed: {told}{tries}"
+    if found.status == "retrying":
+        return f"{told}{tries}; waits {_until(found.due, now)}"
+    if wait is not None:
+        match = f" ({', '.join(wait['paths'])})" if wait.get("paths") else ""
+        return f"waits for {wait['name']}{match} {_until(found.due, now)}"
+    return f"sleeps {_until(found.due, now)}"
+
+
+def _value(value: Any) -> str:
+    """Return what a step returned; an event that it waited for by its name."""
+    if isinstance(value, dict) and value.keys() == {"a", "d"}:
+        attributes: Any = cast("Any", value)["a"]
+        if isinstance(attributes, dict) and "type" in attributes:
+            return f"{attributes['type']}  {_brief(value['d'])}"
+    return "" if value is None else _brief(value)
+
+
+def _children(children: Sequence[RunRecord]) -> list[Row]:
+    rows: list[Row] = []
+    by_kind: dict[str, list[RunRecord]] = {}
+    for child in children:
+        by_kind.setdefault(child.kind, []).append(child)
+    for kind, some in by_kind.items():
+        if len(some) > MAX_CHILDREN:
+            counts = Counter(str(child.state) for child in some)
+            told = ", ".join(f"{count:,} {state}" for state, count in counts.most_common())
+            first = min(child.created for child in some)
+            rows.append((first, INSIDE, f"  {kind}  {len(some):,} runs: {told}"))
+            continue
+        for child in some:
+            words = [f"  {kind}", _task_of(child), child.id, str(child.state)]
+            rows.append((child.created, INSIDE, "  ".join(word for word in words if word)))
+    return rows
+
+
+def _task_of(run: RunRecord) -> str:
+    message: str = run.detail.get("message", "")
+    signature: dict[str, Any] = json.loads(message).get("signature", {}) if message else {}
+    return str(signature.get("task", ""))
+
+
+def _end(run: RunRecord, *, traceback: bool) -> list[str]:
+    lines: list[str] = []
     result, error = run.detail["result"], run.detail["error"]
     if result is not None:
-        lines += ["", f"result        {_brief(json.loads(result))}"]
+        lines += ["", _line("result", _brief(json.loads(result)))]
     if error is not None:
-        lines += ["", f"error         {error.get('type')}: {error.get('message')}"]
-        if traceback:
-            lines.append(str(error.get("traceback", "")).rstrip())
-    return "\n".join(lines)
+        lines += ["", _line("error", f"{error.get('type')}: {error.get('message')}")]
+        if traceback and error.get("traceback"):
+            lines += ["", str(error["traceback"]).rstrip()]
+    return lines

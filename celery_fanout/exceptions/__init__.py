@@ -26,6 +26,8 @@
           │    ├── RunNotFound (LookupError)
           │    ├── EventNotFound (LookupError)
           │    ├── WrongState
+          │    ├── WrongKind
+          │    ├── ReplayContended
           │    ├── UnknownSubscription (LookupError)
           │    ├── UnknownStep (LookupError)
           │    └── TooMany
@@ -70,10 +72,12 @@ from celery_fanout.exceptions.configuration import (
 from celery_fanout.exceptions.control import (
     ControlError,
     EventNotFound,
+    ReplayContended,
     RunNotFound,
     TooMany,
     UnknownStep,
     UnknownSubscription,
+    WrongKind,
     WrongState,
 )
 from celery_fanout.exceptions.emission import (
@@ -147,6 +151,7 @@ __all__ = [
     "NotATask",
     "NotDurableWarning",
     "RegistrationError",
+    "ReplayContended",
     "RetryAfter",
     "RunFailed",
     "RunNotFound",
@@ -166,6 +171,7 @@ __all__ = [
     "UnknownSetting",
     "UnknownStep",
     "UnknownSubscription",
+    "WrongKind",
     "WrongState",
     "describe",
 ]

@@ -31,17 +31,18 @@ class EventNotFound(ControlError, LookupError):
 
     Args:
         event: what was asked for.
+        remedy: what to do instead.
     """
 
-    def __init__(self, event: str) -> None:
-        super().__init__(event)
+    def __init__(self, event: str, remedy: str = "") -> None:
+        super().__init__(event, remedy)
         self.event = event
+        self.remedy = (
+            remedy or "It may have expired: see fanout_event_retention, and fanout events."
+        )
 
     def __str__(self) -> str:
-        return (
-            f"The ledger has no event {self.event!r}. It may have expired: see "
-            "fanout_event_retention, and fanout events."
-        )
+        return f"The ledger has no event {self.event!r}. {self.remedy}"
 
 
 class WrongState(ControlError):
@@ -63,6 +64,48 @@ class WrongState(ControlError):
 
     def __str__(self) -> str:
         return f"The run {self.run_id} is {self.state} and cannot be {self.wanted}. {self.remedy}"
+
+
+class WrongKind(ControlError):
+    """This cannot be done with a run of this kind, but with the run that it belongs to.
+
+    Args:
+        run_id: the run.
+        kind: its kind.
+        wanted: what was to be done.
+        remedy: what to do instead.
+    """
+
+    def __init__(self, run_id: str, kind: str, wanted: str, remedy: str) -> None:
+        super().__init__(run_id, kind, wanted, remedy)
+        self.run_id = run_id
+        self.kind = kind
+        self.wanted = wanted
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return (
+            f"The run {self.run_id} is of the kind {self.kind!r} and cannot be {self.wanted}. "
+            f"{self.remedy}"
+        )
+
+
+class ReplayContended(ControlError):
+    """An event is being replayed by others, again and again.
+
+    Args:
+        event: the event's key.
+    """
+
+    def __init__(self, event: str) -> None:
+        super().__init__(event)
+        self.event = event
+
+    def __str__(self) -> str:
+        return (
+            f"The event {self.event} is being replayed by others at the same time. Look whether "
+            "what they began is what you want: see fanout show; or try again."
+        )
 
 
 class UnknownSubscription(ControlError, LookupError):

@@ -11,7 +11,8 @@ block                          what is done with it
 log"``
 ``console``                    ``$`` commands executed by a shell, output and exit codes compared;
                                a worker goes on in the background until the page ends or starts the
-                               next, and by then what the block says it logs has to be in its log
+                               next, and by then what the block says it logs has to be in its log;
+                               a keeper goes on beside it
 ``conf title="redis.conf"``    a Redis server is started with it
 ``conf title="rabbitmq.conf"`` parsed
 =============================  =====================================================================
@@ -55,6 +56,7 @@ EXPECT = HERE / "expect"
 KINDS = {"conf", "console", "pycon", "python", "text"}
 
 _WORKER = re.compile(r"^celery\s.*\bworker\b")
+_KEEPER = re.compile(r"^celery\s.*\bfanout keeper\b")
 #: What the pages were written with: ``check`` has more to say about earlier versions.
 _NEWEST = (5, 7)
 #: Commands that would change this machine, or take long: their arguments are looked at instead.
@@ -92,7 +94,8 @@ class Background(Process):
         self._environment = {**environment, "PYTHONUNBUFFERED": "1"}
 
     def command(self) -> Sequence[str]:
-        return ["bash", "-c", f"exec {self._command} --without-gossip --without-mingle"]  # faster
+        faster = "" if _KEEPER.match(self._command) else "--without-gossip --without-mingle"
+        return ["bash", "-c", f"exec {self._command} {faster}"]
 
     def environment(self) -> dict[str, str]:
         return self._environment
@@ -101,6 +104,8 @@ class Background(Process):
         return self._cwd
 
     def is_ready(self) -> bool:
+        if _KEEPER.match(self._command):
+            return "keeper ready." in self.log
         # Otherwise it does not say. What is published before it listens waits in the queue.
         return " ready." in self.log if "--loglevel info" in self._command else True
 
@@ -135,6 +140,7 @@ class Page:
         self._localise = localise
         self._globalise = globalise
         self._workers: list[_Worker] = []
+        self._keepers: list[Background] = []
         self._written: dict[str, Block] = {}
         self._tested: set[str] = set()
         self._session: subprocess.Popen[str] | None = None
@@ -217,9 +223,9 @@ class Page:
         if self._session is not None:
             self._session.kill()
             self._session.communicate()
-        for worker in self._workers:
-            worker.process.kill()
-            worker.process.close()
+        for process in [*(worker.process for worker in self._workers), *self._keepers]:
+            process.kill()
+            process.close()
 
     # -- files and Python --------------------------------------------------------------------------
 
@@ -279,6 +285,8 @@ class Page:
         for number, (command, expected) in enumerate(commands):
             if command.split()[0] in _EXAMINED:
                 _examine(command, block.where)
+            elif _KEEPER.match(command):
+                self._start_keeper(block, command, expected)
             elif _WORKER.match(command):
                 self._start_worker(block, command, expected)
             else:
@@ -331,11 +339,17 @@ class Page:
         self._workers.append(_Worker(block, expected, process))
         process.start()
 
+    def _start_keeper(self, block: Block, command: str, expected: str) -> None:
+        process = Background(self._localise(command), self.directory, self._environment)
+        self._keepers.append(process)
+        process.start()
+        self._compare(f"{block.where}: {command}", expected, process.log)
+
     def _wait_for_log(self, expected: str, where: str) -> None:
         worker = self._workers[-1]
         wait_until(
             lambda: appears(expected, self._log(worker)),
-            20,
+            60,
             lambda: f"{where}\n--- says\n{expected}--- logs\n{self._log(worker)}---",
         )
 

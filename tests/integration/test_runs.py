@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 import uuid
@@ -619,6 +620,25 @@ def test_signals_of_runs(shop: Shop) -> None:
     assert succeeded == [{}]
     assert brief(failed) == [("save", "save", 1)]
     assert [str(call["exception"]) for call in failed] == ["disk full"]
+
+
+# --- retries that are asked for without being raised ---------------------------------------------
+
+
+@pytest.mark.parametrize("shop", ["ledger"], indirect=True)
+@pytest.mark.parametrize("caught", [False, True])
+def test_a_retry_that_was_asked_for_is_not_lost(shop: Shop, caught: bool) -> None:
+    def body(self: Task, order: Any) -> int:
+        if self.request.retries < 2:
+            if not caught:
+                self.retry(countdown=0, throw=False)
+            else:
+                with contextlib.suppress(Exception):
+                    self.retry(countdown=0)
+        return attempt()
+
+    # Celery tries it again too, and may have stored this attempt's result before
+    assert shop.handle(body, bind=True).value == 3
 
 
 def test_ordinary_calls_send_no_signals(shop: Shop) -> None:

@@ -7,7 +7,18 @@ from typing import Any
 from celery import Celery, shared_task
 from pydantic import BaseModel
 
-from celery_fanout import Event, Run, aemit, emit, emit_many, event_type, on_event, step
+from celery_fanout import (
+    CancelOn,
+    Event,
+    Run,
+    aemit,
+    emit,
+    emit_many,
+    event_type,
+    get_fanout,
+    on_event,
+    step,
+)
 
 app = Celery("typing")
 
@@ -46,6 +57,10 @@ on_event("order/paid", then=print)  # type: ignore[arg-type]  # pyright: ignore[
 on_event("order/paid", on_failure="tell")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 on_event("order/paid", filter="total > 5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 on_event("order/paid", filter=needs_two)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+on_event("order/paid", cancel_on=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+on_event("order/paid", cancel_on=["shop/closed", 7])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+CancelOn("order/cancelled", match=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+CancelOn("order/cancelled", match={"id": 7})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
 on_event("order/paid", queue="orders")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
@@ -60,6 +75,9 @@ emit(7)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, repor
 emit("order/paid", {}, key="e-1")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 emit("order/paid", {}, id=1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 emit("order/paid", {}, delay="1h")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+emit("order/paid", {}, expires="1h")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+emit("order/paid", {}, then=print)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+emit("order/paid", {}, then="archive")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 emit(Paid(id=1), {"id": 2})  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 emit_many(["order/paid"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
 
@@ -94,6 +112,10 @@ def body() -> str:
     step.wait_for_event("ok", "order/approved")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     step.wait_for_event("ok", "order/approved", match="id", timeout=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     step.invoke("call", fetch, "url")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    step.invoke("call")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    step.invoke("call", archive, 7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    step.wait_for_event("ok", 7, timeout=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    step.wait_for_event("ok", "order/approved", timeout="1h")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     step.parallel("ask", 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
     return step.run("fetch", fetch, "url")  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
@@ -105,3 +127,9 @@ def body() -> str:
 def change(event: Event, run: Run) -> None:
     event.id = "other"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     run.attempt = 2  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# -- the ledger --------------------------------------------------------------------------------
+
+get_fanout(app).ledger = None  # type: ignore[misc, assignment]  # pyright: ignore[reportAttributeAccessIssue]
+get_fanout(app).ledger.run(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

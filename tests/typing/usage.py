@@ -35,7 +35,8 @@ from celery_fanout import (
     step,
 )
 from celery_fanout.results import RunResult
-from celery_fanout.stores.ledger import Ledger
+from celery_fanout.stores.ledger import Ledger, RunRecord
+from celery_fanout.stores.states import RunState
 
 app = Celery("typing")
 NOON = dt.datetime(2026, 11, 22, 12, tzinfo=dt.timezone.utc)
@@ -215,7 +216,10 @@ def deliver(order: dict[str, Any]) -> int:
 
 def with_a_ledger() -> None:
     emission = emit("order/paid", {"id": 1}, expires=60, delay=1, then=collect)
+    assert_type(emit(Paid(id=1), expires=dt.timedelta(hours=1), then=archive.s()), Emission)
     assert_type(emission, Emission)
     fanout = get_fanout(app)
     assert_type(fanout.ledger, Ledger)
+    assert_type(fanout.ledger.run("r-1"), RunRecord | None)
+    assert_type(fanout.ledger.counts(), dict[RunState, int])
     fanout.runs.cancel(emission.runs[0].id, reason="why")

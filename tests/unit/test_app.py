@@ -57,6 +57,55 @@ def test_every_subscriber_receives_the_data(app):
     assert values(emission) == [["first", {"n": 1}], ["second", {"n": 1}]]
 
 
+def test_a_fan_in_is_called_in_place_too(app):
+    calls = []
+
+    @on_event("thing/made")
+    @app.task(shared=False, name="fine")
+    def fine(data):
+        return data
+
+    @on_event("thing/made")
+    @app.task(shared=False, name="bad")
+    def bad(data):
+        raise ValueError("no")
+
+    @app.task(shared=False, name="collect")
+    def collect(*args, **kwargs):
+        calls.append((args, kwargs))
+
+    def told(then):
+        emission = emit("thing/made", 7, then=then, app=app)
+        runs = [run.id for run in emission.runs]
+        return runs, calls.pop()
+
+    for then, kwargs in (
+        (collect, {}),
+        (collect.s(), {}),
+        (collect.s(mode="all"), {"mode": "all"}),
+    ):
+        (first, second), found = told(then)
+        outcomes = [
+            {
+                "run": first,
+                "subscription": "fine@thing/made",
+                "state": "succeeded",
+                "value": 7,
+                "error": None,
+            },
+            {
+                "run": second,
+                "subscription": "bad@thing/made",
+                "state": "failed",
+                "value": None,
+                "error": "no",
+            },
+        ]
+        assert found == ((outcomes,), kwargs)
+    assert told(collect.si("whatever"))[1] == (("whatever",), {})
+    assert calls == []
+
+
 def test_the_same_id_gives_the_same_runs(app):
     @on_event("thing/made")
     @app.task(shared=False, name="first")

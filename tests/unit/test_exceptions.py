@@ -31,6 +31,7 @@ from celery_fanout.exceptions import (
     NoApp,
     NonRetriable,
     NotATask,
+    ReplayContended,
     RetryAfter,
     RunFailed,
     RunNotFound,
@@ -45,6 +46,7 @@ from celery_fanout.exceptions import (
     UnknownSetting,
     UnknownStep,
     UnknownSubscription,
+    WrongKind,
     WrongState,
     describe,
 )
@@ -75,6 +77,21 @@ MESSAGES = [
     (
         WrongState("r-1", "succeeded", "cancelled", "It has ended."),
         "The run r-1 is succeeded and cannot be cancelled. It has ended.",
+    ),
+    (
+        EventNotFound("e-1", "Give its name too."),
+        "The ledger has no event 'e-1'. Give its name too.",
+    ),
+    (
+        WrongKind("r-2", "invoke", "retried", "Retry its run r-1."),
+        "The run r-2 is of the kind 'invoke' and cannot be retried. Retry its run r-1.",
+    ),
+    (
+        ReplayContended("e-1"),
+        (
+            "The event e-1 is being replayed by others at the same time. Look whether what they "
+            "began is what you want: see fanout show; or try again."
+        ),
     ),
     (
         UnknownSubscription("a@b", "a@c"),

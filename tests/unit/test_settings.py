@@ -1,5 +1,6 @@
 """Settings: every way to set them, their defaults, and what is refused."""
 
+import dataclasses
 import math
 import sys
 import types
@@ -21,7 +22,18 @@ def test_defaults(app):
     assert Settings.from_app(app) == Settings(
         source="/shop",
         store_url=None,
+        store_prefix="fanout",
         checkpoint_expires=604_800.0,
+        lease=30.0,
+        max_crashes=3,
+        dedup_window=86_400.0,
+        success_retention=86_400.0,
+        failure_retention=604_800.0,
+        event_retention=604_800.0,
+        results="ledger",
+        keeper=True,
+        queue=None,
+        max_depth=50,
         max_event_size=262_144,
         max_step_size=1_048_576,
         publish_timeout=5.0,
@@ -138,6 +150,9 @@ def test_an_unknown_setting_in_django(app, django):
 
 SECONDS = "It must be a number of seconds greater than 0."
 BYTES = "It must be a number of bytes greater than 0."
+WHOLE = "It must be a whole number greater than 0."
+PREFIX = "It must be 1 to 50 letters, digits, '.', '_', ':' and '-'."
+RESULTS = 'It must be "ledger" or "celery".'
 
 
 @pytest.mark.parametrize(
@@ -159,6 +174,28 @@ BYTES = "It must be a number of bytes greater than 0."
             True,
             'fanout_store_url is True. It must be a URL, "backend" or "memory://".',
         ),
+        ("store_prefix", "", f"fanout_store_prefix is ''. {PREFIX}"),
+        ("store_prefix", "{shop}", f"fanout_store_prefix is '{{shop}}'. {PREFIX}"),
+        ("store_prefix", "x" * 51, f"fanout_store_prefix is '{'x' * 51}'. {PREFIX}"),
+        ("store_prefix", 7, f"fanout_store_prefix is 7. {PREFIX}"),
+        ("lease", 0, f"fanout_lease is 0. {SECONDS}"),
+        ("lease", "30", f"fanout_lease is '30'. {SECONDS}"),
+        ("dedup_window", -1, f"fanout_dedup_window is -1. {SECONDS}"),
+        ("success_retention", math.inf, f"fanout_success_retention is inf. {SECONDS}"),
+        ("failure_retention", False, f"fanout_failure_retention is False. {SECONDS}"),
+        ("event_retention", [7], f"fanout_event_retention is [7]. {SECONDS}"),
+        ("max_crashes", 0, f"fanout_max_crashes is 0. {WHOLE}"),
+        ("max_crashes", 2.5, f"fanout_max_crashes is 2.5. {WHOLE}"),
+        ("max_crashes", True, f"fanout_max_crashes is True. {WHOLE}"),
+        ("max_depth", -1, f"fanout_max_depth is -1. {WHOLE}"),
+        ("max_depth", "50", f"fanout_max_depth is '50'. {WHOLE}"),
+        ("results", "both", f"fanout_results is 'both'. {RESULTS}"),
+        ("results", False, f"fanout_results is False. {RESULTS}"),
+        ("results", ["celery"], f"fanout_results is ['celery']. {RESULTS}"),
+        ("keeper", "no", "fanout_keeper is 'no'. It must be True or False."),
+        ("keeper", 0, "fanout_keeper is 0. It must be True or False."),
+        ("queue", "", "fanout_queue is ''. It must be the name of a queue."),
+        ("queue", 7, "fanout_queue is 7. It must be the name of a queue."),
     ],
 )
 def test_a_value_that_cannot_be_used(app, name, value, message):
@@ -166,6 +203,28 @@ def test_a_value_that_cannot_be_used(app, name, value, message):
     with pytest.raises(InvalidSetting) as caught:
         Settings.from_app(app)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("store_prefix", "shop.eu:orders-2_b"),
+        ("store_url", "memory://"),
+        ("lease", 0.5),
+        ("max_crashes", 1),
+        ("dedup_window", 10),
+        ("success_retention", 10),
+        ("failure_retention", 10),
+        ("event_retention", 10),
+        ("results", "celery"),
+        ("keeper", False),
+        ("queue", "fast"),
+        ("max_depth", 1),
+    ],
+)
+def test_a_value_that_can_be_used(app, name, value):
+    app.conf[f"fanout_{name}"] = value
+    assert Settings.from_app(app) == dataclasses.replace(Settings(source="/shop"), **{name: value})
 
 
 def test_the_old_message_protocol_is_refused(app):

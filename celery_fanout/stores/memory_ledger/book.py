@@ -10,8 +10,9 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+from celery_fanout.stores.memory_ledger.matching import matches
 from celery_fanout.stores.records import NewRun
 from celery_fanout.stores.states import FINAL, RunState
 
@@ -28,9 +29,9 @@ MAX_ATTEMPTS = 100
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def is_final_text(text: str) -> bool:
+def is_final_text(text: str | None) -> bool:
     """Whether a checkpoint's text is one that will not change any more."""
-    return json.loads(text)["s"] in ("done", "failed")
+    return text is not None and json.loads(text)["s"] in ("done", "failed")
 
 
 @dataclass
@@ -118,45 +119,6 @@ class Event:
     gone_at: float = inf
 
 
-_MISSING = object()
-
-
-def look_up(data: Any, path: str) -> Any:
-    """Return the value at a dotted path, or a marker."""
-    found: Any = data
-    for part in path.split("."):
-        if isinstance(found, dict) and part in found:
-            found = cast("Any", found)[part]
-        elif isinstance(found, list) and part.isdecimal() and int(part) < len(cast("Any", found)):
-            found = cast("Any", found)[int(part)]
-        else:
-            return _MISSING
-    return found
-
-
-def canonical(value: Any) -> tuple[str, Any] | None:
-    """Return what is equal for values that are equal as JSON; ``None`` for what no match names."""
-    if value is None:
-        return ("z", None)
-    if isinstance(value, bool):
-        return ("b", value)
-    if isinstance(value, (int, float)):
-        return ("n", float(value))
-    if isinstance(value, str):
-        return ("s", value)
-    return None
-
-
-def matches(match: Mapping[str, Any], data: Any) -> bool:
-    """Whether an event's data has the values of a match."""
-    for path, value in match.items():
-        found = look_up(data, path)
-        known = None if found is _MISSING else canonical(found)
-        if known is None or known != canonical(value):
-            return False
-    return True
-
-
 class Book:
     """All events and runs.
 
@@ -180,9 +142,9 @@ class Book:
         self.now = self.clock()
         self.woken = []
 
-    def forget(self) -> int:
+    def forget(self, limit: int | None = None) -> int:
         """Drop what has outlived its retention; return how many runs."""
-        gone = [row.id for row in self.rows.values() if row.gone_at <= self.now]
+        gone = [row.id for row in self.rows.values() if row.gone_at <= self.now][:limit]
         for run_id in gone:
             del self.rows[run_id]
             self.untold.pop(run_id, None)
@@ -263,13 +225,17 @@ class Book:
         for number, (name, match) in enumerate(new.cancel_on, start=1):
             row.waits[f"!{number}"] = Wait(name, json.loads(match))
         self.rows[new.id] = row
-        found = self.event(event)
-        if found is not None:
-            found.open += 1
-            found.gone_at = inf
-            if new.kind in ("event", "then"):
-                found.open_chains += 1
+        self._open_event(row)
         return True
+
+    def _open_event(self, row: Row) -> None:
+        event = self.event(row.event)
+        if event is None:
+            return
+        event.open += 1
+        event.gone_at = inf
+        if row.kind in ("event", "then"):
+            event.open_chains += 1
 
     def fan_in(self, event: Event) -> None:
         """Record the fan-in of an event, once its last run is final."""
@@ -290,10 +256,12 @@ class Book:
                 self.fan_in(event)
         event.open -= 1
         if event.open <= 0:
-            keep = max(self.rules.event_retention, self.rules.failure_retention)
-            event.gone_at = self.now + keep
+            # never shorter than its runs, each of which may be reopened or replayed
+            rules = self.rules
+            kept = (rules.event_retention, rules.failure_retention, rules.success_retention)
+            event.gone_at = self.now + max(kept)
 
-    def _deliver(self, row: Row, reason: str) -> None:
+    def _deliver(self, row: Row, reason: str = "") -> None:
         parent = self.row(row.parent) if row.parent and row.field else None
         if parent is None or parent.final:
             return
@@ -304,10 +272,15 @@ class Book:
         else:
             error = {"type": "RunCancelled", "message": reason}
             if row.state is RunState.FAILED and row.error is not None:
-                error = {key: str(row.error.get(key)) for key in ("type", "message")}
+                error = {key: str(row.error.get(key, "?")) for key in ("type", "message")}
             record = {"v": 1, "s": "failed", "n": row.token, "e": error, "t": self.now}
+        # A child that was reopened ends again: its parent has an outcome, and counts each child
+        # once. A parent that was reopened has no count until it asks for the child again.
+        first = row.field not in parent.checkpoints
         parent.checkpoints.setdefault(row.field, _dumps(record))
-        left = parent.outstanding[row.group] = parent.outstanding.get(row.group, 0) - 1
+        if not first or row.group not in parent.outstanding:
+            return
+        left = parent.outstanding[row.group] = parent.outstanding[row.group] - 1
         suspended = parent.state is RunState.SUSPENDED
         if left <= 0 and suspended and parent.waits_for == row.group:
             self.wake(parent)
@@ -342,6 +315,36 @@ class Book:
         text = f"The worker died {row.crashes} times while it executed this run. {message}"
         self.fail(row, {"type": "WorkerCrashed", "message": text, "traceback": ""}, "crashed")
         return True
+
+    def reopen(self, row: Row, reason: str) -> None:
+        """Run a dead letter or a cancelled run again."""
+        row.checkpoints = {k: t for k, t in row.checkpoints.items() if '"s":"done"' in t[:24]}
+        row.outstanding.clear()
+        row.error = row.finished = row.expires = row.unregistered = None
+        row.retries = row.crashes = row.published = 0
+        row.gone_at = inf
+        row.reason = reason
+        row.reopened += 1
+        self.untold.pop(row.id, None)
+        self.enter(row, RunState.PENDING, self.now)
+        self._open_event(row)
+
+    def spawn(self, row: Row, group: str, children: Sequence[NewRun]) -> None:
+        """Record the children of a group, and count those that are outstanding."""
+        left = len(children)
+        for new in children:
+            # One that is there already is of an earlier life of a parent that was reopened: what it
+            # did succeed in counts, what had failed runs again. Else nothing would wake the parent.
+            child = self.row(new.id)
+            if child is None:
+                continue
+            if child.state is RunState.SUCCEEDED:
+                self._deliver(child)
+                left -= 1
+            elif child.final:
+                self.reopen(child, "retried with its run")
+        self.adopt(row, children, self.now)
+        row.outstanding[group] = left
 
     def cancel(self, run_id: str, reason: str, done: list[str]) -> None:
         """Cancel a run, and the runs that it invoked."""

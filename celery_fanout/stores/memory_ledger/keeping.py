@@ -65,7 +65,7 @@ class MemoryKeeping(MemoryViews):
         """Take what is due."""
         book = self.book
         book.forget()
-        rows = book.rows.values() if run_ids is None else map(book.row, run_ids)
+        rows = book.rows.values() if run_ids is None else map(book.row, dict.fromkeys(run_ids))
         due = [row for row in rows if row and row.due is not None and row.due <= book.now + 1e-6]
         if run_ids is None:
             due = sorted(due, key=lambda row: (row.due or 0.0, row.id))[:limit]
@@ -120,13 +120,11 @@ class MemoryKeeping(MemoryViews):
         rows = [
             r for r in self.book.rows.values() if r.state is _S.PUBLISHED and r.updated < before
         ]
+        rows = [row for row in rows if row.queue == queue and not row.boot]
         rows.sort(key=lambda row: row.updated)
-        found: list[str] = []
         for row in rows[:limit]:
-            if row.queue == queue and not row.boot:
-                row.due = self.book.now
-                found.append(row.id)
-        return found
+            row.due = self.book.now
+        return [row.id for row in rows[:limit]]
 
     @operation
     def abandon(self, run_id: str, boot: str, error: Mapping[str, Any], *, final: bool) -> Settled:
@@ -188,6 +186,6 @@ class MemoryKeeping(MemoryViews):
         return row is not None and self.book.adopt(row, [child], self.book.now) == 1
 
     @operation
-    def sweep(self, *, limit: int = 1000) -> int:  # noqa: ARG002 - the protocol's
+    def sweep(self, *, limit: int = 1000) -> int:
         """Drop what has expired."""
-        return self.book.forget()
+        return self.book.forget(limit)

@@ -8,8 +8,9 @@ import time
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.memory_ledger.book import Book, Event, Wait, is_final_text, matches
+from celery_fanout.stores.memory_ledger.book import Book, Event, Wait, is_final_text
 from celery_fanout.stores.memory_ledger.keeping import LOOK, MemoryKeeping
+from celery_fanout.stores.memory_ledger.matching import matches
 from celery_fanout.stores.memory_ledger.operations import operation
 from celery_fanout.stores.records import Claim, Recorded, Settled
 from celery_fanout.stores.states import RunState
@@ -104,7 +105,8 @@ class MemoryLedger(MemoryKeeping):
                 expires=new.expires_at,
             )
         if not ids:
-            event.gone_at = book.now + self.rules.event_retention
+            if event.open <= 0:  # else runs of an earlier generation are
+                event.gone_at = book.now + self.rules.event_retention
             if event.then_id:
                 book.fan_in(event)
         return Recorded("new", generation, self._states(ids), book.woken)
@@ -131,7 +133,7 @@ class MemoryLedger(MemoryKeeping):
         self.book.enter(row, _S.PUBLISHED, self.book.now + wait)
 
     @operation
-    def claim(  # noqa: C901, PLR0911 - as its Lua twin, in one go
+    def claim(  # noqa: C901, PLR0911, PLR0912 - as its Lua twin, in one go
         self,
         run_id: str,
         boot: str,
@@ -155,7 +157,8 @@ class MemoryLedger(MemoryKeeping):
         if row.state is _S.RUNNING and row.nonce == nonce:
             return self._answer(row, "claimed", checkpoints=self._checkpoints(row))
         if row.subscription in book.paused and row.state is not _S.RUNNING:
-            book.enter(row, _S.GATED, None)
+            if row.state is not _S.GATED:
+                book.enter(row, _S.GATED, None)
             return self._answer(row, "paused")
         if row.expires is not None and row.started is None and row.expires <= book.now:
             book.finalise(row, _S.CANCELLED, "expired")
@@ -163,6 +166,9 @@ class MemoryLedger(MemoryKeeping):
         if row.state is _S.RUNNING:
             if (row.due or 0.0) > book.now:
                 return self._answer(row, "held", due=row.due or 0.0)
+            # before the crash: it stays running, and take() would count the same crash again
+            if retries < row.retries:
+                return self._answer(row, "stale")
             if not put_back and not row.released and book.crash(row, "Its lease was over."):
                 return self._answer(row, "crashed")
         elif row.resume is not None and row.resume > book.now + 0.001:
@@ -218,7 +224,7 @@ class MemoryLedger(MemoryKeeping):
         if row is None or not row.holds(token):
             return None
         known = row.checkpoints.get(field)
-        if known is None or not is_final_text(known):
+        if not is_final_text(known):
             row.checkpoints[field] = text
         return row.checkpoints[field]
 
@@ -257,7 +263,9 @@ class MemoryLedger(MemoryKeeping):
             return Settled(False)
         if result:
             row.result = result
-        row.checkpoints.update(checkpoints or {})
+        for field, text in (checkpoints or {}).items():
+            if not is_final_text(row.checkpoints.get(field)):
+                row.checkpoints[field] = text
         if to not in (_S.SUCCEEDED, _S.COMPLETING) or row.token != 1:
             text = "" if error is None else f"{error.get('type', '?')}: {error.get('message', '')}"
             book.log(row, to.value, text[: 500 + len(str((error or {}).get("type", ""))) + 2])
@@ -300,8 +308,7 @@ class MemoryLedger(MemoryKeeping):
         if row is None or not row.holds(token):
             return Settled(False)
         if group not in row.outstanding:
-            row.outstanding[group] = len(children)
-            self.book.adopt(row, children, self.book.now)
+            self.book.spawn(row, group, children)
         return Settled(True, self.book.woken)
 
     @operation

@@ -184,21 +184,7 @@ class MemoryViews:
             row = book.row(run_id)
             if row is None or row.state not in FINAL or row.state is RunState.SUCCEEDED:
                 return False
-            row.checkpoints = {k: t for k, t in row.checkpoints.items() if '"s":"done"' in t[:24]}
-            row.outstanding.clear()
-            row.error = row.finished = row.expires = row.unregistered = None
-            row.retries = row.crashes = row.published = 0
-            row.gone_at = float("inf")
-            row.reason = reason
-            row.reopened += 1
-            book.untold.pop(run_id, None)
-            book.enter(row, RunState.PENDING, book.now)
-            event = book.event(row.event)
-            if event is not None:
-                event.open += 1
-                event.gone_at = float("inf")
-                if row.kind in ("event", "then"):
-                    event.open_chains += 1
+            book.reopen(row, reason)
             return True
 
     def pause(self, subscription: str) -> bool:

@@ -12,7 +12,7 @@ from celery.utils.imports import symbol_by_name
 from redis.backoff import ExponentialBackoff
 from redis.cluster import RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -159,7 +159,7 @@ class Scripts:
         """
         try:
             return call(*args, **kwargs)
-        except RedisError as exc:
+        except (RedisError, RedisClusterException) as exc:  # the second is none of the first
             # never the command, which has the values
             text = str(exc).rpartition(" of pipeline caused error: ")[2].split("\n", 1)[0][:500]
             raise StoreUnavailable(self._name, f"{type(exc).__name__}: {text}") from exc

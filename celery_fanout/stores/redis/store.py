@@ -213,6 +213,8 @@ class RedisLedger(RedisViews):
         self, run_ids: Sequence[str] | None = None, *, limit: int = 100, grace: bool = False
     ) -> Taken:
         """Take what is due."""
+        if run_ids is not None:
+            limit = 0  # it is for all that is due: of no runs, none is
         return taken_of(self._scripts.run("take", limit, "1" if grace else "0", *(run_ids or ())))
 
     def resend(self, queue: str, before: float, *, limit: int = 100) -> list[str]:

@@ -29,8 +29,7 @@ if not r then
   if call('EXISTS', e) == 0 then
     call('HSET', e, 'v', 1, 'nm', m.name, 'a', ARGV[9], 'd', ARGV[10], 't', f(now), 'g', m.gen,
       'ge', m.gen, 'r', cjson.encode({id}))
-    call('ZADD', K .. ':ev', f(now), m.key)
-    call('ZADD', K .. ':n:' .. m.name, f(now), m.key)
+    index_event(m.key, m.name)
   end
   add_runs(11, 1, m.key, now + GRACE, m.gen)
   r = rec(id)
@@ -54,13 +53,15 @@ if r.o and not r.a and tonumber(r.o) <= now then
   finalise(r, 'cancelled', 'expired')
   return answer('expired')
 end
+local spent = tonumber(r.r or '0')
 if r.s == 'running' then
   if due > now then return answer('held', {due = f(due)}) end
+  -- before the crash: it stays running, and take.lua would count the same crash again
+  if retries < spent then return answer('stale') end
   if ARGV[7] ~= '1' and not r.rl and crash(r, 'Its lease was over.') then return answer('crashed') end
 elseif r.i and tonumber(r.i) > now + 0.001 then
   return answer('early', {due = r.i})
 end
-local spent = tonumber(r.r or '0')
 if retries < spent then return answer('stale') end
 -- only now: one that is early or stale stays for resume.lua to find
 if r.s == 'gated' then call('ZREM', K .. ':g:' .. r.u, id) end

@@ -87,7 +87,7 @@ end
 local function canonical(v)
   if v == nil then return nil end
   if v == cjson.null then return 'z' end
-  if type(v) == 'number' then return 'n' .. string.format('%.17g', v) end
+  if type(v) == 'number' then return 'n' .. string.format('%.17g', v + 0) end -- -0 + 0 is 0
   if type(v) == 'boolean' then return 'b' .. tostring(v) end
   if type(v) == 'string' then return 's' .. v end
   return nil
@@ -116,12 +116,13 @@ local function sorted_paths(match)
 end
 
 -- Return what an event's data is filed under for these paths; nil if one of them is missing.
+-- The paths are part of it: {"a": 1} and {"b": 1} are not the same.
 local function filed(paths, lookup)
   local parts = {}
   for _, path in ipairs(paths) do
     local value = canonical(lookup(path))
     if value == nil then return nil end
-    parts[#parts + 1] = #value .. ':' .. value
+    parts[#parts + 1] = #path .. ':' .. path .. #value .. ':' .. value
   end
   return redis.sha1hex(table.concat(parts))
 end
@@ -160,6 +161,23 @@ local function unfile_all(r)
   drop(r, 'ws')
 end
 
+-- An event has one more run that is not final. An event that is gone stays so.
+local function open_event(event, kind)
+  local e = ekey(event)
+  if event == '' or call('EXISTS', e) == 0 then return end
+  if call('HINCRBY', e, 'o', 1) == 1 then call('PERSIST', e) end
+  if kind == 'event' or kind == 'then' then call('HINCRBY', e, 'of', 1) end
+end
+
+-- File an event in the indexes.
+local function index_event(key, name)
+  for _, index in ipairs({K .. ':ev', K .. ':n:' .. name}) do
+    call('ZADD', index, f(now), key)
+    call('ZREMRANGEBYSCORE', index, '-inf', '(' .. f(now - EVENTS))
+    call('EXPIRE', index, math.ceil(EVENTS))
+  end
+end
+
 -- Write a new run that is to be pending; nothing if it exists.
 local function add(id, kind, sub, event, due, ...)
   if call('EXISTS', rkey(id)) == 1 then return false end
@@ -174,11 +192,7 @@ local function add(id, kind, sub, event, due, ...)
   enter(r, paused and 'gated' or 'pending', due,
     'v', 1, 'k', kind, 'e', event, 'u', h, 'c', f(now), ...)
   call('ZADD', K .. ':u:' .. h, f(now), id)
-  if event ~= '' then
-    local e = ekey(event)
-    if call('HINCRBY', e, 'o', 1) == 1 then call('PERSIST', e) end
-    if kind == 'event' or kind == 'then' then call('HINCRBY', e, 'of', 1) end
-  end
+  open_event(event, kind)
   return true
 end
 
@@ -202,7 +216,9 @@ local function close_event(r)
   local e = ekey(r.e)
   if r.e == '' or call('EXISTS', e) == 0 then return end
   if (r.k == 'event' or r.k == 'then') and call('HINCRBY', e, 'of', -1) <= 0 then fan_in(r.e) end
-  if call('HINCRBY', e, 'o', -1) <= 0 then call('EXPIRE', e, math.ceil(math.max(EVENTS, FAILURE)) + SLACK) end
+  -- never shorter than its runs, each of which may be reopened or replayed
+  local keep = math.ceil(math.max(EVENTS, FAILURE, SUCCESS)) + SLACK
+  if call('HINCRBY', e, 'o', -1) <= 0 then call('EXPIRE', e, keep) end
 end
 
 -- The outcome of a child becomes a checkpoint of its parent.
@@ -218,13 +234,17 @@ local function deliver(r, reason)
     local err = {type = 'RunCancelled', message = reason or ''}
     if r.s == 'failed' and found then
       local e = cjson.decode(found)
-      err = {type = e.type, message = e.message}
+      err = {type = e.type or '?', message = e.message or ''}
     end
     text = '{"v":1,"s":"failed","n":' .. (r.n or 0) .. ',"e":' .. cjson.encode(err) .. ',"t":' .. f(now) .. '}'
   end
   local d = dkey(r.p)
-  call('HSETNX', d, r.pf, text)
-  if call('HINCRBY', d, 'n' .. r.pg, -1) <= 0 and p.s == 'suspended' and p.w == r.pg then wake(p) end
+  -- A child that was reopened ends again: its parent has an outcome, and counts each child once.
+  -- A parent that was reopened has no count until it asks for the child again, see spawn.lua.
+  local first = call('HSETNX', d, r.pf, text) == 1
+  local n = 'n' .. r.pg
+  if not first or call('HEXISTS', d, n) == 0 then return end
+  if call('HINCRBY', d, n, -1) <= 0 and p.s == 'suspended' and p.w == r.pg then wake(p) end
 end
 
 -- End a run. Its records expire by themselves.
@@ -275,6 +295,11 @@ local function steps(id)
   return found
 end
 
+-- Whether a checkpoint's text is one that will not change any more.
+local function is_final(text)
+  return text and (string.find(text, '^{"v":%d+,"s":"done"') or string.find(text, '^{"v":%d+,"s":"failed"'))
+end
+
 -- Whether a token is that of the run's holder.
 local function holds(r, token) return r and r.s == 'running' and r.n == token end
 
@@ -309,6 +334,22 @@ local function add_runs(at, count, event, due, generation, parent, expires, resu
   return added
 end
 
+-- Run a dead letter or a cancelled run again.
+local function reopen(r, reason)
+  for field, text in pairs(hash(dkey(r.id)) or {}) do
+    local kind = string.sub(field, 1, 1)
+    if (kind == 's' and not string.find(text, '^{"v":%d+,"s":"done"')) or kind == 'n' or field == 'E' then
+      call('HDEL', dkey(r.id), field)
+    end
+  end
+  call('PERSIST', rkey(r.id))
+  call('PERSIST', dkey(r.id))
+  call('ZREM', K .. ':untold', r.id)
+  drop(r, 'r', 'x', 'f', 'o', 'un', 'h')
+  enter(r, 'pending', now, 'z', reason, 're', tonumber(r.re or '0') + 1)
+  open_event(r.e, r.k)
+end
+
 -- Cancel a run, and the runs that it invoked. Collects ids in `done`.
 local function cancel(id, reason, done)
   local r = rec(id)
@@ -339,12 +380,14 @@ local function announce(name, attributes, data_json)
       else
         local d = dkey(id)
         local place = call('HGET', d, 'w' .. field)
-        if place then unfile(place) end
-        call('HDEL', d, 'w' .. field)
-        call('HSET', d, field, '{"v":1,"s":"done","n":1,"r":{"a":' .. attributes .. ',"d":' .. data_json
-          .. '},"t":' .. f(now) .. '}', 'n' .. field, 0)
-        local p = rec(id)
-        if p and p.s == 'suspended' and p.w == field then wake(p) end
+        if place then -- else this same event has cancelled the run
+          unfile(place)
+          call('HDEL', d, 'w' .. field)
+          call('HSET', d, field, '{"v":1,"s":"done","n":1,"r":{"a":' .. attributes .. ',"d":' .. data_json
+            .. '},"t":' .. f(now) .. '}', 'n' .. field, 0)
+          local p = rec(id)
+          if p and p.s == 'suspended' and p.w == field then wake(p) end
+        end
       end
     end
   end

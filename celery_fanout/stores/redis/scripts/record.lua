@@ -48,11 +48,7 @@ else
   call('HDEL', e, 'ti', 'tm', 'td', 'tr')
   if m.trace then call('HSET', e, 'tr', m.trace) end
   if m.then_id ~= '' then call('HSET', e, 'ti', m.then_id, 'tm', ARGV[6]) end
-  for _, index in ipairs({K .. ':ev', K .. ':n:' .. m.name}) do
-    call('ZADD', index, f(now), m.key)
-    call('ZREMRANGEBYSCORE', index, '-inf', '(' .. f(now - EVENTS))
-    call('EXPIRE', index, math.ceil(EVENTS))
-  end
+  index_event(m.key, m.name)
 end
 
 -- before its own runs are there: an event cancels none of them
@@ -61,7 +57,8 @@ if not m.replay then announce(m.name, ARGV[4], ARGV[5]) end
 local resume = tonumber(m.resume)
 add_runs(8, count, m.key, resume or now + GRACE, generation, nil, tonumber(m.expires), resume)
 if count == 0 then
-  call('EXPIRE', e, math.ceil(EVENTS) + SLACK)
+  -- unless runs of an earlier generation are open
+  if tonumber(call('HGET', e, 'o') or '0') <= 0 then call('EXPIRE', e, math.ceil(EVENTS) + SLACK) end
   if m.then_id ~= '' then fan_in(m.key) end
 end
 

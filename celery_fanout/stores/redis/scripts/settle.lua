@@ -7,7 +7,7 @@
 local id, token, to = ARGV[3], ARGV[4], ARGV[5]
 local r = rec(id)
 if not r then return {0, woken} end
-if r.n == token and (r.s == to or (to == 'completing' and r.s == 'succeeded')) then return {1, woken} end
+if token ~= '0' and r.n == token and (r.s == to or (to == 'completing' and r.s == 'succeeded')) then return {1, woken} end
 local completing = r.s == 'completing' and to == 'succeeded' and r.n == token
 if not holds(r, token) and not completing then return {0, woken} end
 local m = cjson.decode(ARGV[6])
@@ -20,13 +20,15 @@ if completing then
 end
 if ARGV[7] ~= '' then call('HSET', dkey(id), 'R', ARGV[7]) end
 if ARGV[9] ~= '' then
-  for field, text in pairs(cjson.decode(ARGV[9])) do call('HSET', dkey(id), field, text) end
+  for field, text in pairs(cjson.decode(ARGV[9])) do
+    if not is_final(call('HGET', dkey(id), field)) then call('HSET', dkey(id), field, text) end
+  end
 end
 if to ~= 'succeeded' and to ~= 'completing' or r.n ~= '1' then log_attempt(r, to, m.error) end
 if to == 'succeeded' or to == 'cancelled' then
   finalise(r, to, m.reason)
 elseif to == 'failed' then
-  fail(r, ARGV[8], m.reason ~= '' and m.reason or 'error')
+  fail(r, ARGV[8] ~= '' and ARGV[8] or '{}', m.reason ~= '' and m.reason or 'error')
 elseif to == 'completing' then
   if ARGV[10] == '1' then
     add_runs(11, 1, r.e, now + GRACE, r.g or '0', id)

@@ -2,12 +2,23 @@
 -- Returns {1 or 0, woken}
 local r = rec(ARGV[3])
 if not holds(r, ARGV[4]) then return {0, woken} end
-local count, group = tonumber(ARGV[6]), ARGV[5]
-local fresh = call('HSETNX', dkey(r.id), 'n' .. group, count) == 1
-if fresh then
-  add_runs(7, count, r.e, now, r.g or '0', r.id)
-  for n = 0, count - 1 do
-    call('HSET', dkey(r.id), 'c' .. ARGV[7 + n * 9], ARGV[8 + n * 9])
+local count, counter = tonumber(ARGV[6]), 'n' .. ARGV[5]
+if call('HEXISTS', dkey(r.id), counter) == 1 then return {1, woken} end -- a repeated call
+local left = count
+for n = 0, count - 1 do
+  -- One that is there already is of an earlier life of a parent that was reopened: what it did
+  -- succeed in counts, what had failed runs again. Else nothing would ever wake the parent.
+  local child = rec(ARGV[7 + n * 9])
+  if child and child.s == 'succeeded' then
+    deliver(child)
+    left = left - 1
+  elseif child and FINAL[child.s] then
+    reopen(child, 'retried with its run')
   end
 end
+add_runs(7, count, r.e, now, r.g or '0', r.id)
+for n = 0, count - 1 do
+  call('HSET', dkey(r.id), 'c' .. ARGV[7 + n * 9], ARGV[8 + n * 9])
+end
+call('HSET', dkey(r.id), counter, left)
 return {1, woken}

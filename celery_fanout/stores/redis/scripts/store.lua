@@ -4,8 +4,6 @@ local state, token = unpack(call('HMGET', rkey(ARGV[3]), 's', 'n'))
 if state ~= 'running' or token ~= ARGV[4] then return false end
 local d = dkey(ARGV[3])
 local known = call('HGET', d, ARGV[5])
-if known and (string.find(known, '^{"v":%d+,"s":"done"') or string.find(known, '^{"v":%d+,"s":"failed"')) then
-  return known
-end
+if is_final(known) then return known end
 call('HSET', d, ARGV[5], ARGV[6])
 return ARGV[6]

@@ -5,9 +5,11 @@ local limit, grace = tonumber(ARGV[3]), ARGV[4] == '1'
 local due_key = K .. ':due'
 local ids = {}
 if #ARGV >= 5 then
+  local seen = {}
   for i = 5, #ARGV do
-    local score = call('ZSCORE', due_key, ARGV[i])
+    local score = not seen[ARGV[i]] and call('ZSCORE', due_key, ARGV[i])
     if score and tonumber(score) <= now + 0.000001 then ids[#ids + 1] = ARGV[i] end
+    seen[ARGV[i]] = true
   end
 else
   ids = call('ZRANGEBYSCORE', due_key, '-inf', f(now), 'LIMIT', 0, limit)

@@ -1,0 +1,118 @@
+"""A new generation of an event: the same event again, in new runs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from celery_fanout.events import HEADER_PREFIX, Event
+from celery_fanout.exceptions import ReplayContended, UnknownStep
+from celery_fanout.ids import run_id
+from celery_fanout.stores import Checkpoint, key_of
+from celery_fanout.stores.ledger import NewEvent, NewRun
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from celery_fanout.registry import Subscription
+    from celery_fanout.stores.ledger import EventRecord, Ledger, RunRecord
+
+__all__ = ["begin_again", "checkpoints_before", "event_of"]
+
+#: How often a replay is tried anew because somebody else began a generation meanwhile.
+GENERATIONS = 10
+
+
+def begin_again(
+    ledger: Ledger,
+    event: EventRecord,
+    subscriptions: Sequence[Subscription],
+    checkpoints: Mapping[str, str],
+) -> Sequence[str]:
+    """Record new runs of an event, due now. Returns their ids.
+
+    Args:
+        ledger: the ledger.
+        event: the event.
+        subscriptions: whose runs.
+        checkpoints: what each of them begins with.
+
+    Raises:
+        ReplayContended: if others replay the same event again and again.
+    """
+    if not subscriptions:
+        return []
+    whole = event_of(event)
+    generation = event.generation + 1
+    for _ in range(GENERATIONS):
+        runs = [
+            NewRun(
+                run_id(event.name, whole.id, sub.id, generation),
+                sub.id,
+                cancel_on=sub.cancels(whole),
+                checkpoints=checkpoints,
+            )
+            for sub in subscriptions
+        ]
+        new = NewEvent(
+            event.key,
+            event.name,
+            event.attributes,
+            event.data,
+            runs,
+            generation,
+            replay=True,
+            resume_at=ledger.time(),  # so that they are due now
+        )
+        (recorded,) = ledger.record([new])
+        if recorded.status == "generation":
+            generation = recorded.generation
+        elif _are_ours(ledger, runs):
+            return [run.id for run in runs]
+        else:
+            generation += 1
+    raise ReplayContended(event.key)
+
+
+def _are_ours(ledger: Ledger, runs: Sequence[NewRun]) -> bool:
+    """Whether the runs of a generation are those that were to be recorded.
+
+    To the ledger, two people who replay one event at once look like one whose answer was lost.
+    """
+    if any(outcome.state is None for outcome in ledger.outcomes([run.id for run in runs])):
+        return False
+    for run in runs:
+        if run.checkpoints:
+            found = ledger.run(run.id)
+            if found is None or not run.checkpoints.keys() <= found.detail["checkpoints"].keys():
+                return False
+    return True
+
+
+def checkpoints_before(run: RunRecord, step: str) -> dict[str, str]:
+    """Return the results of the steps that were stored before the first one of an id.
+
+    Raises:
+        UnknownStep: if the run has none with this id.
+    """
+    stored: Mapping[str, str] = run.detail["checkpoints"]
+    known = {field: Checkpoint.loads(text) for field, text in stored.items()}
+    times = {field: checkpoint.stored or 0.0 for field, checkpoint in known.items()}
+    firsts = [time for field, time in times.items() if key_of(field)[0] == step]
+    if not firsts:
+        ids = dict.fromkeys(key_of(field)[0] for field in sorted(times, key=times.__getitem__))
+        raise UnknownStep(run.id, step, [*ids])
+    return {
+        field: text
+        for field, text in stored.items()
+        if times[field] < min(firsts) and known[field].status == "done"
+    }
+
+
+def event_of(record: EventRecord) -> Event:
+    """Rebuild an event from what the ledger has of it."""
+    attributes: dict[str, Any] = json.loads(record.attributes)
+    headers = {HEADER_PREFIX + key: value for key, value in attributes.items()}
+    found = Event.from_headers(headers, json.loads(record.data))
+    assert found is not None  # noqa: S101 - every recorded event has a name and an id
+    return found

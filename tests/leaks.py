@@ -1,0 +1,191 @@
+"""What must not be left behind: keys in Redis, threads and file descriptors in this process.
+
+A fixture that all tests of a kind use asks for :func:`no_leaks`, which its conftest imports.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from celery_fanout.stores.redis.keys import NEVER_EXPIRE
+from celery_fanout.stores.states import FINAL, RunState
+from tests.processes import wait_until
+from tests.servers import RedisServer
+
+__all__ = ["audit", "check_ledger", "descriptors", "no_leaks"]
+
+FINAL_STATES = {state.value for state in FINAL}
+
+#: Files that stay open as long as the process.
+FILES = ("*/celery-fanout-ports-*",)  # the locks of ports, see tests/processes.py
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+
+def audit(client: redis.Redis, root: str = "{fanout}") -> list[str]:
+    """Return what is wrong with the keys of a ledger: leaks, and indexes that contradict records.
+
+    Args:
+        client: of the server (or cluster) and database.
+        root: what its keys begin with.
+    """
+    return list(_Audit(client, root).problems())
+
+
+class _Audit:
+    def __init__(self, client: redis.Redis, root: str) -> None:
+        self.client: Any = client
+        self.root = root
+        self.keys = {_text(key) for key in self.client.scan_iter(f"{root}:*", count=1000)}
+        self.due = self._members("due")
+        self.runs = {
+            key.partition(":r:")[2]: self._hash(key)
+            for key in self.keys
+            if key.startswith(f"{root}:r:")
+        }
+
+    def _hash(self, key: str) -> dict[str, str]:
+        return {_text(field): _text(value) for field, value in self.client.hgetall(key).items()}
+
+    def _members(self, name: str) -> set[str]:
+        return {_text(member) for member in self.client.zrange(f"{self.root}:{name}", 0, -1)}
+
+    def _expires(self, key: str) -> bool:
+        return int(self.client.ttl(key)) >= 0
+
+    def problems(self) -> Iterator[str]:
+        for key in sorted(self.keys):
+            yield from self._key(key)
+        for run_id, run in self.runs.items():
+            yield from self._run(run_id, run)
+        yield from self._indexes()
+
+    def _key(self, key: str) -> Iterator[str]:
+        name = key.removeprefix(f"{self.root}:")
+        kind, _, rest = name.partition(":")
+        if any(fnmatchcase(name, pattern) for pattern in NEVER_EXPIRE) or self._expires(key):
+            return
+        if kind in ("r", "d"):
+            run = self.runs.get(rest)
+            if run is None:
+                yield f"{key} has no expiry, and its run is gone"
+            elif run["s"] in FINAL_STATES:
+                yield f"{key} has no expiry, and its run is {run['s']}"
+        elif kind == "e":
+            if int(_text(self.client.hget(key, "o") or 0)) <= 0:
+                yield f"{key} has no expiry, and none of its runs is open"
+        else:
+            yield f"{key} has no expiry"
+
+    def _run(self, run_id: str, run: dict[str, str]) -> Iterator[str]:
+        state, name = run["s"], f"run {run_id} is {run['s']}"
+        if state in FINAL_STATES:
+            if run_id in self.due:
+                yield f"{name}, and has a timer"
+        elif self._expires(f"{self.root}:r:{run_id}"):
+            yield f"{name}, and expires"
+        elif (run_id in self.due) != (state != RunState.GATED.value):
+            yield f"{name}, and has {'a' if run_id in self.due else 'no'} timer"
+
+    def _indexes(self) -> Iterator[str]:
+        for run_id in sorted(self.due - self.runs.keys()):
+            yield f"run {run_id} has a timer, and no record"
+        for state in RunState:
+            listed = self._members(f"s:{state.value}")
+            really = {run_id for run_id, run in self.runs.items() if run["s"] == state.value}
+            for run_id in sorted(listed & self.runs.keys() ^ really):
+                yield f"run {run_id} is {self.runs[run_id]['s']}; s:{state.value} contradicts"
+        for key in sorted(self.keys):
+            if key.startswith(f"{self.root}:e:"):
+                yield from self._event(key)
+            elif key.startswith(f"{self.root}:wv:"):
+                yield from self._waits(key)
+
+    def _event(self, key: str) -> Iterator[str]:
+        event = key.partition(":e:")[2]
+        noted = int(_text(self.client.hget(key, "o") or 0))
+        really = sum(
+            run.get("e") == event and run["s"] not in FINAL_STATES for run in self.runs.values()
+        )
+        if noted != really:
+            yield f"event {event} has {really} open runs, and notes {noted}"
+
+    def _waits(self, key: str) -> Iterator[str]:
+        for entry in map(_text, self.client.smembers(key)):
+            run = self.runs.get(entry.split("|")[1])
+            if run is None or run["s"] in FINAL_STATES:
+                yield f"{key} has the wait {entry} of a run that has ended"
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def check_ledger(client: redis.Redis, root: str = "{fanout}") -> None:
+    """Fail if anything is wrong with the keys of a ledger."""
+    problems = audit(client, root)
+    assert not problems, "\n".join(["in Redis:", *problems[:50]])
+
+
+def _roots(client: Any) -> set[str]:
+    """Return the prefixes of all ledgers in a database."""
+    keys = (_text(key) for key in client.scan_iter("{*}:*", count=1000))
+    return {key[: key.index("}:") + 2].rstrip(":") for key in keys}
+
+
+# --- this process --------------------------------------------------------------------------------
+
+
+def descriptors() -> Counter[str]:
+    """Return what the open file descriptors of this process lead to; all sockets are one."""
+    found: Counter[str] = Counter()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # that of the directory itself is gone by now
+            target = str(entry.readlink())
+            if any(fnmatchcase(target, pattern) for pattern in FILES):
+                continue
+            kind = target.partition(":")[0]
+            found[kind if kind in ("socket", "pipe") else target] += 1
+    found.pop(f"/proc/{os.getpid()}/fd", None)  # to list them
+    return found
+
+
+class _Before:
+    """What there was before a test."""
+
+    def __init__(self) -> None:
+        self.threads = set(threading.enumerate())
+        self.descriptors = descriptors()
+
+    def leaks(self) -> list[str]:
+        gc.collect()  # Celery and kombu leave their connections to it
+        found = [
+            f"the thread {thread.name!r}" for thread in set(threading.enumerate()) - self.threads
+        ]
+        more = descriptors() - self.descriptors
+        found += [f"{count} file descriptors: {target}" for target, count in more.items()]
+        return sorted(found)
+
+
+@pytest.fixture
+def no_leaks(redis_server: RedisServer) -> Iterator[None]:
+    """Fail a test that leaves keys without an expiry, threads or file descriptors."""
+    before = _Before()  # with the server, which stays
+    yield
+    wait_until(lambda: not before.leaks(), 5, lambda: f"left behind: {before.leaks()}")
+    for db in range(16):
+        with redis_server.client(db) as client:
+            for root in _roots(client):
+                check_ledger(client, root)
