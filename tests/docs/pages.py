@@ -349,7 +349,7 @@ class Page:
         worker = self._workers[-1]
         wait_until(
             lambda: appears(expected, self._log(worker)),
-            20,
+            60,
             lambda: f"{where}\n--- says\n{expected}--- logs\n{self._log(worker)}---",
         )
 

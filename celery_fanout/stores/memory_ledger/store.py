@@ -156,7 +156,9 @@ class MemoryLedger(MemoryKeeping):
             return self._answer(row, "completing", result=row.result or "null")
         if row.state is _S.RUNNING and row.nonce == nonce:
             return self._answer(row, "claimed", checkpoints=self._checkpoints(row))
-        if row.subscription in book.paused and row.state is not _S.RUNNING:
+        # one that waits for its time, or for an event, is woken first: a gated run would miss that
+        waits = row.state is not _S.GATED and (row.resume or 0.0) > book.now + 0.001
+        if row.subscription in book.paused and row.state is not _S.RUNNING and not waits:
             if row.state is not _S.GATED:
                 book.enter(row, _S.GATED, None)
             return self._answer(row, "paused")

@@ -42,7 +42,9 @@ if r.s == 'running' and r.y == nonce then return answer('claimed', {steps = chec
 
 local due = tonumber(call('ZSCORE', K .. ':due', id) or '0')
 local sub = call('HGET', K .. ':subs', r.u) or ''
-if r.s ~= 'running' and r.s ~= 'gated' and sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then
+-- one that waits for its time, or for an event, is woken first: a gated run would miss that
+local waits = r.i and tonumber(r.i) > now + 0.001
+if r.s ~= 'running' and r.s ~= 'gated' and not waits and sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then
   call('ZADD', K .. ':g:' .. r.u, f(now), id)
   enter(r, 'gated', nil)
   return answer('paused')

@@ -3,10 +3,10 @@
 
 from celery.contrib.testing.worker import start_worker
 from proj import calls, llm
-from tests.processes import wait_until
 
 from celery_fanout import get_fanout
 from celery_fanout.stores.states import RunState
+from tests.processes import wait_until
 
 calls.taken()
 ledger = get_fanout(app).ledger
@@ -90,7 +90,7 @@ with start_worker(app, perform_ping_check=False):
     calls.taken()
     (outcome,) = emit("album/uploaded", {"photos": ["a", "b", "c"], "sizes": [64, 32]}).get(30)
     assert outcome.value == [[f"small-{name}-{size}" for size in (32, 64)] for name in "abc"]
-    assert sorted(calls.taken()) == ["shrink a", "shrink b", "shrink c"]
+    assert sorted(calls.taken()) == [f"shrink {name}" for name in "aabbcc"]
 
     # When one has failed, the others end; retried, only it is called again
     failed = emit("items/wanted", {"wrong": [2, 1]})

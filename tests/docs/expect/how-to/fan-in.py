@@ -2,10 +2,10 @@
 """What the page says of fan-ins, in a worker on level 2."""
 
 from celery.contrib.testing.worker import start_worker
-from tests.processes import wait_until
 
 from celery_fanout import current_event, get_fanout
 from celery_fanout.stores.states import RunState
+from tests.processes import wait_until
 
 runs = get_fanout(app).runs
 seen = []
