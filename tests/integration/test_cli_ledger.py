@@ -1,11 +1,8 @@
-"""The commands about runs, as a user calls them: processes, a real Redis, a real worker."""
+"""The fast worker, a keeper of its own, and an app without a ledger: real processes and Redis."""
 
 import json
-import re
 import subprocess
 import sys
-
-import pytest
 
 from celery_fanout.stores.ledger import LedgerRules
 from celery_fanout.stores.redis import RedisLedger
@@ -63,72 +60,6 @@ def project(tmp_path, url, queue=None):
     celery.run = lambda run: RedisLedger(url, LedgerRules()).run(run)
     celery.state = lambda run: str(celery.run(run).state)
     return celery
-
-
-@pytest.fixture
-def shop(tmp_path, redis_url):
-    return project(tmp_path, redis_url)
-
-
-def test_an_empty_ledger(shop):
-    assert shop("events") == "The ledger has no such event.\n"
-    assert shop("runs") == "The ledger has no run.\n"
-    assert shop("runs", "--state", "failed") == "The ledger has no such run.\n"
-    assert shop("dead-letters") == "No run has failed for good.\n"
-    assert shop("pause") == "No subscription is paused.\n"
-    assert shop("show", "nobody", code=1) == (
-        "Error: The ledger has no run 'nobody'. It may have expired, or belong to another app: see "
-        "fanout runs.\n"
-    )
-
-
-def test_a_run_that_fails_and_is_tried_again(shop):
-    with Worker("shop", cwd=shop.path, pool="solo"):
-        event, run = shop.emit("order/paid", {"n": 0})
-        wait_until(lambda: shop.state(run) == "failed")
-        out = shop("dead-letters")
-        assert re.search(rf"{run}  shop.ship@order/paid  ZeroDivisionError: division by zero", out)
-        shown = shop("show", run[:12])
-        assert shown.startswith(f"run           {run}\nsubscription  shop.ship@order/paid\n")
-        for line in (f"event         order/paid  {event}", "state         failed (error)"):
-            assert line in shown
-        assert re.search(r"\+\d+ ms +step 'number'  0\n", shown)
-        assert "Traceback" not in shown
-        assert "Traceback (most recent call last)" in shop("show", run, "--traceback")
-        assert shop("retry", run) == "1 run(s) changed.\n"
-        wait_until(lambda: shop.run(run).reopened == 1)
-        wait_until(lambda: shop.state(run) == "failed")
-        assert "1 new run(s).\n" in shop("replay", event, "--name", "order/paid")
-        assert "1 new run(s).\n" in shop("rerun", run, "--from", "number")
-        wait_until(lambda: len(json.loads(shop("dead-letters", "--json"))) == 3)
-        out = shop("retry", "--error", "ZeroDivisionError", code=1)
-        assert out.startswith("3 run(s) match:\n")
-        assert out.endswith("Nothing was changed. Add --yes to retry them.\n")
-        assert "3 run(s) changed." in shop("retry", "--error", "ZeroDivisionError", "--yes")
-        assert "may be changed at once" in shop(
-            "retry", "--name", "order/paid", "--max", "1", "--yes", code=1
-        )
-
-
-def test_cancelling_and_pausing(shop):
-    with Worker("shop", cwd=shop.path, pool="solo"):
-        _, first = shop.emit("order/late", {})
-        _, second = shop.emit("order/late", {})
-        for run in (first, second):
-            wait_until(lambda run=run: shop.state(run) == "suspended")
-        assert shop("cancel", first, "--reason", "enough") == "1 run(s) changed.\n"
-        assert "state         cancelled (enough)" in shop("show", first)
-        assert "cannot be cancelled" in shop("cancel", first, code=1)
-        assert shop("cancel", "--state", "suspended", "--yes") == "1 run(s) changed.\n"
-        assert shop("pause", "shop.wait@order/late") == "shop.wait@order/late is paused.\n"
-        _, third = shop.emit("order/late", {})
-        assert shop.state(third) == "gated"
-        assert shop("resume", "shop.wait@order/late") == (
-            "shop.wait@order/late goes on; 1 run(s) were held back.\n"
-        )
-        wait_until(lambda: shop.state(third) == "suspended")
-    assert "Did you mean 'shop.wait@order/late'?" in shop("pause", "shop.wait@order/lat", code=1)
-    assert "give a filter; not both" in shop("cancel", code=2)
 
 
 def test_without_a_ledger(tmp_path):
