@@ -220,7 +220,12 @@ class Process:
     @property
     def alive(self) -> bool:
         """Whether it runs."""
-        return self._process is not None and self._process.poll() is None
+        if self._process is None or self._process.returncode is not None:
+            return False
+        # It stays a zombie until `kill`. Otherwise its pid could be given to somebody else, whom
+        # `kill` would take for it: there are 32,768 of them, and fault tests use them up.
+        found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        return found is None
 
     def children(self) -> list[int]:
         """Return the pids of its direct children."""
@@ -260,13 +265,13 @@ class Process:
         if self.alive:
             self._process.send_signal(self.stop_signal)
         try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(
-                f"{self.name} did not stop within {timeout} s\n{self.log_since_start[-5000:]}"
-            ) from None
-        self.kill()  # what is left of its group
+            wait_until(
+                lambda: not self.alive,
+                timeout,
+                lambda: f"{self.name} did not stop\n{self.log_since_start[-5000:]}",
+            )
+        finally:
+            self.kill()  # what is left of its group
 
     def kill(self) -> None:
         """Kill it and all its descendants with SIGKILL, and wait until they are gone."""
