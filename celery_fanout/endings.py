@@ -79,9 +79,18 @@ class Endings:
         if run is None or event is None or run.state not in (RunState.FAILED, RunState.CANCELLED):
             self._ledger.told(run_id)
             return
+        if run.kind in ("on_failure", "parallel"):
+            # not for itself: it would be called for its own failure, and again, without end
+            self._ledger.told(run_id)
+            return
         described = _described(run, event)
         subscription = self._registry.find(run.subscription)
-        if run.state is RunState.FAILED and subscription is not None and subscription.on_failure:
+        chained = run.kind in (
+            "event",
+            "then",
+        )  # what was invoked fails a step, which may handle it
+        failed = run.state is RunState.FAILED
+        if chained and failed and subscription is not None and subscription.on_failure:
             self._call_on_failure(run, subscription, described)
         if not event.name.startswith(OWN):
             self._emit_event(run, event, described)

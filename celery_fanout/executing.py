@@ -9,7 +9,7 @@ import datetime as dt
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from celery.app.trace import task_has_custom
+from celery.app.task import Task as BaseTask
 from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.log import get_task_logger
 from kombu.utils import json as kombu_json
@@ -120,12 +120,17 @@ def execute(
         if ending is exc:
             raise
         raise ending from exc
-    if task_has_custom(task, "__call__"):
+    if _has_own_call(task):
         # what the task returns is known only when its __call__ has: see `finished`
         request.fanout_execution = execution
     else:
         _succeed(execution, claimed, value, tail=request.fanout_tail)
     return value
+
+
+def _has_own_call(task: Any) -> bool:
+    """Whether a task's class has a ``__call__`` of its own; a worker replaces Celery's."""
+    return type(task).__call__ is not BaseTask.__call__
 
 
 def _returned(request: Any, value: Any) -> Any:

@@ -83,7 +83,7 @@ class Supervisor:
 
     def revoked(self, request: Any, *, expired: bool) -> None:
         """A message was revoked, or has expired, or its process was terminated."""
-        headers: Any = getattr(request, "request_dict", None) or {}
+        headers: Any = request.headers or {}  # Celery sends the task's context
         if RUN_HEADER not in headers:
             return
 

@@ -146,6 +146,33 @@ def test_a_worker_that_stops_finishes_what_it_has(jobs: Jobs, tmp_path: Path) ->
     assert jobs.counts()["body"] == 2
 
 
+def test_a_revoked_run_is_cancelled(jobs: Jobs, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    jobs.worker(concurrency=1)
+    jobs.emit("job/held", {"gate": str(gate)})
+    jobs.wait_for("body")
+    run = jobs.emit("job/steps", {}).runs[0]
+    wait_until(lambda: jobs.ledger.run(run.id).worker)  # type: ignore[union-attr]
+    replies = jobs.app.control.revoke(run.id, reply=True, timeout=10, limit=1)
+    assert replies
+    gate.touch()
+    assert jobs.settle() == {S.SUCCEEDED: 1, S.CANCELLED: 1}
+    found = jobs.ledger.run(run.id)
+    assert found is not None
+    assert found.reason == "revoked"
+    assert "a" not in jobs.counts(run.id)
+
+
+def test_a_tail_that_cannot_be_dispatched_is_published_by_the_keeper(jobs: Jobs) -> None:
+    """The run has returned: its body is not executed again."""
+    jobs.worker(concurrency=1, CELERY_FANOUT_FAILPOINTS="tail.before_dispatch=kill@1")
+    run = jobs.emit("job/tail", {}).runs[0]
+    assert run.get(timeout=30) == "a"
+    found = jobs.ledger.run(run.id)
+    assert found is not None
+    assert (found.token, found.crashes) == (1, 0)
+
+
 def test_redis_restarts_while_a_run_is_under_way(jobs: Jobs, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     jobs.worker(concurrency=1)

@@ -69,6 +69,14 @@ def test_an_event_that_came_before_the_wait(shop: Shop) -> None:
         assert run.get(timeout=30) == ["order/paid", {"id": 7}, "paid-7"]
 
 
+def test_a_run_does_not_find_its_own_event(shop: Shop) -> None:
+    def body(order: dict[str, Any]) -> Any:
+        found = step.wait_for_event("next", EVENT, timeout=0.2)
+        return None if found is None else found.data
+
+    assert shop.handle(body, {"n": 1}).value is None
+
+
 def test_no_event_in_time(shop: Shop) -> None:
     shop.subscribe(waiter(0.2))
     with shop.worker():
@@ -238,6 +246,47 @@ def test_an_event_tells_of_a_dead_letter(shop: Shop) -> None:
     assert failure["run"] == emission.runs[0].id
     assert failure["event"]["data"] == {"n": 1}
     assert (failure["error"], failure["reason"]) == ({"type": "Boom", "message": "no"}, "error")
+
+
+def test_an_on_failure_task_that_fails_is_not_called_for_itself(shop: Shop) -> None:
+    calls: list[Any] = []
+
+    def body(order: Any) -> None:
+        raise Boom("no")
+
+    def tell(failure: dict[str, Any]) -> None:
+        calls.append(failure["run"])
+        raise Boom("this fails too")
+
+    shop.subscribe(body, subscription={"on_failure": shop.task(tell, name="tell")})
+    control = get_fanout(shop.app).runs
+    with shop.worker():
+        (run,) = shop.emit({}).runs
+        wait_until(lambda: control.counts()[RunState.FAILED] == 2)
+        shop.emit({}, "order/other")
+        assert shop.emit({}).runs[0].id != run.id
+        wait_until(lambda: control.counts()[RunState.FAILED] == 4)
+    assert len(calls) == 2
+
+
+def test_a_child_whose_failure_is_handled_is_nobodys_business(shop: Shop) -> None:
+    calls: list[Any] = []
+
+    def broken() -> None:
+        raise Boom("no")
+
+    task = shop.task(broken, name="broken")
+
+    def body(order: Any) -> str:
+        try:
+            step.invoke("call", task)
+        except StepFailed:
+            return "handled"
+        return "not reached"
+
+    failure = shop.task(noting(calls), name="tell")
+    assert shop.handle(body, subscription={"on_failure": failure}).value == "handled"
+    assert calls == []
 
 
 def test_a_dead_letter_keeps_what_went_wrong(shop: Shop) -> None:

@@ -337,6 +337,8 @@ class MemoryLedger(MemoryKeeping):
         for event in sorted(book.events.values(), key=lambda event: event.created):
             if event.name != name or event.created < kept_from or event.gone_at <= book.now:
                 continue
+            if event.key == row.event:  # its own event is no answer to it
+                continue
             if matches(wanted, json.loads(event.data)):
                 value = {"a": json.loads(event.attributes), "d": json.loads(event.data)}
                 text = _dumps({"v": 1, "s": "done", "n": 1, "r": value, "t": book.now})

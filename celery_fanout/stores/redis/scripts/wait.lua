@@ -16,7 +16,7 @@ local chunk, from = tonumber(ARGV[10]), tonumber(ARGV[11])
 local keys = call('ZRANGEBYSCORE', K .. ':n:' .. name, ARGV[8], '+inf', 'LIMIT', from, chunk)
 for _, key in ipairs(keys) do
   local attributes, data = unpack(call('HMGET', ekey(key), 'a', 'd'))
-  if data then
+  if data and key ~= r.e then -- its own event is no answer to it
     local decoded = #paths > 0 and cjson.decode(data)
     if #paths == 0 or filed(paths, function(path) return at_path(decoded, path) end) == wanted then
       local text = '{"v":1,"s":"done","n":1,"r":{"a":' .. attributes .. ',"d":' .. data .. '},"t":' .. f(now) .. '}'
