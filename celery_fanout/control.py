@@ -76,7 +76,8 @@ class RunControl(RunReader):
     def cancel(self, id: str, reason: str = "cancelled by hand") -> None:
         """Cancel a run that has not ended, and the runs that it invoked.
 
-        A worker that executes it stops at its next step; nothing more that it does counts.
+        A worker that executes it finds out when it stores a step's result, and stops there: so one
+        more step's function may be called. Nothing more that it does counts.
 
         Args:
             id: the run.

@@ -236,6 +236,19 @@ def test_a_parallel_child_reads_its_parents_checkpoints(desk: Desk) -> None:
     assert dict(desk.claim("c0").checkpoints) == {'s["k",1]': done(10)}
 
 
+def test_a_parallel_child_that_is_lost_on_its_way_is_missed(desk: Desk) -> None:
+    """It is published where its parent is, whose queue is known."""
+    desk.emit("e1", "a")
+    token = desk.begin("e1-a")
+    child = NewRun("c0", "a@doc/up", "parallel", message="{}", field='s["p",1,0]', group="g")
+    desk.ledger.spawn("e1-a", token, "g", [child])
+    desk.taken("c0")
+    desk.ledger.mark_published(["c0"])
+    desk.clock.advance(1)
+    assert desk.ledger.resend("other", desk.clock.now) == []
+    assert desk.ledger.resend("celery", desk.clock.now) == ["c0"]
+
+
 def test_cancelling_a_parent_cancels_its_children(desk: Desk) -> None:
     family(desk, 2)
     cancelled, woken = desk.ledger.cancel(["e1-a"], "enough")

@@ -203,6 +203,9 @@ class Book:
         if self.row(new.id) is not None:
             return False
         paused = new.subscription in self.paused
+        queue, above = new.queue, self.row(parent)
+        if not queue and new.kind == "parallel" and above is not None:
+            queue = above.queue  # a message of its parent's subscription goes the same way
         row = Row(
             new.id,
             new.kind,
@@ -215,7 +218,7 @@ class Book:
             None if paused else due,
             resume,
             expires,
-            queue=new.queue,
+            queue=queue,
             parent=parent,
             field=new.field,
             group=new.group,

@@ -311,6 +311,8 @@ local function add_runs(at, count, event, due, generation, parent, expires, resu
   for n = 0, count - 1 do
     local b = at + n * 9
     local id, kind, sub, queue, message, field, group, cancels, checkpoints = unpack(ARGV, b, b + 8)
+    -- an item of step.parallel is a message of its parent's subscription: it goes the same way
+    if queue == '' and kind == 'parallel' and parent then queue = call('HGET', rkey(parent), 'q') or '' end
     local extra = {'g', generation}
     if queue ~= '' then copy({'q', queue}, extra) end
     if parent then copy({'p', parent}, extra) end

@@ -4,9 +4,14 @@
 import datetime as dt
 import warnings
 
-from celery_fanout import Event, exceptions, explain, get_fanout, step
+from celery.contrib.testing.worker import start_worker
+
+from celery_fanout import Event, current_run, emit, exceptions, explain, get_fanout, step
 from celery_fanout.canvas import freeze
+from celery_fanout.declarations import declared
+from celery_fanout.stores.states import RunState
 from celery_fanout.testing import run
+from tests.processes import wait_until
 
 state = {}
 
@@ -134,3 +139,43 @@ for task, times in ((forgotten, 1), (subscriber, 0)):  # one run id, one checkpo
     for _ in range(2):
         task.apply(args=chain.args, task_id=chain.run_id, headers=dict(chain.headers))
     assert len(seen) == times, (task, seen)
+
+
+# "When the order has changed", and a subscription that is gone: on level 2
+@on_event("order/changed")
+@app.task(bind=True, default_retry_delay=0)
+def reordered(self, data):
+    if current_run().attempt == 1:
+        step.run("a", str, "a")
+        step.sleep("a while", 0.1)
+        step.run("b", str, "b")
+        raise self.retry()
+    return [step.run("b", str, "b"), step.run("a", str, "a")]
+
+
+@on_event("subscription/dropped")
+@app.task
+def dropped(data):
+    step.sleep("a while", 1)
+    return "slept"
+
+
+ledger = get_fanout(app).ledger
+with start_worker(app, perform_ping_check=False):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        (outcome,) = emit("order/changed").get(30)
+    assert outcome.value == ["b", "a"]
+    (text,) = [str(w.message) for w in caught if w.category is exceptions.StepOrderWarning]
+    assert "calls the step 'a' after 'b'" in text
+
+    (handle,) = emit("subscription/dropped").runs
+    wait_until(lambda: ledger.run(handle.id).state is RunState.SUSPENDED)
+    (declaration,) = [found for found in declared.all if found.pattern == "subscription/dropped"]
+    declared.all.remove(declaration)
+    declared.version += 1
+    get_fanout(app).registry.refresh()
+    wait_until(lambda: ledger.run(handle.id).due - ledger.time() > 2, 20)  # put back
+    assert ledger.run(handle.id).state is RunState.PENDING
+    dropped = on_event("subscription/dropped")(dropped)  # another process has it
+    wait_until(lambda: ledger.run(handle.id).state is RunState.SUCCEEDED, 30)

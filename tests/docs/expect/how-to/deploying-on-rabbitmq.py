@@ -1,4 +1,9 @@
 # ruff: noqa: F821 - the names are those of the page
-from celery_fanout import get_fanout
+from proj.celery import app
 
-assert get_fanout(app).store.name == "The result backend RedisBackend"
+from celery_fanout import checks, get_fanout
+
+assert get_fanout(app).ledger.name == "The Redis ledger"
+assert get_fanout(simple).level2 is None
+found = {finding.id for finding in checks.findings(get_fanout(simple))}
+assert found == {"fanout.W001"}, found  # nothing subscribes there

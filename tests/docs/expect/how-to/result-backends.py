@@ -1,5 +1,5 @@
 # ruff: noqa: F821 - the names are those of the page
-"""The table of backends, as far as no server is needed for it."""
+"""The tables of backends, as far as no server is needed for them."""
 
 import django
 import pytest
@@ -13,6 +13,18 @@ settings.configure(INSTALLED_APPS=["django.contrib.contenttypes", "django_celery
 django.setup()
 
 DAY = 86_400.0
+LEVEL_2 = [
+    *("redis://localhost:1", "rediss://localhost:1", "unix:///tmp/redis.sock"),
+    *("valkey://localhost:1", "redis+cluster://localhost:1", "memory://"),
+]
+for number, url in enumerate(LEVEL_2):
+    found = Celery(f"level-2-{number}", broker="memory://", fanout_store_url=url)
+    assert get_fanout(found).level2 is not None, url
+for number, url in enumerate(["backend", "db+sqlite://", "cache+memcached://localhost:1"]):
+    found = Celery(f"level-1-{number}", backend="redis://localhost:1", fanout_store_url=url)
+    found.conf.broker_url = "memory://"
+    assert get_fanout(found).level2 is None, url
+app.conf.result_expires = sql.conf.result_expires
 TABLE = {
     "redis://localhost:1": (30 * DAY, True),
     "rediss://localhost:1": (30 * DAY, True),
