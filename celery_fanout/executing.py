@@ -130,7 +130,8 @@ def execute(
 
 def _has_own_call(task: Any) -> bool:
     """Whether a task's class has a ``__call__`` of its own; a worker replaces Celery's."""
-    return type(task).__call__ is not BaseTask.__call__
+    base: Any = BaseTask
+    return type(task).__call__ is not base.__call__
 
 
 def _returned(request: Any, value: Any) -> Any:
