@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.signals import setup_logging
 
 from tests.processes import dismiss_guardian
 from tests.servers import (
@@ -31,6 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE / "faults" in item.path.parents:
             item.add_marker("faults")
+
+
+@setup_logging.connect
+def leave_logging_alone(**_: Any) -> None:
+    """Keep a worker inside the test process from setting the root logger to ERROR for good."""
 
 
 def pytest_unconfigure() -> None:
