@@ -94,13 +94,15 @@ def execute(
         raise _refused(run, answer, engine)
     request.fanout_claimed = claimed
     request.fanout_tail = list(request.chain or ())  # Celery takes the next link out of its own
+    if not engine.dispatches:
+        request.chain = None
     if answer.status == "completing":  # it was executed; Celery has yet to dispatch its tail
         return None if answer.result is None else kombu_json.loads(answer.result)
     hit("claim.after")
     execution = Execution(run, task, request, engine, claimed)
-    signals.run_started.send(sender=task, run=run)
     try:
         with activate(execution):
+            signals.run_started.send(sender=task, run=run)
             value = _returned(request, body())
     except BranchDone as done:
         _succeed(execution, claimed, done.value, tail=None)

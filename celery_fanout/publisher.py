@@ -283,6 +283,10 @@ class Publisher:
             # a broker's library raises errors of its own; what a hook raises ends the batch too
             raise self._cut_short(deliveries, exc) from exc
 
+    def send(self, signature: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """Publish a task that is no subscriber, with ``apply_async``."""
+        signature.apply_async(args, **options)
+
     def _send_batch(
         self, producer: Any, deliveries: list[Delivery], options: dict[str, Any], deadline: Deadline
     ) -> None:
