@@ -94,8 +94,7 @@ def execute(
         raise _refused(run, answer, engine)
     request.fanout_claimed = claimed
     request.fanout_tail = list(request.chain or ())  # Celery takes the next link out of its own
-    if not engine.dispatches:
-        request.chain = None
+    request.chain = request.chain if engine.dispatches else None
     if answer.status == "completing":  # it was executed; Celery has yet to dispatch its tail
         return None if answer.result is None else kombu_json.loads(answer.result)
     hit("claim.after")

@@ -290,8 +290,8 @@ class Simulation:
         while (due := self.ledger.take(()).next_due) is not None:
             if due > end:
                 left = [run for run in self.ledger.runs(limit=10**6) if run.state not in FINAL]
-                first = f"{left[0].subscription or left[0].id} is {left[0].state}"
-                raise AssertionError(f"{len(left)} runs are left after {within:g} s: {first}.")
+                states = ", ".join(f"{run.subscription or run.id} is {run.state}" for run in left)
+                raise AssertionError(f"Not all has ended after {within:,.0f} s. {states}.")
             done += self._advance_to(due)
         return done
 
@@ -342,7 +342,6 @@ class Simulation:
         link: Any = signature(last, app=self._fanout.app)
         args = () if link.immutable else (value,)
         options = {**link.options, "chain": rest}
-        options["headers"] = {**(options.get("headers") or {})}
         self._inbox.send(link, args, options)
 
     def _stand_in(self, message: Message, end: Any) -> None:

@@ -32,6 +32,8 @@ __all__ = ["NonDeterministicBody", "SimulatedCrash", "TestRun"]
 #: How many attempts of the runs that a step waits for are too many.
 TOO_MANY = 10_000
 
+ENDED = frozenset(state.value for state in FINAL)
+
 
 class SimulatedCrash(BaseException):
     """What ``crash_after=`` raises; like SIGKILL it passes every ``except Exception``."""
@@ -106,7 +108,7 @@ class TestRun:
         self._always_replay = always_replay
         self._before: list[StepKey] = []
         self._completed: set[StepKey] = set()
-        self._execution: Execution | None = None
+        self._passes: list[Execution] = []
         self.id = self._simulation.begin(event, subscription)
         self.event = event
         self.clock = clock
@@ -124,7 +126,7 @@ class TestRun:
     @property
     def finished(self) -> bool:
         """Whether the run has succeeded, failed, or was cancelled."""
-        return self.state in {state.value for state in FINAL}
+        return self.state in ENDED
 
     @property
     def children(self) -> list[RunRecord]:
@@ -147,7 +149,7 @@ class TestRun:
             self.clock.advance_to(self.due)
         self._crash_after = crash_after or self._crash_after
         self._attempt()
-        if self.finished and self._crash_after is not None:
+        if self._crash_after is not None and self.state in ENDED:
             raise AssertionError(
                 f"The run has {self._ended} and never completed the step {self._crash_after!r} "
                 f"to crash after. It completed: {', '.join(self.executed) or 'none'}."
@@ -211,7 +213,7 @@ class TestRun:
 
     def _execute(self, message: Message) -> bool:
         """Execute a message of the run; return whether that was an attempt."""
-        self._execution = None
+        self._passes.clear()
         try:
             traced = self._simulation.execute(message)
         except SimulatedCrash as crash:
@@ -224,7 +226,7 @@ class TestRun:
             self._compare()
             self._simulation.put_back(self.id)
             return False
-        if self._execution is None:  # a second message, or one that came early
+        if not self._passes:  # a second message, or one that came early
             return False
         if self._always_replay:
             self._compare()
@@ -269,7 +271,9 @@ class TestRun:
 
     def _on_started(self, run: Any = None, **_: Any) -> None:
         if run.id == self.id:
-            self._execution = current.get()
+            execution = current.get()
+            assert execution is not None  # noqa: S101 - the signal is sent inside it
+            self._passes.append(execution)
 
     def _on_suspended(self, run: Any = None, step: str | None = None, **_: Any) -> None:
         if run.id == self.id:
@@ -289,8 +293,7 @@ class TestRun:
 
     def _compare(self) -> None:
         """Refuse a pass that asked for other steps than the one before it."""
-        assert self._execution is not None  # noqa: S101 - it was begun
-        now = list(dict.fromkeys(self._execution.used))
+        now = list(dict.fromkeys(self._passes[-1].used))
         for number, before in enumerate(self._before, start=1):
             found = now[number - 1] if len(now) >= number else None
             if found != before:
