@@ -22,7 +22,7 @@ from celery_fanout.emission import Emission, RunHandle
 from celery_fanout.exceptions import INTERRUPTS, EmitError, InvalidEvent, StoreUnsupported
 from celery_fanout.sending import Sending
 from celery_fanout.signals import event_emitted
-from celery_fanout.templates import Templates
+from celery_fanout.templates import Templates, routed_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -219,6 +219,10 @@ class Publisher:
     def queue_for_task(self, name: str, options: Mapping[str, Any]) -> str | None:
         """Return the queue of the fast workers, if messages of a task go there."""
         return self._templates.queue_for_task(name, options)
+
+    def routed_to(self, name: str, options: Mapping[str, Any]) -> str:
+        """Return the queue that a task's messages go to; ``""`` if that is not simple."""
+        return routed_to(self._app, name, options)
 
     def queue_of(self, subscription: Subscription) -> str:
         """Return the queue that a subscription's messages go to; ``""`` if that is not simple."""
