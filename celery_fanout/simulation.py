@@ -114,7 +114,7 @@ class _Inbox(Publisher):
             )
             delivery.state = "published"
 
-    def send(self, signature: Any, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def send(self, signature: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str:
         """Keep a task that is no subscriber."""
         whole = signature.clone(args)
         self.messages.append(
@@ -128,6 +128,7 @@ class _Inbox(Publisher):
                 options.get("chain") or [],
             )
         )
+        return ""
 
 
 class _Recording(Level2):

@@ -78,8 +78,16 @@ class Ledger(Protocol):
         """
         ...
 
-    def mark_published(self, run_ids: Sequence[str]) -> None:
-        """Turn runs that are ``pending`` into ``published``, due after ``rules.republish``."""
+    def mark_published(
+        self, run_ids: Sequence[str], queues: Mapping[str, str] | None = None
+    ) -> None:
+        """Turn runs that are ``pending`` into ``published``, due after ``rules.republish``.
+
+        Args:
+            run_ids: the runs.
+            queues: the queue that each went to, by run id, if it was another than it was recorded
+                with; :meth:`resend` asks for it.
+        """
         ...
 
     def claim(

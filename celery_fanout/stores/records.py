@@ -161,8 +161,8 @@ class Claim:
         crashes: how often its worker died.
         created: when it was recorded.
         due: when an early run goes on.
-        checkpoints: all checkpoint fields and their texts; for a ``parallel`` run those of its
-            parent, whose body it replays.
+        checkpoints: all checkpoint fields and their texts; for a ``parallel`` run those that its
+            parent, whose body it replays, had when it asked for it.
         result: JSON of the result, for ``"completing"``.
         woken: as in :class:`Recorded`.
         now: the store's time.

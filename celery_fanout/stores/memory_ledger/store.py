@@ -119,11 +119,14 @@ class MemoryLedger(MemoryKeeping):
         return found
 
     @operation
-    def mark_published(self, run_ids: Sequence[str]) -> None:
+    def mark_published(
+        self, run_ids: Sequence[str], queues: Mapping[str, str] | None = None
+    ) -> None:
         """Turn pending runs into published ones."""
         for run_id in run_ids:
             row = self.book.row(run_id)
             if row is not None and row.state is _S.PENDING:
+                row.queue = (queues or {}).get(run_id) or row.queue
                 self._publish(row)
 
     def _publish(self, row: Row) -> None:
@@ -217,7 +220,8 @@ class MemoryLedger(MemoryKeeping):
 
     def _checkpoints(self, row: Row) -> dict[str, str]:
         parent = self.book.row(row.parent) if row.kind == "parallel" else None
-        return {**(parent.checkpoints if parent else {}), **row.checkpoints}
+        seen = parent.seen.get(row.group, parent.checkpoints) if parent else {}
+        return {**seen, **row.checkpoints}
 
     @operation
     def store(self, run_id: str, token: int, field: str, text: str, *, final: bool) -> str | None:  # noqa: ARG002 - the protocol's

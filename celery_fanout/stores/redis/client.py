@@ -61,7 +61,8 @@ def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
     if scheme in CLUSTER:
         plain = f"rediss://{rest}" if ssl else f"{scheme.partition('+')[0]}://{rest}"
         return RedisCluster.from_url(plain, **common)
-    common["retry"] = Retry(ExponentialBackoff(cap=0.5, base=0.02), 2)
+    # once more, on a new connection: a Redis that does not answer holds a caller twice as long
+    common["retry"] = Retry(ExponentialBackoff(cap=0.5, base=0.02), 1)
     common["retry_on_error"] = [RedisConnectionError, RedisTimeoutError]
     if scheme in SENTINEL:
         if not master:

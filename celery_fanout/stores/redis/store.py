@@ -105,10 +105,14 @@ class RedisLedger(RedisViews):
     def _can_pipeline(self) -> bool:
         return not hasattr(self._scripts.client, "get_primaries")  # a cluster's refuses scripts
 
-    def mark_published(self, run_ids: Sequence[str]) -> None:
+    def mark_published(
+        self, run_ids: Sequence[str], queues: Mapping[str, str] | None = None
+    ) -> None:
         """Turn pending runs into published ones."""
+        known = queues or {}
         for start in range(0, len(run_ids), AT_ONCE):
-            self._scripts.run("published", *run_ids[start : start + AT_ONCE])
+            ids = run_ids[start : start + AT_ONCE]
+            self._scripts.run("published", *(v for i in ids for v in (i, known.get(i, ""))))
 
     def claim(
         self,

@@ -17,7 +17,8 @@ end
 
 local function checkpoints()
   if r.k ~= 'parallel' or not r.p then return steps(id) end
-  local found = steps(r.p)
+  local seen = call('HGET', dkey(r.p), 'b' .. (r.pg or '')) -- see spawn.lua
+  local found = seen and cjson.decode(seen) or steps(r.p)
   copy(steps(id), found)
   return found
 end

@@ -244,7 +244,9 @@ local function deliver(r, reason)
   local first = call('HSETNX', d, r.pf, text) == 1
   local n = 'n' .. r.pg
   if not first or call('HEXISTS', d, n) == 0 then return end
-  if call('HINCRBY', d, n, -1) <= 0 and p.s == 'suspended' and p.w == r.pg then wake(p) end
+  if call('HINCRBY', d, n, -1) > 0 then return end
+  call('HDEL', d, 'b' .. r.pg)
+  if p.s == 'suspended' and p.w == r.pg then wake(p) end
 end
 
 -- End a run. Its records expire by themselves.
@@ -283,11 +285,11 @@ local function crash(r, message)
   return false
 end
 
--- The steps among the fields of a run's data.
-local function steps(id)
+-- The steps among the fields of a run's data, but for those that begin so.
+local function steps(id, but)
   local flat, found = call('HGETALL', dkey(id)), {}
   for i = 1, #flat, 2 do
-    if string.sub(flat[i], 1, 1) == 's' then
+    if string.sub(flat[i], 1, 1) == 's' and not (but and string.sub(flat[i], 1, #but) == but) then
       found[#found + 1] = flat[i]
       found[#found + 1] = flat[i + 1]
     end
@@ -311,8 +313,6 @@ local function add_runs(at, count, event, due, generation, parent, expires, resu
   for n = 0, count - 1 do
     local b = at + n * 9
     local id, kind, sub, queue, message, field, group, cancels, checkpoints = unpack(ARGV, b, b + 8)
-    -- an item of step.parallel is a message of its parent's subscription: it goes the same way
-    if queue == '' and kind == 'parallel' and parent then queue = call('HGET', rkey(parent), 'q') or '' end
     local extra = {'g', generation}
     if queue ~= '' then copy({'q', queue}, extra) end
     if parent then copy({'p', parent}, extra) end

@@ -4,7 +4,12 @@ local r = rec(ARGV[3])
 if not holds(r, ARGV[4]) then return {0, woken} end
 local count, counter = tonumber(ARGV[6]), 'n' .. ARGV[5]
 if call('HEXISTS', dkey(r.id), counter) == 1 then return {1, woken} end -- a repeated call
-local left = count
+local left, group = count, ARGV[5]
+-- What the items of step.parallel replay the body with: not one another's results, or n items would
+-- read n * n of them.
+if ARGV[8] == 'parallel' then
+  call('HSET', dkey(r.id), 'b' .. group, cjson.encode(steps(r.id, string.sub(group, 1, -2) .. ',')))
+end
 for n = 0, count - 1 do
   -- One that is there already is of an earlier life of a parent that was reopened: what it did
   -- succeed in counts, what had failed runs again. Else nothing would ever wake the parent.
