@@ -199,7 +199,9 @@ def _succeed(execution: Execution, claimed: ClaimedRun, value: Any, tail: Any) -
     if not tail:
         settled = claimed.settle(RunState.SUCCEEDED, result=result)
     else:
-        settled = claimed.settle(RunState.COMPLETING, result=result, child=_next_link(execution.task.app, tail, value))
+        settled = claimed.settle(
+            RunState.COMPLETING, result=result, child=_next_link(execution.task.app, tail, value)
+        )
     hit("settle.after" if not tail else "tail.before_dispatch")
     _wake(execution.engine, settled)
 

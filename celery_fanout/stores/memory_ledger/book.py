@@ -125,6 +125,7 @@ class Event:
     then_message: str = ""
     then_done: int = -1
     trace: str = ""
+    nonce: str = ""
     gone_at: float = inf
 
 

@@ -1,6 +1,6 @@
 -- Record an event and its runs, and publish their messages if they are given.
 --
--- ARGV[3] JSON: key, name, gen, replay, resume, expires, then_id, trace
+-- ARGV[3] JSON: key, name, gen, replay, nonce, resume, expires, then_id, trace
 -- ARGV[4] attributes  ARGV[5] data  ARGV[6] message of the fan-in  ARGV[7] number of runs
 -- then 9 values for each run (see add_runs in lib.lua), then the number of lists, and for each the
 -- name of the list, how many messages, and the messages
@@ -27,7 +27,7 @@ if known and not m.replay then
   generation = tonumber(known.g) + 1
 elseif known then
   -- the same replay again, whose answer was lost
-  if tonumber(known.g) == m.gen and count > 0 and call('EXISTS', rkey(ARGV[8])) == 1 then
+  if tonumber(known.g) == m.gen and (known.rn or '') == m.nonce and count > 0 and call('EXISTS', rkey(ARGV[8])) == 1 then
     local ids = {}
     for n = 0, count - 1 do ids[#ids + 1] = ARGV[8 + n * 9] end
     return {'new', m.gen, states(ids), woken}
@@ -41,11 +41,11 @@ for n = 0, count - 1 do ids[#ids + 1] = ARGV[8 + n * 9] end
 if m.replay and known then
   local all = cjson.decode(known.rr or '[]')
   copy(ids, all)
-  call('HSET', e, 'g', generation, 'rr', #all == 0 and '[]' or cjson.encode(all))
+  call('HSET', e, 'g', generation, 'rn', m.nonce, 'rr', #all == 0 and '[]' or cjson.encode(all))
 else
   call('HSET', e, 'v', 1, 'nm', m.name, 'a', ARGV[4], 'd', ARGV[5], 't', f(now), 'g', generation,
     'ge', generation, 'r', #ids == 0 and '[]' or cjson.encode(ids))
-  call('HDEL', e, 'ti', 'tm', 'td', 'tr')
+  call('HDEL', e, 'ti', 'tm', 'td', 'tr', 'rn')
   if m.trace then call('HSET', e, 'tr', m.trace) end
   if m.then_id ~= '' then call('HSET', e, 'ti', m.then_id, 'tm', ARGV[6]) end
   index_event(m.key, m.name)
