@@ -213,7 +213,11 @@ class Ledgers:
         cancels: bool,
     ) -> None:
         key = f"e{number}"
-        cancel_on = (("doc/gone", json.dumps({"n": number})), ("doc/stop", "{}")) if cancels else ()
+        # the last one by another event of this name, or by itself when it is emitted again
+        pairs = {"doc/gone": number, "doc/stop": None, "doc/up": self.random.choice(NUMBERS)}
+        cancel_on = tuple(
+            (name, "{}" if n is None else json.dumps({"n": n})) for name, n in pairs.items()
+        )
 
         def draft(generation: int) -> NewEvent:
             return NewEvent(
@@ -222,7 +226,12 @@ class Ledgers:
                 json.dumps({"id": key}),
                 json.dumps({"n": number}),
                 [
-                    NewRun(f"{key}-{sub[0]}-{generation}", sub, queue="q", cancel_on=cancel_on)
+                    NewRun(
+                        f"{key}-{sub[0]}-{generation}",
+                        sub,
+                        queue="q",
+                        cancel_on=cancel_on if cancels else (),
+                    )
                     for sub in subs
                 ],
                 generation,
@@ -304,9 +313,13 @@ class Ledgers:
         put_back=[False, False, True],
     )
     def claim(self, boot: str, retries: int, put_back: bool) -> None:
-        row = self.pick(lambda row: row.state in ACTIVE)
+        row = self.pick(self.claimable)
         retries = max(0, row.retries + retries)
         self.claimed(row.id, boot, retries=retries, put_back=put_back)
+
+    def claimable(self, row: Any) -> bool:
+        over = row.state is S.RUNNING and row.due <= self.clock.now
+        return over or row.state in ACTIVE
 
     def claimed(self, run_id: str, boot: str = "w1", **more: Any) -> Claim:
         nonce = self.nonce()
@@ -399,6 +412,8 @@ class Ledgers:
         row = self.pick(lambda row: row.state is S.COMPLETING)
         if dispatched:
             self.settled_twice(row.id, row.token, S.SUCCEEDED)
+            # a call that was under way all the time
+            self.both("settle", row.id, row.token, S.COMPLETING, **self.ending(row, S.COMPLETING))
         else:
             self.claimed(row.id)  # it is delivered again
 
@@ -415,7 +430,7 @@ class Ledgers:
         if text is not None and json.loads(text)["s"] != "done" and leave:
             self.both("settle", run_id, token, S.SUSPENDED, due=due, group=WAIT, reason="event")
 
-    @action(3, waited)
+    @action(6, waited)
     def end_wait(self) -> None:
         row = self.pick(lambda row: row.state is S.RUNNING and WAIT in row.checkpoints)
         if WAIT in row.checkpoints:
@@ -434,11 +449,19 @@ class Ledgers:
         run_id, token, row = self.pick_running()
         if run_id.count("-c") > 1:
             return
-        known = len([1 for child in row.children if f"-c{group}" in child])
+        self.spawned(row, token, kind, group, count)
+        if leave:
+            name = f's["{group}",1]'
+            self.both("settle", run_id, token, S.SUSPENDED, group=name, reason=kind)
+
+    def spawned(self, row: Any, token: int, kind: Any, group: str, count: int) -> None:
+        # the items of a step do not change
+        known = {child: k for child, k in row.children.items() if f"-c{group}" in child}
+        kind, count = next(iter(known.values()), kind), len(known) or count
         name = f's["{group}",1]'
         children = [
             NewRun(
-                f"{run_id}-c{group}{n}",
+                f"{row.id}-c{group}{n}",
                 row.subscription,
                 kind,
                 "",
@@ -446,13 +469,10 @@ class Ledgers:
                 f's["{group}",1,{n}]',
                 name,
             )
-            for n in range(known or count)  # the items of a step do not change
+            for n in range(count)
         ]
-        if not self.both("spawn", run_id, token, name, children).ok:
-            return
-        assert self.both("spawn", run_id, token, name, children).ok
-        if leave:
-            self.both("settle", run_id, token, S.SUSPENDED, group=name, reason=kind)
+        if self.both("spawn", row.id, token, name, children).ok:
+            assert self.both("spawn", row.id, token, name, children).ok
 
     @action(
         6,
@@ -464,13 +484,45 @@ class Ledgers:
         """A worker executes children, or links, or what else waits for it."""
         rows = [row for row in self.memory.book.rows.values() if row.parent and not row.final]
         for row in sorted(rows, key=lambda row: row.id)[: None if all_ else 1]:
-            if row.state is S.RUNNING:
-                continue
-            self.both("take", [row.id])
-            self.both("mark_published", [row.id])
-            found = self.claimed(row.id, "w2", retries=row.retries)
-            if found.status == "claimed":
-                self.both("settle", row.id, found.token, to, **self.ending(row, to))
+            if row.state is not S.RUNNING:
+                self.both("take", [row.id])
+                self.both("mark_published", [row.id])
+                self.end_child(row.id, to)
+
+    @action(
+        3,
+        active,
+        ends=[S.FAILED, S.CANCELLED],
+        early=[None, S.SUCCEEDED, S.FAILED],
+        late=[None, S.SUCCEEDED, S.FAILED],
+    )
+    def retry_parent(self, ends: RunState, early: RunState | None, late: RunState | None) -> None:
+        """A run ends before its children, and is run again; some end before that, some after."""
+        row = self.pick(lambda row: row.state in ACTIVE and "-c" not in row.id)
+        found = self.claimed(row.id, retries=row.retries)
+        if found.status != "claimed":
+            return
+        self.spawned(row, found.token, "invoke", "g", 2)
+        first, second = [child for child in row.children if "-cg" in child][:2] or ["", ""]
+        self.end_child(first, early)
+        if ends is S.FAILED:
+            self.both("settle", row.id, found.token, S.FAILED, error=ERROR)
+        else:
+            self.both("cancel", [row.id], "enough")
+        self.both("reopen", row.id, "again")
+        self.end_child(second, late)
+        found = self.claimed(row.id, retries=row.retries)
+        if found.status == "claimed":
+            self.spawned(row, found.token, "invoke", "g", 2)
+            self.both("settle", row.id, found.token, S.SUSPENDED, group='s["g",1]', reason="invoke")
+
+    def end_child(self, run_id: str, to: RunState | None) -> None:
+        row = self.memory.book.row(run_id)
+        if row is None or to is None:
+            return
+        found = self.claimed(row.id, "w2", retries=row.retries)
+        if found.status == "claimed":
+            self.both("settle", row.id, found.token, to, **self.ending(row, to))
 
     # -- people ---------------------------------------------------------------------------------
 
@@ -508,7 +560,7 @@ class Ledgers:
 
     @action(
         2,
-        seconds=[0.5, 5.0, 25.5, 35.5, 35.5, 150.5, 520.5, 1100.5, 2100.5, 5100.5],
+        seconds=[0.5, 5.0, 25.5, 35.5, 35.5, 150.5, 520.5, 1100.5, 2100.5, 5100.5, 90_000.0],
     )
     def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -535,7 +587,8 @@ class Ledgers:
         rows = self.memory.book.rows.values()
         held = [row.id for row in rows if row.boot == boot]
         received = self.pick(lambda row: row.state in (S.PENDING, S.PUBLISHED))
-        self.both(does, boot, sorted({*held, received.id, "nobody"}))
+        other = self.pick(lambda row: row.state in (S.RUNNING, S.COMPLETING))
+        self.both(does, boot, sorted({*held, received.id, other.id, "nobody"}))
 
     @action(
         3,
@@ -551,11 +604,11 @@ class Ledgers:
         ids = {"all": ids, "one": ids[:1], "none": []}[publish]
         self.both("mark_published", ids, dict.fromkeys(ids, queue))
 
-    @action(2, runs)
-    def take_some(self) -> None:
+    @action(3, runs, grace=BOOLEANS)
+    def take_some(self, grace: bool) -> None:
         row = self.pick(lambda row: row.due is not None and row.due <= self.clock.now)
         other = self.pick(lambda row: not row.final)
-        self.both("take", [row.id, other.id, row.id, "nobody"])
+        self.both("take", [row.id, other.id, row.id, "nobody"], grace=grace)
 
     @action(2, runs)
     def publish(self) -> None:
@@ -580,10 +633,13 @@ class Ledgers:
             self.both("take", [row.id])
         assert (row.state, row.crashes) == (S.FAILED, RULES.max_crashes)
 
-    @action(1, runs, delay=[5.0, 505.0])
-    def unregistered(self, delay: float) -> None:
+    @action(2, runs, times=[1, 1, 2, 3], delay=[5.0, 255.0])
+    def unregistered(self, times: int, delay: float) -> None:
         row = self.pick(lambda row: row.state in (S.PENDING, S.PUBLISHED))
-        self.both("unregistered", row.id, delay)
+        for _ in range(times):
+            self.both("unregistered", row.id, delay)
+            self.clock.advance(RULES.unregistered / 2)
+            self.sweep()
 
     @action(1, age=[0.0, 15.0], queue=["q", "q2"])
     def resend(self, age: float, queue: str) -> None:
@@ -611,9 +667,8 @@ class Ledgers:
         for run_id in rows:
             assert plain(self.memory.run(run_id)) == plain(self.redis.run(run_id))
         for name, args in (("outcomes", [rows]), ("counts", []), ("paused", [])):
-            assert plain(getattr(self.memory, name)(*args)) == plain(
-                getattr(self.redis, name)(*args)
-            )
+            left, right = getattr(self.memory, name)(*args), getattr(self.redis, name)(*args)
+            assert plain(left) == plain(right), name
         for key in self.memory.book.events:
             assert plain(self.memory.event(key)) == plain(self.redis.event(key))
 
@@ -673,6 +728,7 @@ class Ledgers:
             if not left:
                 break
             self.clock.now = max(self.clock.now, min(row.due or 0.0 for row in left))
+            self.sweep()
         self.alike()
         self.holds()
         assert [row for row in self.memory.book.rows.values() if not row.final] == []

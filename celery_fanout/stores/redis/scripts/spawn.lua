@@ -11,19 +11,18 @@ if ARGV[8] == 'parallel' then
   call('HSET', dkey(r.id), 'b' .. group, cjson.encode(steps(r.id, string.sub(group, 1, -2) .. ',')))
 end
 for n = 0, count - 1 do
+  local at = 7 + n * 9
   -- One that is there already is of an earlier life of a parent that was reopened: what it did
   -- succeed in counts, what had failed runs again. Else nothing would ever wake the parent.
-  local child = rec(ARGV[7 + n * 9])
-  if child and child.s == 'succeeded' then
-    deliver(child)
-    left = left - 1
-  elseif child and FINAL[child.s] then
-    reopen(child, 'retried with its run')
+  local child, field = rec(ARGV[at]), ARGV[at + 5]
+  if child and child.s == 'succeeded' then deliver(child) end
+  if call('HEXISTS', dkey(r.id), field) == 1 then
+    left = left - 1 -- it has ended, and is not counted again; its own record may be gone
+  else
+    if child and FINAL[child.s] then reopen(child, 'retried with its run') end
+    add_runs(at, 1, r.e, now, r.g or '0', r.id)
+    call('HSET', dkey(r.id), 'c' .. ARGV[at], ARGV[at + 1])
   end
-end
-add_runs(7, count, r.e, now, r.g or '0', r.id)
-for n = 0, count - 1 do
-  call('HSET', dkey(r.id), 'c' .. ARGV[7 + n * 9], ARGV[8 + n * 9])
 end
 call('HSET', dkey(r.id), counter, left)
 return {1, woken}
