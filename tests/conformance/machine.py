@@ -309,7 +309,7 @@ class Ledgers:
         7,
         active,
         boot=BOOTS,
-        retries=[0, 0, 0, -1, 1],
+        retries=[0, 0, 0, -1, -1, 1],
         put_back=[False, False, True],
     )
     def claim(self, boot: str, retries: int, put_back: bool) -> None:
@@ -503,14 +503,16 @@ class Ledgers:
         if found.status != "claimed":
             return
         self.spawned(row, found.token, "invoke", "g", 2)
-        first, second = [child for child in row.children if "-cg" in child][:2] or ["", ""]
-        self.end_child(first, early)
+        known = [child for child in row.children if "-cg" in child]
+        if not known:
+            return
+        self.end_child(known[0], early)
         if ends is S.FAILED:
             self.both("settle", row.id, found.token, S.FAILED, error=ERROR)
         else:
             self.both("cancel", [row.id], "enough")
         self.both("reopen", row.id, "again")
-        self.end_child(second, late)
+        self.end_child(known[-1], late)
         found = self.claimed(row.id, retries=row.retries)
         if found.status == "claimed":
             self.spawned(row, found.token, "invoke", "g", 2)
@@ -575,7 +577,7 @@ class Ledgers:
 
     def sweep(self) -> None:
         """Forget what has expired: the one ledger does it by itself, the other one so."""
-        gone = [row.id for row in self.memory.book.rows.values() if row.gone_at <= self.clock.now]
+        gone = [row.id for row in self.memory.book.rows.values() if row.gone_at < self.clock.now]
         assert self.both("sweep") == len(gone)
         for run_id in gone:
             self.states.pop(run_id)
@@ -620,17 +622,25 @@ class Ledgers:
         row = self.pick(lambda row: row.state is S.RUNNING)
         self.both("abandon", row.id, boot or row.boot or "w1", ERROR, final=final)
 
-    @action(1, active)
-    def crash_again_and_again(self) -> None:
+    @action(2, active, retried=BOOLEANS, stale=BOOLEANS)
+    def crash_again_and_again(self, retried: bool, stale: bool) -> None:
         """7: a run that kills its workers ends."""
         row = self.pick(lambda row: row.state in ACTIVE)
-        for _ in range(RULES.max_crashes):
+        if retried:
             found = self.claimed(row.id, retries=row.retries)
-            if found.status != "claimed":
+            if found.status == "claimed":
+                more: Any = {"retries": row.retries + 1, "due": self.clock.now, "error": ERROR}
+                self.both("settle", row.id, found.token, S.RETRYING, **more)
+        crashes = row.crashes
+        while crashes < RULES.max_crashes:
+            if self.claimed(row.id, retries=row.retries).status != "claimed":
                 return
             self.clock.advance(RULES.lease)
             self.sweep()
+            if stale and row.retries:
+                assert self.claimed(row.id, retries=row.retries - 1).status == "stale"
             self.both("take", [row.id])
+            crashes += 1
         assert (row.state, row.crashes) == (S.FAILED, RULES.max_crashes)
 
     @action(2, runs, times=[1, 1, 2, 3], delay=[5.0, 255.0])
@@ -746,11 +756,14 @@ class Ledgers:
                 assert run is not None or swept, key
 
     def check_leaks(self) -> None:
-        """What is for runs that have not ended is gone with the last of them."""
-        root = "{fanout}"
-        assert self.redis.client.zcard(f"{root}:due") == 0
-        for pattern in ("wp:*", "wv:*", "g:*"):
-            assert self.redis.client.keys(f"{root}:{pattern}") == []
+        """9: what belonged to runs is gone with the last of them."""
+        self.clock.advance(RULES.failure_retention + 1)
+        self.sweep()
+        client: Any = self.redis.client
+        for pattern in ("r:*", "d:*", "s:*", "u:*", "due", "wp:*", "wv:*", "g:*"):
+            assert client.keys(f"{{fanout}}:{pattern}") == []
+        for key in client.keys("{fanout}:e:*"):
+            assert client.ttl(key) > 0
 
 
 def _play(server: RedisServer, seeds: Sequence[float]) -> tuple[list[str], BaseException | None]:
