@@ -48,12 +48,19 @@ def _scrubbed(value: Any) -> Any:
 
 
 def pack_rules(rules: LedgerRules) -> str:
-    """Return the rules in the order in which lib.lua reads them."""
-    return (
-        f"{rules.lease} {rules.dedup_window} {rules.success_retention} {rules.failure_retention} "
-        f"{rules.event_retention} {rules.max_crashes} {rules.grace} {rules.republish} "
-        f"{rules.unregistered}"
-    )
+    """Return the rules as Lua: they are part of the scripts, which need not read them each time."""
+    values = {
+        "LEASE": rules.lease,
+        "WINDOW": rules.dedup_window,
+        "SUCCESS": rules.success_retention,
+        "FAILURE": rules.failure_retention,
+        "EVENTS": rules.event_retention,
+        "CRASHES": rules.max_crashes,
+        "GRACE": rules.grace,
+        "REPUBLISH": rules.republish,
+        "UNREGISTERED": rules.unregistered,
+    }
+    return "\n".join(f"local {name} = {value!r}" for name, value in values.items())
 
 
 def run_args(run: NewRun) -> tuple[str, ...]:
@@ -107,10 +114,11 @@ def recorded_of(answer: Any) -> Recorded:
 
 def claim_of(answer: Any) -> Claim:
     """Read the answer of claim.lua."""
-    status, state, token, retries, crashes, created, due, result, flat, woken, now = answer
+    status, facts, result, flat, woken = answer
+    state, token, retries, crashes, created, due, now = facts.split(" ")
     return Claim(
         status=status,
-        state=RunState(state) if state else None,
+        state=None if state == "-" else RunState(state),
         token=int(token),
         retries=int(retries),
         crashes=int(crashes),
@@ -124,8 +132,8 @@ def claim_of(answer: Any) -> Claim:
 
 
 def settled_of(answer: Any) -> Settled:
-    """Read the answer of settle.lua and the like."""
-    return Settled(bool(answer[0]), answer[1])
+    """Read the answer of settle.lua and the like: 1, 0, or that and who is due now."""
+    return Settled(bool(answer)) if isinstance(answer, int) else Settled(bool(answer[0]), answer[1])
 
 
 def taken_of(answer: Any) -> Taken:

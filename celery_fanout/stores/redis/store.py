@@ -81,6 +81,10 @@ class RedisLedger(RedisViews):
         )
         super().__init__(scripts, keys)
 
+    def close(self) -> None:
+        """Close its connections; the next call opens new ones."""
+        self._scripts.close()
+
     # -- the path of a run ----------------------------------------------------------------------
 
     def record(self, events: Sequence[NewEvent]) -> list[Recorded]:

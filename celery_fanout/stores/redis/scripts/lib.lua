@@ -1,35 +1,39 @@
--- What every script begins with.
+-- What scripts have in common. Each gets the parts that it uses: a part is what stands between empty
+-- lines, and defines what others call. Before it come the rules, as LEASE, GRACE and so on.
 --
 -- KEYS[1]  the prefix of all keys, with its hash tag: all of them lie in one slot
 -- ARGV[1]  the time, for tests that move the clock; "" for the server's own
--- ARGV[2]  the rules, see below
+-- ARGV[2]  unused
 --
 -- Keys (see keys.py for their meaning):
 --   r:<run> hash     d:<run> hash      e:<event> hash     due zset        s:<state> zset
 --   u:<sub> zset     subs hash         ev zset            n:<name> zset   g:<sub> zset
 --   wp:<name> hash   wv:<name>:<hash> set                 untold zset     paused hash
+
 local K, call = KEYS[1], redis.call
+
 local now = tonumber(ARGV[1])
 if not now then
   local t = call('TIME')
   now = tonumber(t[1]) + tonumber(t[2]) / 1000000
 end
-local rules = {}
-for word in string.gmatch(ARGV[2], '%S+') do rules[#rules + 1] = tonumber(word) end
-local LEASE, WINDOW, SUCCESS, FAILURE, EVENTS, CRASHES, GRACE, REPUBLISH, UNREGISTERED =
-  rules[1], rules[2], rules[3], rules[4], rules[5], rules[6], rules[7], rules[8], rules[9]
 
 -- How much longer than its retention a record stays, so that the sweep still finds its indexes.
 local SLACK = 3600
+
 local FINAL = {succeeded = true, failed = true, cancelled = true}
 
 -- A time in full; Lua's own tostring() would cut it to 14 digits.
 local function f(x) return string.format('%.6f', x) end
+
 local function copy(list, into) for i = 1, #list do into[#into + 1] = list[i] end end
 
 local function rkey(id) return K .. ':r:' .. id end
+
 local function dkey(id) return K .. ':d:' .. id end
+
 local function ekey(key) return K .. ':e:' .. key end
+
 local function subhash(sub) return string.sub(redis.sha1hex(sub), 1, 12) end
 
 local function hash(key)

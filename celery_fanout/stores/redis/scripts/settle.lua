@@ -3,20 +3,21 @@
 -- ARGV[3] id  ARGV[4] token  ARGV[5] to  ARGV[6] JSON: reason, due, retries, group, error, trace
 -- ARGV[7] result JSON or ""  ARGV[8] error JSON or ""  ARGV[9] checkpoints JSON or ""
 -- ARGV[10] "1" if a child follows, whose 9 values begin at ARGV[11]
--- Returns {1 or 0, woken}
+-- Returns 0 if the token is stale; 1; or {1, woken}
+local function answer() return #woken == 0 and 1 or {1, woken} end
 local id, token, to = ARGV[3], ARGV[4], ARGV[5]
 local r = rec(id)
-if not r then return {0, woken} end
-if token ~= '0' and r.n == token and (r.s == to or (to == 'completing' and r.s == 'succeeded')) then return {1, woken} end
+if not r then return 0 end
+if token ~= '0' and r.n == token and (r.s == to or (to == 'completing' and r.s == 'succeeded')) then return answer() end
 local completing = r.s == 'completing' and to == 'succeeded' and r.n == token
-if not holds(r, token) and not completing then return {0, woken} end
+if not holds(r, token) and not completing then return 0 end
 local m = cjson.decode(ARGV[6])
 if completing then
   -- Celery has published the next link
   local link = r.l and rec(r.l)
   if link and link.s == 'pending' then enter(link, 'published', now + REPUBLISH, 'h', 1) end
   finalise(r, 'succeeded', '')
-  return {1, woken}
+  return answer()
 end
 if ARGV[7] ~= '' then call('HSET', dkey(id), 'R', ARGV[7]) end
 if ARGV[9] ~= '' then
@@ -54,4 +55,4 @@ else
   end
   if nothing then woken[#woken + 1] = id end
 end
-return {1, woken}
+return answer()
