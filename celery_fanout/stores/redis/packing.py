@@ -9,7 +9,7 @@ from celery_fanout.stores.ledger import Claim, Recorded, Settled, Taken, Wakeup
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 
@@ -19,7 +19,8 @@ __all__ = [
     "event_args",
     "pack_rules",
     "recorded_of",
-    "run_args",
+    "run_json",
+    "runs_json",
     "settled_of",
     "taken_of",
 ]
@@ -63,9 +64,9 @@ def pack_rules(rules: LedgerRules) -> str:
     return "\n".join(f"local {name} = {value!r}" for name, value in values.items())
 
 
-def run_args(run: NewRun) -> tuple[str, ...]:
-    """Return the 9 values of a run."""
-    return (
+def run_values(run: NewRun) -> list[Any]:
+    """Return the 9 values of a run, see add_runs in lib.lua."""
+    return [
         run.id,
         run.kind,
         run.subscription,
@@ -73,14 +74,19 @@ def run_args(run: NewRun) -> tuple[str, ...]:
         run.message,
         run.field,
         run.group,
-        _dumps(run.cancel_on) if run.cancel_on else "",
-        dumps(dict(run.checkpoints)) if run.checkpoints else "",
-    )
+        run.cancel_on or "",
+        dict(run.checkpoints) if run.checkpoints else "",
+    ]
 
 
-def _flat(runs: Sequence[NewRun]) -> Iterator[str]:
-    for run in runs:
-        yield from run_args(run)
+def run_json(run: NewRun) -> str:
+    """Return a run as scripts read it."""
+    return dumps(run_values(run))
+
+
+def runs_json(runs: Sequence[NewRun]) -> str:
+    """Return runs as scripts read them: one text, as each argument costs a client."""
+    return dumps([run_values(run) for run in runs])
 
 
 def event_args(event: NewEvent) -> list[Any]:
@@ -99,16 +105,17 @@ def event_args(event: NewEvent) -> list[Any]:
     if event.expires_at is not None:
         head["expires"] = event.expires_at
     args: list[Any] = [_dumps(head), event.attributes, event.data, event.then_message]
-    args += [len(event.runs), *_flat(event.runs), len(event.messages)]
+    args += [runs_json(event.runs), len(event.messages)]
     for key, messages in event.messages.items():
         args += [key, len(messages), *messages]
     return args
 
 
-def recorded_of(answer: Any) -> Recorded:
+def recorded_of(event: NewEvent, answer: Any) -> Recorded:
     """Read the answer of record.lua."""
-    status, generation, flat, woken = answer
-    runs = [(flat[i], RunState(flat[i + 1])) for i in range(0, len(flat), 2)]
+    status, generation, states, woken, *other = answer
+    ids = other[0] if other else [run.id for run in event.runs]
+    runs = list(zip(ids, map(RunState, states.split()), strict=True))
     return Recorded(status, int(generation), runs, woken)
 
 
@@ -172,5 +179,5 @@ def settle_args(
         options["result"] or "",
         dumps(dict(error)) if error is not None else "",
         dumps(dict(checkpoints)) if checkpoints else "",
-        *(("1", *run_args(child)) if child is not None else ("0",)),
+        run_json(child) if child is not None else "",
     ]

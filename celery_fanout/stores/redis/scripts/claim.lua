@@ -2,7 +2,7 @@
 --
 -- ARGV[3] id  ARGV[4] boot  ARGV[5] nonce  ARGV[6] retries of the message  ARGV[7] "1" if put back
 -- ARGV[8] "" or JSON of its event to recreate it from: key, name, gen
--- ARGV[9] attributes  ARGV[10] data  then the 9 values of its run
+-- ARGV[9] attributes  ARGV[10] data  ARGV[11] JSON of its run, see add_runs in lib.lua
 -- Returns {status, "state token retries crashes created due now", result, [field, text, ...], woken};
 -- one text, because a client spends more on the number of values than on their length
 local id, boot, nonce, retries = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
@@ -32,7 +32,7 @@ if not r then
       'ge', m.gen, 'r', cjson.encode({id}))
     index_event(m.key, m.name)
   end
-  add_runs(11, 1, m.key, now + GRACE, m.gen)
+  add_runs({cjson.decode(ARGV[11])}, m.key, now + GRACE, m.gen, {})
   r = rec(id)
 end
 if FINAL[r.s] then return answer('finished') end

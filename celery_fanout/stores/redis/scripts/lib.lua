@@ -165,12 +165,15 @@ local function unfile_all(r)
   drop(r, 'ws')
 end
 
--- An event has one more run that is not final. An event that is gone stays so.
-local function open_event(event, kind)
+-- Whether a fan-in waits for runs of this kind.
+local function is_chained(kind) return (kind == 'event' or kind == 'then') and 1 or 0 end
+
+-- An event has more runs that are not final, some of them chained. An event that is gone stays so.
+local function open_event(event, count, chained)
   local e = ekey(event)
-  if event == '' or call('EXISTS', e) == 0 then return end
-  if call('HINCRBY', e, 'o', 1) == 1 then call('PERSIST', e) end
-  if kind == 'event' or kind == 'then' then call('HINCRBY', e, 'of', 1) end
+  if event == '' or count == 0 or call('EXISTS', e) == 0 then return end
+  if call('HINCRBY', e, 'o', count) == count then call('PERSIST', e) end
+  if chained > 0 then call('HINCRBY', e, 'of', chained) end
 end
 
 -- File an event in the indexes.
@@ -182,26 +185,69 @@ local function index_event(key, name)
   end
 end
 
--- Write a new run that is to be pending; nothing if it exists.
-local function add(id, kind, sub, event, due, ...)
-  if call('EXISTS', rkey(id)) == 1 then return false end
-  local h = subhash(sub)
-  call('HSETNX', K .. ':subs', h, sub)
-  local r = {id = id}
-  local paused = sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1
-  if paused then
-    call('ZADD', K .. ':g:' .. h, f(now), id)
-    due = nil
+-- Write new runs. Each is a list of 9 values: id, kind, subscription, queue, message, field, group,
+-- pairs of cancel_on, checkpoints; the last two may be "".
+-- `due` is their first timer; more may be given: parent, expires, resume (they may not start before),
+-- published (whether their messages go out with this script).
+-- Returns the ids of those that are new, and the states of all.
+local function add_runs(runs, event, due, generation, more)
+  local added, states, chained, stamp = {}, {}, 0, f(now)
+  local filed_as, timers, subs = {}, {}, {}
+  local gate = #runs > 0 and call('EXISTS', K .. ':paused') == 1
+  for _, run in ipairs(runs) do
+    local id, kind, sub, queue, message, field, group, cancels, checkpoints = unpack(run)
+    local key = rkey(id)
+    if call('EXISTS', key) == 1 then
+      states[#states + 1] = call('HGET', key, 's')
+    else
+      local h = subhash(sub)
+      subs[#subs + 1], subs[#subs + 2] = h, sub
+      local to = more.published and 'published' or 'pending'
+      if gate and sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then
+        to = 'gated'
+        call('ZADD', K .. ':g:' .. h, stamp, id)
+      else
+        timers[#timers + 1], timers[#timers + 2] = f(due), id
+      end
+      local same = filed_as[to] or {}
+      same[#same + 1], same[#same + 2] = stamp, id
+      filed_as[to] = same
+      call('HSET', key, 'v', 1, 'k', kind, 'e', event, 'u', h, 'c', stamp, 's', to, 'm', stamp, 'g', generation)
+      local fields = {}
+      if to == 'published' then copy({'h', 1}, fields) end
+      if queue ~= '' then copy({'q', queue}, fields) end
+      if more.parent then copy({'p', more.parent}, fields) end
+      if field ~= '' then copy({'pf', field, 'pg', group}, fields) end
+      if more.resume then copy({'i', f(more.resume)}, fields) end
+      if more.expires then copy({'o', f(more.expires)}, fields) end
+      call('ZADD', K .. ':u:' .. h, stamp, id)
+      if message ~= '' then call('HSET', dkey(id), 'M', message) end
+      if checkpoints ~= '' then
+        for name, text in pairs(checkpoints) do call('HSET', dkey(id), name, text) end
+      end
+      if cancels ~= '' then
+        for i, pair in ipairs(cancels) do
+          call('HSET', dkey(id), 'w!' .. i, file(pair[1], pair[2], 'c|' .. id))
+        end
+        copy({'ws', 1}, fields)
+      end
+      if #fields > 0 then call('HSET', key, unpack(fields)) end
+      added[#added + 1] = id
+      states[#states + 1] = to
+      chained = chained + is_chained(kind)
+    end
   end
-  enter(r, paused and 'gated' or 'pending', due,
-    'v', 1, 'k', kind, 'e', event, 'u', h, 'c', f(now), ...)
-  call('ZADD', K .. ':u:' .. h, f(now), id)
-  open_event(event, kind)
-  return true
-end
-
-local function add_message(id, message)
-  if message ~= '' then call('HSET', dkey(id), 'M', message) end
+  -- many at a time, but not more than Lua's unpack can
+  local function all(command, key, values)
+    for start = 1, #values, 4000 do
+      call(command, key, unpack(values, start, math.min(start + 3999, #values)))
+    end
+  end
+  for to, values in pairs(filed_as) do all('ZADD', K .. ':s:' .. to, values) end
+  all('ZADD', K .. ':due', timers)
+  all('HSET', K .. ':subs', subs)
+  open_event(event, #added, chained)
+  return added, states
 end
 
 -- The fan-in of an event, once its last run is final.
@@ -209,17 +255,14 @@ local function fan_in(key)
   local then_id, message, gen, done = unpack(call('HMGET', ekey(key), 'ti', 'tm', 'g', 'td'))
   if not then_id or done == gen then return end
   call('HSET', ekey(key), 'td', gen)
-  if add(then_id, 'fan-in', '', key, now, 'g', gen) then
-    add_message(then_id, message or '')
-    woken[#woken + 1] = then_id
-  end
+  copy(add_runs({{then_id, 'fan-in', '', '', message or '', '', '', '', ''}}, key, now, gen, {}), woken)
 end
 
 -- One run of an event is final.
 local function close_event(r)
   local e = ekey(r.e)
   if r.e == '' or call('EXISTS', e) == 0 then return end
-  if (r.k == 'event' or r.k == 'then') and call('HINCRBY', e, 'of', -1) <= 0 then fan_in(r.e) end
+  if is_chained(r.k) == 1 and call('HINCRBY', e, 'of', -1) <= 0 then fan_in(r.e) end
   -- never shorter than its runs, each of which may be reopened or replayed
   local keep = math.ceil(math.max(EVENTS, FAILURE, SUCCESS)) + SLACK
   if call('HINCRBY', e, 'o', -1) <= 0 then call('EXPIRE', e, keep) end
@@ -309,37 +352,6 @@ end
 -- Whether a token is that of the run's holder.
 local function holds(r, token) return r and r.s == 'running' and r.n == token end
 
--- Record an event's children of whatever kind. Each has 9 values from ARGV[at] on:
--- id, kind, subscription, queue, message, field, group, cancel_on (JSON), checkpoints (JSON).
--- `due` is their first timer; `resume`: they may not start before.
-local function add_runs(at, count, event, due, generation, parent, expires, resume)
-  local added = {}
-  for n = 0, count - 1 do
-    local b = at + n * 9
-    local id, kind, sub, queue, message, field, group, cancels, checkpoints = unpack(ARGV, b, b + 8)
-    local extra = {'g', generation}
-    if queue ~= '' then copy({'q', queue}, extra) end
-    if parent then copy({'p', parent}, extra) end
-    if field ~= '' then copy({'pf', field, 'pg', group}, extra) end
-    if resume then copy({'i', f(resume)}, extra) end
-    if expires then copy({'o', f(expires)}, extra) end
-    if add(id, kind, sub, event, due, unpack(extra)) then
-      added[#added + 1] = id
-      add_message(id, message)
-      if checkpoints ~= '' then
-        for name, text in pairs(cjson.decode(checkpoints)) do call('HSET', dkey(id), name, text) end
-      end
-      if cancels ~= '' then
-        for i, pair in ipairs(cjson.decode(cancels)) do
-          call('HSET', dkey(id), 'w!' .. i, file(pair[1], pair[2], 'c|' .. id))
-        end
-        call('HSET', rkey(id), 'ws', 1)
-      end
-    end
-  end
-  return added
-end
-
 -- Run a dead letter or a cancelled run again.
 local function reopen(r, reason)
   for field, text in pairs(hash(dkey(r.id)) or {}) do
@@ -353,7 +365,7 @@ local function reopen(r, reason)
   call('ZREM', K .. ':untold', r.id)
   drop(r, 'r', 'x', 'f', 'o', 'un', 'h')
   enter(r, 'pending', now, 'z', reason, 're', tonumber(r.re or '0') + 1)
-  open_event(r.e, r.k)
+  open_event(r.e, 1, is_chained(r.k))
 end
 
 -- Cancel a run, and the runs that it invoked. Collects ids in `done`.
