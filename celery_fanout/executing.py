@@ -95,13 +95,14 @@ def execute(
         raise _refused(run, answer, engine)
     request.fanout_claimed = claimed
     request.fanout_tail = list(request.chain or ())  # Celery takes the next link out of its own
+    request.chain = request.chain if engine.dispatches else None
     if answer.status == "completing":  # it was executed; Celery has yet to dispatch its tail
         return None if answer.result is None else kombu_json.loads(answer.result)
     hit("claim.after")
     execution = Execution(run, task, request, engine, claimed)
-    signals.run_started.send(sender=task, run=run)
     try:
         with activate(execution):
+            signals.run_started.send(sender=task, run=run)
             value = _returned(request, body())
     except BranchDone as done:
         _succeed(execution, claimed, done.value, tail=None)
@@ -198,7 +199,9 @@ def _succeed(execution: Execution, claimed: ClaimedRun, value: Any, tail: Any) -
     if not tail:
         settled = claimed.settle(RunState.SUCCEEDED, result=result)
     else:
-        settled = claimed.settle(RunState.COMPLETING, result=result, child=_next_link(execution.task.app, tail, value))
+        settled = claimed.settle(
+            RunState.COMPLETING, result=result, child=_next_link(execution.task.app, tail, value)
+        )
     hit("settle.after" if not tail else "tail.before_dispatch")
     _wake(execution.engine, settled)
 

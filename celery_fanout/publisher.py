@@ -287,6 +287,11 @@ class Publisher:
             # a broker's library raises errors of its own; what a hook raises ends the batch too
             raise self._cut_short(deliveries, exc) from exc
 
+    def send(self, signature: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str:
+        """Publish a task that is no subscriber; return its queue, ``""`` if that is not simple."""
+        signature.apply_async(args, **options)
+        return self.routed_to(signature["task"], {**signature.options, **options})
+
     def _send_batch(
         self, producer: Any, deliveries: list[Delivery], options: dict[str, Any], deadline: Deadline
     ) -> None:

@@ -167,8 +167,7 @@ class Wakeups:
         elif wakeup.kind == "fan-in":
             args = (self._outcomes(wakeup),)
         options["argsrepr"] = f"({wakeup.kind!r} of {wakeup.event!r},)"
-        sig.apply_async(args, headers=headers, **options)
-        return self._publisher.routed_to(sig["task"], {**sig.options, **options})
+        return self._publisher.send(sig, args, {"headers": headers, **options})
 
     def _stamp(self, wakeup: Wakeup) -> dict[str, Any]:
         attributes: dict[str, Any] = json.loads(wakeup.attributes or "{}")

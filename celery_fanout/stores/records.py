@@ -101,6 +101,8 @@ class NewEvent:
         generation: for which the run ids were computed; 0 at first.
         replay: whether this adds a generation to an event that is recorded already; else a repeat
             within the dedup window changes nothing.
+        nonce: new for each replay, so that one that is repeated gets the same answer, and of two at
+            the same time each a generation of its own.
         resume_at: before which no run starts.
         expires_at: by which a run must have started, or it is cancelled (``"expired"``).
         then_id: id of the fan-in run; ``""``: none.
@@ -117,6 +119,7 @@ class NewEvent:
     runs: Sequence[NewRun] = ()
     generation: int = 0
     replay: bool = False
+    nonce: str = ""
     resume_at: float | None = None
     expires_at: float | None = None
     then_id: str = ""

@@ -65,13 +65,14 @@ class MemoryLedger(MemoryKeeping):
                 return Recorded("repeat", known.emitted, self._states(known.runs), book.woken)
             generation = known.generation + 1
         elif known is not None:
-            if known.generation == new.generation and ids and book.row(ids[0]) is not None:
+            same = known.generation == new.generation and known.nonce == new.nonce
+            if same and ids and book.row(ids[0]) is not None:
                 return Recorded("new", new.generation, self._states(ids), book.woken)
             generation = known.generation + 1
         if generation != new.generation:
             return Recorded("generation", generation, (), book.woken)
         if new.replay and known is not None:
-            known.generation = generation
+            known.generation, known.nonce = generation, new.nonce
             known.replayed += ids
             event = known
         else:

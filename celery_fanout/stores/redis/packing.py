@@ -96,6 +96,7 @@ def event_args(event: NewEvent) -> list[Any]:
         "name": event.name,
         "gen": event.generation,
         "replay": event.replay,
+        "nonce": event.nonce,
         "then_id": event.then_id,
     }
     if event.trace:

@@ -270,7 +270,9 @@ class RedisLedger(RedisViews):
         """Hold back the runs of a subscription."""
         return bool(self._scripts.run("pause", subscription))
 
-    def resume(self, subscription: str, *, limit: int = 1000) -> tuple[int, bool]:
+    def resume(
+        self, subscription: str, *, limit: int = 1000, go_on: bool = False
+    ) -> tuple[int, bool]:
         """Let them go."""
-        count, left = self._scripts.run("resume", subscription, limit)
+        count, left = self._scripts.run("resume", subscription, limit, "1" if go_on else "0")
         return int(count), bool(left)

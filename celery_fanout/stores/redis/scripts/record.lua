@@ -1,6 +1,6 @@
 -- Record an event and its runs, and publish their messages if they are given.
 --
--- ARGV[3] JSON: key, name, gen, replay, resume, expires, then_id, trace
+-- ARGV[3] JSON: key, name, gen, replay, nonce, resume, expires, then_id, trace
 -- ARGV[4] attributes  ARGV[5] data  ARGV[6] message of the fan-in  ARGV[7] JSON of the runs, see add_runs
 -- in lib.lua  ARGV[8] number of lists, then for each its name, how many messages, and the messages
 -- Returns {status, generation, "state state ..." of the runs, woken, their ids if they are not those given}
@@ -26,7 +26,7 @@ if known and not m.replay then
   generation = tonumber(known.g) + 1
 elseif known then
   -- the same replay again, whose answer was lost
-  if tonumber(known.g) == m.gen and #ids > 0 and call('EXISTS', rkey(ids[1])) == 1 then
+  if tonumber(known.g) == m.gen and (known.rn or '') == m.nonce and #ids > 0 and call('EXISTS', rkey(ids[1])) == 1 then
     return {'new', m.gen, states(ids), woken}
   end
   generation = tonumber(known.g) + 1
@@ -36,11 +36,11 @@ if generation ~= m.gen then return {'generation', generation, '', woken, {}} end
 if m.replay and known then
   local all = cjson.decode(known.rr or '[]')
   copy(ids, all)
-  call('HSET', e, 'g', generation, 'rr', #all == 0 and '[]' or cjson.encode(all))
+  call('HSET', e, 'g', generation, 'rn', m.nonce, 'rr', #all == 0 and '[]' or cjson.encode(all))
 else
   call('HSET', e, 'v', 1, 'nm', m.name, 'a', ARGV[4], 'd', ARGV[5], 't', f(now), 'g', generation,
     'ge', generation, 'r', #ids == 0 and '[]' or cjson.encode(ids))
-  call('HDEL', e, 'ti', 'tm', 'td', 'tr')
+  if known then call('HDEL', e, 'ti', 'tm', 'td', 'tr', 'rn') end
   if m.trace then call('HSET', e, 'tr', m.trace) end
   if m.then_id ~= '' then call('HSET', e, 'ti', m.then_id, 'tm', ARGV[6]) end
   index_event(m.key, m.name)
