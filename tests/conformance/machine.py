@@ -641,7 +641,7 @@ class Ledgers(RuleBasedStateMachine):
         assert [row for row in self.memory.book.rows.values() if not row.final] == []
         self.check_fan_ins()
         self.check_leaks()
-        self.redis.client.close()
+        self.redis.close()
 
     def check_fan_ins(self) -> None:
         for key, (new, _) in self.drafts.items():

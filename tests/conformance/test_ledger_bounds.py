@@ -35,7 +35,8 @@ def with_rules(desk: Desk, **rules: Any) -> Desk:
     ledger: Ledger
     if isinstance(desk.ledger, RedisLedger):
         ledger = desk.ledger
-        ledger._scripts._rules = RedisLedger(ledger.url, changed)._scripts._rules
+        ledger.close()
+        ledger._scripts = RedisLedger(ledger.url, changed, clock=ledger.clock)._scripts
     else:
         ledger = MemoryLedger(changed, desk.clock)
     return Desk(ledger, desk.clock)

@@ -33,7 +33,7 @@ def test_a_single_server(kind: type[RedisServer]) -> None:
     with kind() as server, server.client() as client:
         found: Any = client.info("server")
         assert found.get("server_name", "redis") == server.name
-        use(server.url()).client.close()
+        use(server.url()).close()
 
 
 def test_valkey_is_left_out_where_it_is_missing() -> None:
@@ -80,13 +80,13 @@ def test_sentinel_puts_the_replica_in_the_masters_place() -> None:
             return bool(found["role"] == "slave")
 
         wait_until(is_replica, 60)
-        ledger.client.close()
+        ledger.close()
 
 
 def test_a_cluster_shares_all_slots() -> None:
     with RedisCluster() as cluster:
         ledger = use(cluster.url())
-        ledger.client.close()
+        ledger.close()
         with contextlib.closing(cluster.client()) as client:
             for number in range(30):
                 client.set(f"key-{number}", number)
@@ -100,4 +100,4 @@ def test_a_cluster_shares_all_slots() -> None:
         cluster.wait()
         again = RedisLedger(cluster.url(), LedgerRules())
         assert [run.state for run in again.runs()] == [RunState.SUCCEEDED]
-        again.client.close()
+        again.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from functools import lru_cache
 from hashlib import sha1
 from importlib import resources
@@ -12,7 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlencode
 
 import redis
 from celery.utils.imports import symbol_by_name
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.cluster import RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 __all__ = ["Scripts", "connect"]
+
+
+#: How often a command is sent again after a connection that was cut or refused, and how long after;
+#: and how often when no answer came. The second holds a caller for as long as a whole time-out.
+REFUSALS, TIMEOUTS = 2, 1
+BACKOFF = ExponentialBackoff(cap=0.5, base=0.02)
 
 
 def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
@@ -64,9 +71,9 @@ def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
     if scheme in CLUSTER:
         plain = f"rediss://{rest}" if ssl else f"{scheme.partition('+')[0]}://{rest}"
         return RedisCluster.from_url(plain, **common)
-    # once more, on a new connection: a Redis that does not answer holds a caller twice as long
-    common["retry"] = Retry(ExponentialBackoff(cap=0.5, base=0.02), 1)
-    common["retry_on_error"] = [RedisConnectionError, RedisTimeoutError]
+    # redis-py's types want more than an error of this kind, which it treats as one
+    errors: Any = (RedisConnectionError,)
+    common["retry"] = Retry(BACKOFF, REFUSALS, errors)
     if scheme in SENTINEL:
         if not master:
             raise InvalidSetting(
@@ -143,7 +150,7 @@ class Scripts:
         self._open = open_client
         self._clock = clock
         self._clients: dict[int, Any] = {}
-        self._free: dict[int, list[Any]] = {}
+        self._free: dict[int, list[_Line]] = {}
         self._sources: dict[str, str] = {}
         self._shas: dict[str, str] = {}
 
@@ -204,21 +211,29 @@ class Scripts:
             return client.execute_command(*command)
         free = self._free.setdefault(os.getpid(), [])
         try:
-            connection = free.pop()
+            line = free.pop()
         except IndexError:
-            connection = pool.make_connection()
+            line = _Line(pool)
+        tries = 0
         try:
-            try:
-                return _exchange(connection, command)
-            except (RedisConnectionError, RedisTimeoutError):
-                return _exchange(connection, command)  # it connects anew
+            while True:
+                tries += 1
+                try:
+                    return line.ask(command)  # on a new connection, after the first time
+                except RedisTimeoutError:
+                    if tries > TIMEOUTS:
+                        raise
+                except RedisConnectionError:
+                    if tries > REFUSALS:
+                        raise
+                time.sleep(BACKOFF.compute(tries))
         finally:
-            free.append(connection)
+            free.append(line)
 
     def close(self) -> None:
         """Close this process's connections; the next call opens new ones."""
-        for connection in self._free.pop(os.getpid(), []):
-            connection.disconnect()
+        for line in self._free.pop(os.getpid(), []):
+            line.connection.disconnect()
         client = self._clients.pop(os.getpid(), None)
         if client is not None:
             client.close()
@@ -229,15 +244,31 @@ class Scripts:
         return sha
 
 
-def _exchange(connection: Any, command: list[Any]) -> Any:
-    try:
-        connection.send_command(*command)
-        return connection.read_response()
-    except ResponseError:
-        raise
-    except BaseException:  # of whatever kind: an answer that nobody has read would be the next one's
-        connection.disconnect()
-        raise
+class _Line:
+    """A connection that is used by one thread at a time."""
+
+    __slots__ = ("connected", "connection")
+
+    def __init__(self, pool: Any) -> None:
+        self.connection: Any = pool.make_connection()
+        self.connection.retry = Retry(NoBackoff(), 0)  # who uses it asks twice
+        self.connected = False
+
+    def ask(self, command: Sequence[Any]) -> Any:
+        """Send a command and return the answer."""
+        connection = self.connection
+        try:
+            if not self.connected:
+                connection.connect()
+                self.connected = True
+            connection.send_command(*command)
+            return connection.read_response()
+        except ResponseError:
+            raise
+        except BaseException:  # an answer that nobody has read would be that of the next command
+            self.connected = False
+            connection.disconnect()
+            raise
 
 
 @lru_cache(maxsize=1)
