@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from celery_fanout.stores.redis.sharded import ShardedLedger
 from celery_fanout.stores.redis.store import RedisLedger
 
-__all__ = ["RedisLedger"]
+__all__ = ["RedisLedger", "ShardedLedger"]

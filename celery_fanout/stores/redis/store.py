@@ -52,9 +52,11 @@ class RedisLedger(RedisViews):
         clock: the time, for tests; the server's by default.
         options: see :func:`~celery_fanout.stores.redis.client.connect`.
         timeout: how long an answer may take, in seconds.
+        client: returns the client; by default it makes one.
     """
 
     supports_publish = True
+    shards = 1
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class RedisLedger(RedisViews):
         clock: Callable[[], float] | None = None,
         options: Mapping[str, Any] | None = None,
         timeout: float = 5.0,
+        client: Callable[[], Any] | None = None,
     ) -> None:
         self.name = "The Redis ledger"
         self.rules = rules
@@ -76,7 +79,7 @@ class RedisLedger(RedisViews):
             self.name,
             keys.root,
             pack_rules(rules),
-            lambda: connect(url, given, timeout),
+            client or (lambda: connect(url, given, timeout)),
             clock,
         )
         super().__init__(scripts, keys)

@@ -1,6 +1,6 @@
 -- Record an event and its runs, and publish their messages if they are given.
 --
--- ARGV[3] JSON: key, name, gen, replay, resume, expires, then_id, trace
+-- ARGV[3] JSON: key, name, gen, replay, resume, expires, then_id, trace, news
 -- ARGV[4] attributes  ARGV[5] data  ARGV[6] message of the fan-in  ARGV[7] number of runs
 -- then 9 values for each run (see add_runs in lib.lua), then the number of lists, and for each the
 -- name of the list, how many messages, and the messages
@@ -53,6 +53,7 @@ end
 
 -- before its own runs are there: an event cancels none of them
 if not m.replay then announce(m.name, ARGV[4], ARGV[5]) end
+if m.news then call('ZADD', K .. ':news', f(now), m.key) end
 
 local resume = tonumber(m.resume)
 add_runs(8, count, m.key, resume or now + GRACE, generation, nil, tonumber(m.expires), resume)
