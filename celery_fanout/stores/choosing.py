@@ -61,7 +61,7 @@ def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -
 
     if not is_redis_url(chosen):
         return None
-    from celery_fanout.stores.redis import RedisLedger, ShardedLedger
+    from celery_fanout.stores.redis import RedisLedger
 
     conf: Any = app.conf
     broker: str = app.connection_for_write().transport.driver_type
@@ -81,6 +81,8 @@ def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -
         "timeout": settings.publish_timeout / 2,
     }
     if settings.shards > 1:
+        from celery_fanout.stores.redis.sharded import ShardedLedger
+
         return ShardedLedger(chosen, rules, settings.shards, **more)
     return RedisLedger(chosen, rules, **more)
 

@@ -1,5 +1,5 @@
-"""Thousands of interleavings on both ledgers at once: each answers as the other, and DESIGN's
-invariants hold after every step.
+"""Thousands of interleavings on two ledgers at once: each answers as the other, and DESIGN's
+invariants hold after every step. Once with one shard, and once with several.
 
 Emits, repeats, claims, duplicates, stale messages, checkpoints, every way to leave, crashes,
 expiries, cancellations, replays, pauses, waits, child runs, and keepers that take what is due.
@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.memory_ledger import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
+from celery_fanout.stores.redis.sharded import ShardedLedger
 from celery_fanout.stores.states import FINAL, TRANSITIONS, RunState
 from tests.conformance.ledgers import RULES as SHORT
 from tests.conformance.ledgers import Clock, done
@@ -66,13 +67,17 @@ class Ledgers(RuleBasedStateMachine):
         _server[0].flush()
         self.clock = Clock()
         self.memory = MemoryLedger(RULES, self.clock)
-        self.redis = RedisLedger(_server[0].url(), RULES, clock=self.clock)
+        self.redis = self.open_redis()
         self.numbers = itertools.count(1)
         self.expected: dict[str, set[str]] = {}  # event to the runs of its emits and replays
         self.tokens: dict[str, set[int]] = {}  # run to the tokens that it ever had
         self.values: dict[tuple[str, str], Any] = {}  # final checkpoints
         self.states: dict[str, RunState] = {}
         self.ends: dict[tuple[str, int], RunState] = {}  # run and how often reopened
+
+    def open_redis(self) -> Any:
+        """Return the other ledger."""
+        return RedisLedger(_server[0].url(), RULES, clock=self.clock)
 
     def both(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call both ledgers, and compare their answers."""
@@ -380,8 +385,16 @@ def plain_record(record: Any) -> Any:
     return found
 
 
+class ShardedLedgers(Ledgers):
+    """The same with a ledger in several shards."""
+
+    def open_redis(self) -> Any:
+        return ShardedLedger(_server[0].url(), RULES, 3, clock=self.clock)
+
+
 TestLedgers = Ledgers.TestCase
-TestLedgers.settings = settings(
+TestShardedLedgers = ShardedLedgers.TestCase
+TestLedgers.settings = TestShardedLedgers.settings = settings(
     max_examples=EXAMPLES,
     derandomize=EXAMPLES < 100,  # the same ones each time, but for FAULTS=full
     stateful_step_count=40,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from celery_fanout.stores.redis.sharded import ShardedLedger
 from celery_fanout.stores.redis.store import RedisLedger
 
-__all__ = ["RedisLedger", "ShardedLedger"]
+__all__ = ["RedisLedger"]
