@@ -11,7 +11,6 @@ from celery_fanout.stores.redis.sharded import ShardedLedger
 from tests.conformance.ledgers import Clock, Desk, make_ledger
 from tests.leaks import no_leaks  # noqa: F401 - a fixture
 
-
 #: What a shard does alone is held by the other ledgers; here it is what several do together.
 SHARDED = ("test_ledger_bounds", "test_ledger_keeping", "test_ledger_runs", "test_ledger_waits")
 
@@ -19,9 +18,12 @@ SHARDED = ("test_ledger_bounds", "test_ledger_keeping", "test_ledger_runs", "tes
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each test a ledger of each kind."""
     if "desk" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
         kinds = ["memory", "redis"]
-        if metafunc.module.__name__.rpartition(".")[2] in SHARDED:
+        if module in SHARDED:
             kinds.append("shards")
+        elif module == "test_ledger_shards":
+            kinds = ["shards"]
         metafunc.parametrize("desk", kinds, indirect=True)
 
 
