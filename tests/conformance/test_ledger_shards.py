@@ -266,6 +266,35 @@ def test_of_an_event_that_is_gone_nobody_is_told(desk: Desk, ledger: ShardedLedg
     assert ledger.client.keys("*:news") == []
 
 
+def test_an_event_that_is_repeated_concerns_nobody_who_came_after(desk: Desk) -> None:
+    desk.emit(key_at(0, "x"), name="doc/ok")
+    desk.clock.advance(1)
+    waiting = suspended(desk, key_at(1))
+    assert desk.emit(key_at(0, "x"), name="doc/ok").status == "repeat"
+    assert desk.state(waiting) == "suspended"
+    assert desk.checkpoint(waiting, FIELD)["s"] == "waiting"
+
+
+def test_of_events_in_one_call_the_first_concern_no_runs_of_the_last(
+    redis_url: str, desk: Desk
+) -> None:
+    """By the clock of the server, which goes on meanwhile."""
+    ledger = ShardedLedger(redis_url, RULES, SHARDS)
+    late = NewRun("late", SUB, cancel_on=(("doc/gone", "{}"),))
+    early = NewRun("early", SUB, cancel_on=(("doc/gone", "{}"),))
+    ledger.record(
+        [
+            NewEvent(key_at(1), "doc/up", "{}", "null", [early]),
+            NewEvent(key_at(0, "x"), "doc/gone", "{}", "null"),
+            NewEvent(key_at(2), "doc/up", "{}", "null", [late]),
+        ]
+    )
+    found = [outcome.state for outcome in ledger.outcomes(["early", "late"])]
+    assert found == [S.CANCELLED, S.PENDING]
+    ledger.cancel(["late"], "enough")
+    ledger.client.close()
+
+
 def test_many_events_in_one_call_reach_whom_they_concern(desk: Desk) -> None:
     waiting = [suspended(desk, key_at(number), {"n": number}) for number in range(SHARDS)]
     events = [

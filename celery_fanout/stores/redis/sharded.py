@@ -20,7 +20,6 @@ from celery.utils.log import get_logger
 from celery_fanout.exceptions import StoreUnavailable
 from celery_fanout.failpoints import hit
 from celery_fanout.stores.ledger import Recorded, Taken
-from celery_fanout.stores.redis.places import places
 from celery_fanout.stores.redis.shard import News
 from celery_fanout.stores.redis.sharded_views import ShardedViews
 
@@ -302,10 +301,10 @@ class ShardedLedger(ShardedViews):
         return [run_id for woken in self._tell(news).values() for run_id in woken]
 
     def _note_number(self) -> None:
-        """Note how many shards there are; unless that leaves out places that were in use."""
+        """Note how many shards there are, for ``check``; not if that leaves out some of before."""
         if not self._number_noted:
             known = self._first.stored_shards()
-            if known != self.shards and set(places(known)) <= set(places(self.shards)):
+            if known != self.shards and self.shards % known == 0:
                 self._first.store_shards(self.shards)
             self._number_noted = True
 
