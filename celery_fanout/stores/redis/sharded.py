@@ -262,7 +262,6 @@ class ShardedLedger(ShardedViews):
         if run_ids is not None:
             groups = self._grouped(run_ids) or [(shard, []) for shard in self.parts]
             return _merged([shard.take(ids, grace=grace) for shard, ids in groups])
-        self._note_number()
         parts: list[Taken] = []
 
         def take(shard: Shard, left: int) -> Sequence[Any]:
@@ -271,6 +270,7 @@ class ShardedLedger(ShardedViews):
 
         self._some(limit, take)
         try:
+            self._note_number()
             late = self._tell_late(max(part.now for part in parts))
             if late:
                 parts.append(self.take(late, grace=grace))
