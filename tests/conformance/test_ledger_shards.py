@@ -368,6 +368,27 @@ def test_lists_of_all_shards_can_be_paged(desk: Desk, ledger: ShardedLedger) -> 
     assert [outcome.run_id for outcome in ledger.outcomes([*some, "unknown"])] == [*some, "unknown"]
 
 
+def test_a_pause_holds_in_shards_that_are_new(desk: Desk, redis_url: str, clock: Clock) -> None:
+    desk.ledger.take()
+    desk.ledger.pause(SUB)
+    more = ShardedLedger(redis_url, RULES, 2 * SHARDS, clock=clock)
+    more.take()
+    keys = [f"e{number}" for number in range(20)]
+    more.record([NewEvent(k, "doc/up", "{}", "null", [NewRun(f"{k}-a", SUB)]) for k in keys])
+    assert more.counts()[S.GATED] == len(keys)
+    more.cancel([f"{key}-a" for key in keys], "enough")
+    more.client.close()
+
+
+def test_messages_are_published_with_the_record(desk: Desk, ledger: ShardedLedger) -> None:
+    """On one server every script reaches the lists of the broker."""
+    for number in range(SHARDS):
+        found = desk.emit(key_at(number), "a", messages={"celery": [f"m{number}"]})
+        assert [state for _, state in found.runs] == [S.PUBLISHED]
+    assert ledger.client.lrange("celery", 0, -1) == ["m2", "m1", "m0"]
+    assert ledger.client.delete("celery") == 1
+
+
 def test_a_pause_that_was_cut_short_is_completed(desk: Desk, ledger: ShardedLedger) -> None:
     ledger.parts[0].pause(SUB)
     since = desk.clock.now

@@ -305,6 +305,8 @@ class ShardedLedger(ShardedViews):
         if not self._number_noted:
             known = self._first.stored_shards()
             if known != self.shards and self.shards % known == 0:
+                for subscription in self.paused():
+                    self.pause(subscription)  # in the new ones too
                 self._first.store_shards(self.shards)
             self._number_noted = True
 
