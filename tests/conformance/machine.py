@@ -89,7 +89,7 @@ class Ledgers(RuleBasedStateMachine):
         self.server.flush()
         self.clock = Clock()
         self.memory = MemoryLedger(RULES, self.clock)
-        self.redis = RedisLedger(self.server.url(), RULES, clock=self.clock)
+        self.redis = self.open_redis()
         self.numbers = itertools.count(1)
         self.emitted: dict[str, list[str]] = {}  # event to the runs of its last emit
         self.replayed: dict[str, list[str]] = {}
@@ -97,6 +97,10 @@ class Ledgers(RuleBasedStateMachine):
         self.tokens: dict[str, set[int]] = {}  # run to the tokens that it ever had
         self.values: dict[tuple[str, str, int], str] = {}  # final checkpoints, until forgotten
         self.states: dict[str, tuple[S, int, float | None]] = {}
+
+    def open_redis(self) -> Any:
+        """Return the other ledger."""
+        return RedisLedger(self.server.url(), RULES, clock=self.clock)
 
     # -- asking both ----------------------------------------------------------------------------
 

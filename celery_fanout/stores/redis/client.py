@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import time
+import threading
 from functools import lru_cache
 from hashlib import sha1
 from importlib import resources
@@ -27,7 +27,7 @@ from celery_fanout.stores.redisurls import CLUSTER, SENTINEL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["Scripts", "connect"]
+__all__ = ["Link", "Scripts", "connect"]
 
 
 #: How often a command is sent again after a connection that was cut or refused, and how long after;
@@ -125,34 +125,17 @@ def _sentinel(url: str, master: str, kwargs: dict[str, Any], common: dict[str, A
     return found.master_for(master, **common)
 
 
-class Scripts:
-    """The named scripts, and the connection that they are sent over.
+class Link:
+    """The way to one Redis: a client, and connections of our own for scripts.
 
     Args:
-        name: what errors call the store.
-        root: the prefix of all keys.
-        rules: Lua that defines the rules.
         open_client: makes a client.
-        clock: the time, for tests; ``None`` for the server's.
     """
 
-    def __init__(
-        self,
-        name: str,
-        root: str,
-        rules: str,
-        open_client: Callable[[], Any],
-        clock: Callable[[], float] | None,
-    ) -> None:
-        self._name = name
-        self._root = root
-        self._rules = rules
+    def __init__(self, open_client: Callable[[], Any]) -> None:
         self._open = open_client
-        self._clock = clock
         self._clients: dict[int, Any] = {}
         self._free: dict[int, list[_Line]] = {}
-        self._sources: dict[str, str] = {}
-        self._shas: dict[str, str] = {}
 
     @property
     def client(self) -> Any:
@@ -161,8 +144,106 @@ class Scripts:
         pid = os.getpid()
         known = self._clients.get(pid)
         if known is None:
-            known = self._clients.setdefault(pid, self.ask(self._open))
+            known = self._clients.setdefault(pid, self._open())
         return known
+
+    def send(self, command: Sequence[Any]) -> Any:
+        """Send a command that may be sent again, and return the answer.
+
+        A client asks the operating system whether its connection is still good before each
+        command, which costs as much as sending one. Ours find out when they use it.
+        """
+        client = self.client
+        pool: Any = getattr(client, "connection_pool", None)
+        if pool is None:  # a cluster: its client knows which server has the keys
+            return client.execute_command(*command)
+        free = self._free.setdefault(os.getpid(), [])
+        try:
+            line = free.pop()
+        except IndexError:
+            line = _Line(pool)
+        tries = 0
+        try:
+            while True:
+                tries += 1
+                try:
+                    return line.ask(command)  # on a new connection, after the first time
+                except RedisTimeoutError:
+                    if tries > TIMEOUTS:
+                        raise
+                except RedisConnectionError:
+                    if tries > REFUSALS:
+                        raise
+                threading.Event().wait(BACKOFF.compute(tries))
+        finally:
+            free.append(line)
+
+    def close(self) -> None:
+        """Close this process's connections; the next call opens new ones."""
+        for line in self._free.pop(os.getpid(), []):
+            line.connection.disconnect()
+        client = self._clients.pop(os.getpid(), None)
+        if client is not None:
+            client.close()
+
+
+class _Line:
+    """A connection that is used by one thread at a time."""
+
+    __slots__ = ("connected", "connection")
+
+    def __init__(self, pool: Any) -> None:
+        self.connection: Any = pool.make_connection()
+        self.connection.retry = Retry(NoBackoff(), 0)  # who uses it asks twice
+        self.connected = False
+
+    def ask(self, command: Sequence[Any]) -> Any:
+        """Send a command and return the answer."""
+        connection = self.connection
+        try:
+            if not self.connected:
+                connection.connect()
+                self.connected = True
+            connection.send_command(*command)
+            return connection.read_response()
+        except ResponseError:
+            raise
+        except BaseException:  # an answer that nobody has read would be that of the next command
+            self.connected = False
+            connection.disconnect()
+            raise
+
+
+class Scripts:
+    """The named scripts, for one prefix.
+
+    Args:
+        name: what errors call the store.
+        root: the prefix of all keys.
+        rules: Lua that defines the rules.
+        link: what they are sent over.
+        clock: the time, for tests; ``None`` for the server's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str,
+        rules: str,
+        link: Link,
+        clock: Callable[[], float] | None,
+    ) -> None:
+        self._name = name
+        self._root = root
+        self._rules = rules
+        self.link = link
+        self._clock = clock
+        self._shas: dict[str, str] = {}
+
+    @property
+    def client(self) -> Any:
+        """The client of this process."""
+        return self.ask(lambda: self.link.client)
 
     def ask(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the client.
@@ -194,81 +275,14 @@ class Scripts:
     def _run(self, name: str, args: Sequence[Any]) -> Any:
         command = self.command(name, *args)
         try:
-            return self._send(command)
+            return self.link.send(command)
         except NoScriptError:  # Redis was restarted, or another one took over
-            return self._send(["EVAL", self._sources[name], *command[2:]])
-
-    def _send(self, command: list[Any]) -> Any:
-        """Send a command over a connection of our own.
-
-        A client asks the operating system whether its connection is still good before each
-        command, which costs as much as sending one. Every script may be sent again, so ours find
-        out when they use it.
-        """
-        client = self.client
-        pool: Any = getattr(client, "connection_pool", None)
-        if pool is None:  # a cluster: its client knows which server has the keys
-            return client.execute_command(*command)
-        free = self._free.setdefault(os.getpid(), [])
-        try:
-            line = free.pop()
-        except IndexError:
-            line = _Line(pool)
-        tries = 0
-        try:
-            while True:
-                tries += 1
-                try:
-                    return line.ask(command)  # on a new connection, after the first time
-                except RedisTimeoutError:
-                    if tries > TIMEOUTS:
-                        raise
-                except RedisConnectionError:
-                    if tries > REFUSALS:
-                        raise
-                time.sleep(BACKOFF.compute(tries))
-        finally:
-            free.append(line)
-
-    def close(self) -> None:
-        """Close this process's connections; the next call opens new ones."""
-        for line in self._free.pop(os.getpid(), []):
-            line.connection.disconnect()
-        client = self._clients.pop(os.getpid(), None)
-        if client is not None:
-            client.close()
+            return self.link.send(["EVAL", source(name, self._rules), *command[2:]])
 
     def _load(self, name: str) -> str:
-        text = self._sources[name] = source(name, self._rules)
+        text = source(name, self._rules)
         sha = self._shas[name] = sha1(text.encode(), usedforsecurity=False).hexdigest()
         return sha
-
-
-class _Line:
-    """A connection that is used by one thread at a time."""
-
-    __slots__ = ("connected", "connection")
-
-    def __init__(self, pool: Any) -> None:
-        self.connection: Any = pool.make_connection()
-        self.connection.retry = Retry(NoBackoff(), 0)  # who uses it asks twice
-        self.connected = False
-
-    def ask(self, command: Sequence[Any]) -> Any:
-        """Send a command and return the answer."""
-        connection = self.connection
-        try:
-            if not self.connected:
-                connection.connect()
-                self.connected = True
-            connection.send_command(*command)
-            return connection.read_response()
-        except ResponseError:
-            raise
-        except BaseException:  # an answer that nobody has read would be that of the next command
-            self.connected = False
-            connection.disconnect()
-            raise
 
 
 @lru_cache(maxsize=1)
@@ -294,6 +308,7 @@ def _read_script(name: str) -> str:
     return (folder / f"{name}.lua").read_text("utf-8")
 
 
+@lru_cache(maxsize=256)
 def source(name: str, rules: str) -> str:
     """Return a script with the parts of lib.lua that it uses.
 

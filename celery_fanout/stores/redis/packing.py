@@ -89,8 +89,8 @@ def runs_json(runs: Sequence[NewRun]) -> str:
     return dumps([run_values(run) for run in runs])
 
 
-def event_args(event: NewEvent) -> list[Any]:
-    """Return the arguments of record.lua."""
+def event_args(event: NewEvent, *, news: bool = False) -> list[Any]:
+    """Return the arguments of record.lua; ``news``: other shards are to be told."""
     head: dict[str, Any] = {
         "key": event.key,
         "name": event.name,
@@ -101,6 +101,8 @@ def event_args(event: NewEvent) -> list[Any]:
     }
     if event.trace:
         head["trace"] = event.trace
+    if news and not event.replay:
+        head["news"] = 1
     if event.resume_at is not None:
         head["resume"] = event.resume_at
     if event.expires_at is not None:

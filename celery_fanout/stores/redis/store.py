@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.redis.client import Scripts, connect
+from celery_fanout.stores.redis.client import Link, Scripts, connect
 from celery_fanout.stores.redis.keys import Keys
 from celery_fanout.stores.redis.packing import (
     claim_of,
@@ -53,9 +53,11 @@ class RedisLedger(RedisViews):
         clock: the time, for tests; the server's by default.
         options: see :func:`~celery_fanout.stores.redis.client.connect`.
         timeout: how long an answer may take, in seconds.
+        link: the way there, if others share it.
     """
 
     supports_publish = True
+    shards = 1
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class RedisLedger(RedisViews):
         clock: Callable[[], float] | None = None,
         options: Mapping[str, Any] | None = None,
         timeout: float = 5.0,
+        link: Link | None = None,
     ) -> None:
         self.name = "The Redis ledger"
         self.rules = rules
@@ -77,14 +80,14 @@ class RedisLedger(RedisViews):
             self.name,
             keys.root,
             pack_rules(rules),
-            lambda: connect(url, given, timeout),
+            link or Link(lambda: connect(url, given, timeout)),
             clock,
         )
         super().__init__(scripts, keys)
 
     def close(self) -> None:
         """Close its connections; the next call opens new ones."""
-        self._scripts.close()
+        self._scripts.link.close()
 
     # -- the path of a run ----------------------------------------------------------------------
 

@@ -8,7 +8,7 @@
 -- Keys (see keys.py for their meaning):
 --   r:<run> hash     d:<run> hash      e:<event> hash     due zset        s:<state> zset
 --   u:<sub> zset     subs hash         ev zset            n:<name> zset   g:<sub> zset
---   wp:<name> hash   wv:<name>:<hash> set                 untold zset     paused hash
+--   wp:<name> hash   wv:<name>:<hash> set                 untold zset     paused hash    news zset
 
 local K, call = KEYS[1], redis.call
 
@@ -384,8 +384,35 @@ local function cancel(id, reason, done)
   end
 end
 
+-- Look through the events of a name since a time, some at a time, for one that fits.
+-- Returns attributes, data, key, how many it looked at; the first three are nil if there is none.
+local function look_back(name, match_json, since, own, from, chunk)
+  local match = cjson.decode(match_json)
+  local paths = sorted_paths(match)
+  local wanted = filed(paths, function(path) return match[path] end)
+  local keys = call('ZRANGEBYSCORE', K .. ':n:' .. name, since, '+inf', 'LIMIT', from, chunk)
+  for _, key in ipairs(keys) do
+    local attributes, data = unpack(call('HMGET', ekey(key), 'a', 'd'))
+    if data and key ~= own then
+      local decoded = #paths > 0 and cjson.decode(data)
+      if #paths == 0 or filed(paths, function(path) return at_path(decoded, path) end) == wanted then
+        return attributes, data, key, #keys
+      end
+    end
+  end
+  return nil, nil, nil, #keys
+end
+
+-- Whether an event of another shard concerns a run: not if it was recorded before the run, as a
+-- keeper may tell of it late.
+local function concerns(id, at, key)
+  local created, event = unpack(call('HMGET', rkey(id), 'c', 'e'))
+  return created and tonumber(created) <= at and event ~= key
+end
+
 -- Tell the runs that wait for an event of this name, and cancel those that it cancels.
-local function announce(name, attributes, data_json)
+-- `at`, `key`: of an event of another shard.
+local function announce(name, attributes, data_json, at, key)
   local specs = call('HKEYS', K .. ':wp:' .. name)
   if #specs == 0 then return end
   local data = cjson.decode(data_json)
@@ -393,7 +420,8 @@ local function announce(name, attributes, data_json)
     local set = filed(cjson.decode(spec), function(path) return at_path(data, path) end)
     for _, entry in ipairs(set and call('SMEMBERS', K .. ':wv:' .. name .. ':' .. set) or {}) do
       local id, field = string.match(entry, '^.|([^|]+)|?(.*)$')
-      if string.sub(entry, 1, 1) == 'c' then
+      if at and not concerns(id, at, key) then -- nothing
+      elseif string.sub(entry, 1, 1) == 'c' then
         cancel(id, 'cancel_on ' .. name, {})
       else
         local d = dkey(id)

@@ -1,6 +1,6 @@
 -- Record an event and its runs, and publish their messages if they are given.
 --
--- ARGV[3] JSON: key, name, gen, replay, nonce, resume, expires, then_id, trace
+-- ARGV[3] JSON: key, name, gen, replay, nonce, resume, expires, then_id, trace, news
 -- ARGV[4] attributes  ARGV[5] data  ARGV[6] message of the fan-in  ARGV[7] JSON of the runs, see add_runs
 -- in lib.lua  ARGV[8] number of lists, then for each its name, how many messages, and the messages
 -- Returns {status, generation, "state state ..." of the runs, woken, their ids if they are not those given}
@@ -48,6 +48,7 @@ end
 
 -- before its own runs are there: an event cancels none of them
 if not m.replay then announce(m.name, ARGV[4], ARGV[5]) end
+if m.news then call('ZADD', K .. ':news', f(now), m.key) end
 
 local resume = tonumber(m.resume)
 local lists = tonumber(ARGV[8])
