@@ -14,11 +14,10 @@ import dataclasses
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
 from typing import Any
-
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from celery_fanout.stores.ledger import Claim, NewEvent, NewRun, Recorded
 from celery_fanout.stores.memory_ledger import MemoryLedger
@@ -28,7 +27,7 @@ from tests.conformance.ledgers import RULES as SHORT
 from tests.conformance.ledgers import Clock, done
 from tests.servers import RedisServer
 
-__all__ = ["RULES", "Ledgers"]
+__all__ = ["RULES", "explore"]
 
 S = RunState
 
@@ -38,8 +37,9 @@ RULES = dataclasses.replace(SHORT, event_retention=1e8)
 SUBS = ("a@doc/up", "b@doc/up")
 WAIT = 's["w",1]'
 ERROR = {"type": "Boom", "message": "no", "traceback": "T"}
-NUMBERS = st.integers(1, 3)
-BOOTS = st.sampled_from(["w1", "w2"])
+NUMBERS = (1, 2, 3)
+BOOTS = ("w1", "w2")
+BOOLEANS = (False, True)
 
 ACTIVE = (S.PENDING, S.PUBLISHED, S.SUSPENDED, S.RETRYING)
 
@@ -79,17 +79,61 @@ def normal(name: str, answer: Any) -> Any:
     return found
 
 
-class Ledgers(RuleBasedStateMachine):
-    """Both ledgers, driven with the same calls."""
+@dataclass(frozen=True)
+class Action:
+    """One thing that somebody may do."""
 
-    server: RedisServer
+    weight: int
+    when: Callable[[Any], bool]
+    options: Mapping[str, Sequence[Any]]
+    method: Callable[..., None]
 
-    @initialize()
-    def begin(self) -> None:
-        self.server.flush()
+
+ACTIONS: list[Action] = []
+
+
+def always(machine: Any) -> bool:
+    return True
+
+
+def action(
+    weight: int, when: Callable[[Any], bool] = always, **options: Sequence[Any]
+) -> Callable[[Any], Any]:
+    """Add a method to what may be done, so often, when this holds."""
+
+    def add(method: Callable[..., None]) -> Callable[..., None]:
+        ACTIONS.append(Action(weight, when, options, method))
+        return method
+
+    return add
+
+
+def any_row(wanted: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda machine: any(map(wanted, machine.memory.book.rows.values()))
+
+
+emitted = lambda machine: bool(machine.emitted)  # noqa: E731
+runs = any_row(always)
+active = any_row(lambda row: row.state in ACTIVE)
+running = any_row(lambda row: row.state is S.RUNNING)
+waited = any_row(lambda row: row.state is S.RUNNING and WAIT in row.checkpoints)
+completing = any_row(lambda row: row.state is S.COMPLETING)
+children = any_row(lambda row: row.parent and not row.final)
+dead = any_row(lambda row: row.state in (S.FAILED, S.CANCELLED))
+
+
+class Ledgers:
+    """Both ledgers, driven with the same calls.
+
+    Args:
+        server: the Redis server of the one; it is emptied.
+    """
+
+    def __init__(self, server: RedisServer) -> None:
+        server.flush()
         self.clock = Clock()
         self.memory = MemoryLedger(RULES, self.clock)
-        self.redis = self.open_redis()
+        self.redis = RedisLedger(server.url(), RULES, clock=self.clock)
         self.numbers = itertools.count(1)
         self.emitted: dict[str, list[str]] = {}  # event to the runs of its last emit
         self.replayed: dict[str, list[str]] = {}
@@ -97,10 +141,7 @@ class Ledgers(RuleBasedStateMachine):
         self.tokens: dict[str, set[int]] = {}  # run to the tokens that it ever had
         self.values: dict[tuple[str, str, int], str] = {}  # final checkpoints, until forgotten
         self.states: dict[str, tuple[S, int, float | None]] = {}
-
-    def open_redis(self) -> Any:
-        """Return the other ledger."""
-        return RedisLedger(self.server.url(), RULES, clock=self.clock)
+        self.story: list[str] = []  # what was done
 
     # -- asking both ----------------------------------------------------------------------------
 
@@ -124,37 +165,43 @@ class Ledgers(RuleBasedStateMachine):
     def nonce(self) -> str:
         return f"n{next(self.numbers)}"
 
-    def pick(self, data: Any, wanted: Callable[[Any], bool]) -> Any:
+    def pick(self, wanted: Callable[[Any], bool]) -> Any:
         """Draw a run: mostly one that is wanted, and sometimes any."""
         rows = [row for row in self.memory.book.rows.values() if self.memory.book.row(row.id)]
         rows.sort(key=lambda row: row.id)
         good = [row for row in rows if wanted(row)]
-        if good and data.draw(st.integers(0, 5)):
+        if good and self.random.randrange(6):
             rows = good
-        return data.draw(st.sampled_from(rows)) if rows else None
+        return self.random.choice(rows) if rows else None
 
-    def pick_running(self, data: Any) -> tuple[str, int, Any]:
+    def pick_running(self) -> tuple[str, int, Any]:
         """Draw a run with the token of its holder, or sometimes another."""
-        row = self.pick(data, lambda row: row.state is S.RUNNING)
-        stale = data.draw(st.integers(0, 7)) == 7
+        row = self.pick(lambda row: row.state is S.RUNNING)
+        stale = self.random.randrange(8) == 7
         return row.id, max(0, row.token - stale), row
 
-    def has_runs(self) -> bool:
-        return bool(getattr(self, "memory", None) and self.memory.book.rows)
-
-    def has_running(self) -> bool:
-        rows = self.memory.book.rows.values() if self.has_runs() else ()
-        return any(row.state is S.RUNNING for row in rows)
+    def act(self, seed: float) -> None:
+        """Do one thing of those that are possible now, and compare all that both have then."""
+        self.random = Random(seed)
+        possible = [each for each in ACTIONS if each.when(self)]
+        (chosen,) = self.random.choices(possible, [each.weight for each in possible])
+        options = {key: self.random.choice(values) for key, values in chosen.options.items()}
+        shown = ", ".join(f"{key}={value}" for key, value in options.items())
+        self.story.append(f"{chosen.method.__name__}({shown})")
+        chosen.method(self, **options)
+        self.alike()
+        self.holds()
 
     # -- events ---------------------------------------------------------------------------------
 
-    @rule(
+    @action(
+        4,
         number=NUMBERS,
-        subs=st.sampled_from([SUBS, SUBS[:1], ()]),
-        delay=st.sampled_from([None, None, 40.0]),
-        patience=st.sampled_from([None, None, 60.0]),
-        then=st.booleans(),
-        cancels=st.booleans(),
+        subs=[SUBS, SUBS[:1], ()],
+        delay=[None, None, 40.0],
+        patience=[None, None, 60.0],
+        then=BOOLEANS,
+        cancels=BOOLEANS,
     )
     def emit(
         self,
@@ -166,7 +213,11 @@ class Ledgers(RuleBasedStateMachine):
         cancels: bool,
     ) -> None:
         key = f"e{number}"
-        cancel_on = (("doc/gone", json.dumps({"n": number})), ("doc/stop", "{}")) if cancels else ()
+        # the last one by another event of this name, or by itself when it is emitted again
+        pairs = {"doc/gone": number, "doc/stop": None, "doc/up": self.random.choice(NUMBERS)}
+        cancel_on = tuple(
+            (name, "{}" if n is None else json.dumps({"n": n})) for name, n in pairs.items()
+        )
 
         def draft(generation: int) -> NewEvent:
             return NewEvent(
@@ -175,7 +226,12 @@ class Ledgers(RuleBasedStateMachine):
                 json.dumps({"id": key}),
                 json.dumps({"n": number}),
                 [
-                    NewRun(f"{key}-{sub[0]}-{generation}", sub, queue="q", cancel_on=cancel_on)
+                    NewRun(
+                        f"{key}-{sub[0]}-{generation}",
+                        sub,
+                        queue="q",
+                        cancel_on=cancel_on if cancels else (),
+                    )
                     for sub in subs
                 ],
                 generation,
@@ -203,29 +259,28 @@ class Ledgers(RuleBasedStateMachine):
         found: list[Recorded] = self.both("record", [new])
         return found[0]
 
-    @precondition(lambda self: bool(self.emitted))
-    @rule(data=st.data())
-    def emit_again(self, data: Any) -> None:
+    @action(1, emitted)
+    def emit_again(self) -> None:
         """The answer was lost, or somebody uses the id again."""
-        key = data.draw(st.sampled_from(sorted(self.emitted)))
+        key = self.random.choice(sorted(self.emitted))
         new, at = self.drafts[key]
         found = self.record(new)
         assert (found.status == "repeat") == (at + RULES.dedup_window > self.clock.now)
 
-    @rule(
+    @action(
+        4,
         number=NUMBERS,
-        name=st.sampled_from(["doc/ok", "doc/ok", "doc/gone", "doc/stop"]),
-        then=st.booleans(),
+        name=["doc/ok", "doc/ok", "doc/gone", "doc/stop"],
+        then=BOOLEANS,
     )
     def other_event(self, number: int, name: str, then: bool) -> None:
         key = f"x{next(self.numbers)}"
         more = {"then_id": f"{key}-then", "then_message": "{}"} if then else {}
         self.record(NewEvent(key, name, json.dumps({"id": key}), f'{{"n":{number}}}', **more))
 
-    @precondition(lambda self: bool(self.emitted))
-    @rule(data=st.data(), twice=st.booleans(), stepped=st.booleans(), sub=st.sampled_from(SUBS))
-    def replay(self, data: Any, twice: bool, stepped: bool, sub: str) -> None:
-        key = data.draw(st.sampled_from(sorted(self.emitted)))
+    @action(2, emitted, twice=BOOLEANS, stepped=BOOLEANS, sub=SUBS)
+    def replay(self, twice: bool, stepped: bool, sub: str) -> None:
+        key = self.random.choice(sorted(self.emitted))
         event = self.memory.event(key)
         assert event is not None
         generation = event.generation + 1
@@ -250,17 +305,21 @@ class Ledgers(RuleBasedStateMachine):
 
     # -- a run ----------------------------------------------------------------------------------
 
-    @precondition(has_runs)
-    @rule(
-        data=st.data(),
+    @action(
+        7,
+        active,
         boot=BOOTS,
-        retries=st.sampled_from([0, 0, 0, -1, 1]),
-        put_back=st.sampled_from([False, False, True]),
+        retries=[0, 0, 0, -1, -1, 1],
+        put_back=[False, False, True],
     )
-    def claim(self, data: Any, boot: str, retries: int, put_back: bool) -> None:
-        row = self.pick(data, lambda row: row.state in ACTIVE)
+    def claim(self, boot: str, retries: int, put_back: bool) -> None:
+        row = self.pick(self.claimable)
         retries = max(0, row.retries + retries)
         self.claimed(row.id, boot, retries=retries, put_back=put_back)
+
+    def claimable(self, row: Any) -> bool:
+        over = row.state is S.RUNNING and row.due <= self.clock.now
+        return over or row.state in ACTIVE
 
     def claimed(self, run_id: str, boot: str = "w1", **more: Any) -> Claim:
         nonce = self.nonce()
@@ -281,7 +340,7 @@ class Ledgers(RuleBasedStateMachine):
             assert (again.status, again.token) == ("claimed", found.token)
         return found
 
-    @rule(number=NUMBERS, again=st.booleans())
+    @action(1, number=NUMBERS, again=BOOLEANS)
     def claim_lost(self, number: int, again: bool) -> None:
         """Redis has lost its data, and a message is still there."""
         key = f"l{number}"
@@ -290,10 +349,9 @@ class Ledgers(RuleBasedStateMachine):
         for _ in range(1 + again):
             self.claimed(f"{key}-a", recreate=lost)
 
-    @precondition(has_running)
-    @rule(data=st.data(), step=st.sampled_from("xyz"), final=st.sampled_from([True, True, False]))
-    def store(self, data: Any, step: str, final: bool) -> None:
-        run_id, token, row = self.pick_running(data)
+    @action(4, running, step="xyz", final=[True, True, False])
+    def store(self, step: str, final: bool) -> None:
+        run_id, token, row = self.pick_running()
         field = f's["{step}",1]'
         number = next(self.numbers)
         text = done(number) if final else f'{{"v":1,"s":"retrying","n":{number}}}'
@@ -307,15 +365,15 @@ class Ledgers(RuleBasedStateMachine):
         elif final and found == text:
             self.values[key] = text
 
-    @precondition(has_running)
-    @rule(
-        data=st.data(),
-        to=st.sampled_from([S.RETRYING, S.SUSPENDED, S.SUSPENDED, S.PENDING]),
-        wait=st.sampled_from([None, 0.0, 10.0, 100.0]),
-        step=st.sampled_from("xyz"),
+    @action(
+        3,
+        running,
+        to=[S.RETRYING, S.SUSPENDED, S.SUSPENDED, S.PENDING],
+        wait=[None, 0.0, 10.0, 100.0],
+        step="xyz",
     )
-    def leave(self, data: Any, to: RunState, wait: float | None, step: str) -> None:
-        run_id, token, row = self.pick_running(data)
+    def leave(self, to: RunState, wait: float | None, step: str) -> None:
+        run_id, token, row = self.pick_running()
         options: dict[str, Any] = {"reason": "why"}
         if to is not S.PENDING and wait is not None:
             options["due"] = self.clock.now + wait
@@ -325,13 +383,13 @@ class Ledgers(RuleBasedStateMachine):
             options["checkpoints"] = {f's["{step}",1]': '{"v":1,"s":"waiting","n":0}'}
         self.settled_twice(run_id, token, to, **options)
 
-    @precondition(has_running)
-    @rule(
-        data=st.data(),
-        to=st.sampled_from([S.SUCCEEDED, S.FAILED, S.CANCELLED, S.COMPLETING, S.COMPLETING]),
+    @action(
+        5,
+        running,
+        to=[S.SUCCEEDED, S.FAILED, S.CANCELLED, S.COMPLETING, S.COMPLETING],
     )
-    def end(self, data: Any, to: RunState) -> None:
-        run_id, token, row = self.pick_running(data)
+    def end(self, to: RunState) -> None:
+        run_id, token, row = self.pick_running()
         self.settled_twice(run_id, token, to, **self.ending(row, to))
 
     def ending(self, row: Any, to: RunState) -> dict[str, Any]:
@@ -349,21 +407,21 @@ class Ledgers(RuleBasedStateMachine):
         if first.ok and row is not None and row.state is to:
             assert self.both("settle", run_id, token, to, **options).ok
 
-    @precondition(has_runs)
-    @rule(data=st.data(), dispatched=st.booleans())
-    def finish_completing(self, data: Any, dispatched: bool) -> None:
-        row = self.pick(data, lambda row: row.state is S.COMPLETING)
+    @action(4, completing, dispatched=BOOLEANS)
+    def finish_completing(self, dispatched: bool) -> None:
+        row = self.pick(lambda row: row.state is S.COMPLETING)
         if dispatched:
             self.settled_twice(row.id, row.token, S.SUCCEEDED)
+            # a call that was under way all the time
+            self.both("settle", row.id, row.token, S.COMPLETING, **self.ending(row, S.COMPLETING))
         else:
             self.claimed(row.id)  # it is delivered again
 
     # -- waits and children ---------------------------------------------------------------------
 
-    @precondition(has_running)
-    @rule(data=st.data(), number=st.sampled_from([1, 2, 3, None]), leave=st.integers(0, 3))
-    def wait(self, data: Any, number: int | None, leave: int) -> None:
-        run_id, token, row = self.pick_running(data)
+    @action(5, running, number=[1, 2, 3, None], leave=(0, 1, 2, 3))
+    def wait(self, number: int | None, leave: int) -> None:
+        run_id, token, row = self.pick_running()
         due = self.clock.now + 50
         match = "{}" if number is None else f'{{"n":{number}}}'
         options = {"since": row.created, "due": due}
@@ -372,31 +430,38 @@ class Ledgers(RuleBasedStateMachine):
         if text is not None and json.loads(text)["s"] != "done" and leave:
             self.both("settle", run_id, token, S.SUSPENDED, due=due, group=WAIT, reason="event")
 
-    @precondition(has_running)
-    @rule(data=st.data())
-    def end_wait(self, data: Any) -> None:
-        row = self.pick(data, lambda row: row.state is S.RUNNING and WAIT in row.checkpoints)
+    @action(6, waited)
+    def end_wait(self) -> None:
+        row = self.pick(lambda row: row.state is S.RUNNING and WAIT in row.checkpoints)
         if WAIT in row.checkpoints:
             self.both("end_wait", row.id, row.token, WAIT)
             self.both("end_wait", row.id, row.token, WAIT)
 
-    @precondition(has_running)
-    @rule(
-        data=st.data(),
-        count=st.integers(1, 3),
-        kind=st.sampled_from(["invoke", "parallel"]),
-        group=st.sampled_from("gh"),
-        leave=st.integers(0, 3),
+    @action(
+        5,
+        running,
+        count=NUMBERS,
+        kind=["invoke", "parallel"],
+        group="gh",
+        leave=(0, 1, 2, 3),
     )
-    def spawn(self, data: Any, count: int, kind: Any, group: str, leave: int) -> None:
-        run_id, token, row = self.pick_running(data)
+    def spawn(self, count: int, kind: Any, group: str, leave: int) -> None:
+        run_id, token, row = self.pick_running()
         if run_id.count("-c") > 1:
             return
-        known = len([1 for child in row.children if f"-c{group}" in child])
+        self.spawned(row, token, kind, group, count)
+        if leave:
+            name = f's["{group}",1]'
+            self.both("settle", run_id, token, S.SUSPENDED, group=name, reason=kind)
+
+    def spawned(self, row: Any, token: int, kind: Any, group: str, count: int) -> None:
+        # the items of a step do not change
+        known = {child: k for child, k in row.children.items() if f"-c{group}" in child}
+        kind, count = next(iter(known.values()), kind), len(known) or count
         name = f's["{group}",1]'
         children = [
             NewRun(
-                f"{run_id}-c{group}{n}",
+                f"{row.id}-c{group}{n}",
                 row.subscription,
                 kind,
                 "",
@@ -404,58 +469,88 @@ class Ledgers(RuleBasedStateMachine):
                 f's["{group}",1,{n}]',
                 name,
             )
-            for n in range(known or count)  # the items of a step do not change
+            for n in range(count)
         ]
-        if not self.both("spawn", run_id, token, name, children).ok:
-            return
-        assert self.both("spawn", run_id, token, name, children).ok
-        if leave:
-            self.both("settle", run_id, token, S.SUSPENDED, group=name, reason=kind)
+        if self.both("spawn", row.id, token, name, children).ok:
+            assert self.both("spawn", row.id, token, name, children).ok
 
-    @precondition(has_runs)
-    @rule(
-        data=st.data(),
-        to=st.sampled_from([S.SUCCEEDED, S.SUCCEEDED, S.FAILED, S.CANCELLED]),
-        all_=st.booleans(),
+    @action(
+        6,
+        children,
+        to=[S.SUCCEEDED, S.SUCCEEDED, S.FAILED, S.CANCELLED],
+        all_=BOOLEANS,
     )
-    def end_children(self, data: Any, to: RunState, all_: bool) -> None:
+    def end_children(self, to: RunState, all_: bool) -> None:
         """A worker executes children, or links, or what else waits for it."""
         rows = [row for row in self.memory.book.rows.values() if row.parent and not row.final]
         for row in sorted(rows, key=lambda row: row.id)[: None if all_ else 1]:
-            if row.state is S.RUNNING:
-                continue
-            self.both("take", [row.id])
-            self.both("mark_published", [row.id])
-            found = self.claimed(row.id, "w2", retries=row.retries)
-            if found.status == "claimed":
-                self.both("settle", row.id, found.token, to, **self.ending(row, to))
+            if row.state is not S.RUNNING:
+                self.both("take", [row.id])
+                self.both("mark_published", [row.id])
+                self.end_child(row.id, to)
+
+    @action(
+        3,
+        active,
+        ends=[S.FAILED, S.CANCELLED],
+        early=[None, S.SUCCEEDED, S.FAILED],
+        late=[None, S.SUCCEEDED, S.FAILED],
+    )
+    def retry_parent(self, ends: RunState, early: RunState | None, late: RunState | None) -> None:
+        """A run ends before its children, and is run again; some end before that, some after."""
+        row = self.pick(lambda row: row.state in ACTIVE and "-c" not in row.id)
+        found = self.claimed(row.id, retries=row.retries)
+        if found.status != "claimed":
+            return
+        self.spawned(row, found.token, "invoke", "g", 2)
+        known = [child for child in row.children if "-cg" in child]
+        if not known:
+            return
+        self.end_child(known[0], early)
+        if ends is S.FAILED:
+            self.both("settle", row.id, found.token, S.FAILED, error=ERROR)
+        else:
+            self.both("cancel", [row.id], "enough")
+        self.both("reopen", row.id, "again")
+        self.end_child(known[-1], late)
+        found = self.claimed(row.id, retries=row.retries)
+        if found.status == "claimed":
+            self.spawned(row, found.token, "invoke", "g", 2)
+            self.both("settle", row.id, found.token, S.SUSPENDED, group='s["g",1]', reason="invoke")
+
+    def end_child(self, run_id: str, to: RunState | None) -> None:
+        row = self.memory.book.row(run_id)
+        if row is None or to is None:
+            return
+        found = self.claimed(row.id, "w2", retries=row.retries)
+        if found.status == "claimed":
+            self.both("settle", row.id, found.token, to, **self.ending(row, to))
 
     # -- people ---------------------------------------------------------------------------------
 
-    @precondition(has_runs)
-    @rule(data=st.data(), more=st.booleans())
-    def cancel(self, data: Any, more: bool) -> None:
-        row = self.pick(data, lambda row: not row.final)
-        other = self.pick(data, lambda row: row.children and not row.final)
+    @action(2, runs, more=BOOLEANS)
+    def cancel(self, more: bool) -> None:
+        row = self.pick(lambda row: not row.final)
+        other = self.pick(lambda row: row.children and not row.final)
         ids = [row.id, other.id] if more else [row.id]
         cancelled, _ = self.both("cancel", [*ids, "nobody"], "enough")
         assert len(set(cancelled)) == len(cancelled)
 
-    @precondition(has_runs)
-    @rule(data=st.data(), run=st.booleans())
-    def reopen(self, data: Any, run: bool) -> None:
-        row = self.pick(data, lambda row: row.state in (S.FAILED, S.CANCELLED))
+    @action(4, dead, run=BOOLEANS)
+    def reopen(self, run: bool) -> None:
+        row = self.pick(lambda row: row.state in (S.FAILED, S.CANCELLED))
         was = row.state
         reopened = self.both("reopen", row.id, "again")
         assert reopened == (was in (S.FAILED, S.CANCELLED))
         if reopened and run:
             self.claimed(row.id)
 
-    @rule(
-        pause=st.booleans(),
-        sub=st.sampled_from(SUBS),
-        limit=st.sampled_from([0, 1, 1000, 1000]),
-        go_on=st.booleans(),
+    @action(
+        2,
+        pause=BOOLEANS,
+        sub=SUBS,
+        limit=[0, 1, 1000, 1000],
+        go_on=BOOLEANS,
     )
     def pause(self, pause: bool, sub: str, limit: int, go_on: bool) -> None:
         if pause:
@@ -465,12 +560,15 @@ class Ledgers(RuleBasedStateMachine):
 
     # -- keepers and main processes -------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([0.5, 5.0, 25.5, 35.5, 150.5, 520.5, 1100.5, 2100.5, 5100.5]))
+    @action(
+        2,
+        seconds=[0.5, 5.0, 25.5, 35.5, 35.5, 150.5, 520.5, 1100.5, 2100.5, 5100.5, 90_000.0],
+    )
     def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
         self.sweep()
 
-    @rule(late=st.sampled_from([-0.01, 0.0, 0.0, 0.01]))
+    @action(4, runs, late=[-0.01, 0.0, 0.0, 0.01])
     def pass_time_to_what_is_due(self, late: float) -> None:
         due = self.memory.take(()).next_due
         if due is not None and due + late > self.clock.now:
@@ -479,26 +577,28 @@ class Ledgers(RuleBasedStateMachine):
 
     def sweep(self) -> None:
         """Forget what has expired: the one ledger does it by itself, the other one so."""
-        gone = [row.id for row in self.memory.book.rows.values() if row.gone_at <= self.clock.now]
+        gone = [row.id for row in self.memory.book.rows.values() if row.gone_at < self.clock.now]
         assert self.both("sweep") == len(gone)
         for run_id in gone:
             self.states.pop(run_id)
             self.tokens.pop(run_id, None)
         self.values = {key: text for key, text in self.values.items() if key[0] not in gone}
 
-    @precondition(has_runs)
-    @rule(data=st.data(), boot=BOOTS, does=st.sampled_from(["renew", "renew", "release"]))
-    def heartbeat(self, data: Any, boot: str, does: str) -> None:
+    @action(2, runs, boot=BOOTS, does=["renew", "renew", "release"])
+    def heartbeat(self, boot: str, does: str) -> None:
         rows = self.memory.book.rows.values()
         held = [row.id for row in rows if row.boot == boot]
-        received = self.pick(data, lambda row: row.state in (S.PENDING, S.PUBLISHED))
-        self.both(does, boot, sorted({*held, received.id, "nobody"}))
+        received = self.pick(lambda row: row.state in (S.PENDING, S.PUBLISHED))
+        other = self.pick(lambda row: row.state in (S.RUNNING, S.COMPLETING))
+        self.both(does, boot, sorted({*held, received.id, other.id, "nobody"}))
 
-    @rule(
-        grace=st.sampled_from([False, False, True]),
-        publish=st.sampled_from(["all", "one", "none"]),
-        limit=st.sampled_from([1, 1000, 1000]),
-        queue=st.sampled_from(["", "q2"]),
+    @action(
+        3,
+        runs,
+        grace=[False, False, True],
+        publish=["all", "one", "none"],
+        limit=[1, 1000, 1000],
+        queue=["", "q2"],
     )
     def keep(self, grace: bool, publish: str, limit: int, queue: str) -> None:
         taken = self.both("take", limit=limit, grace=grace)
@@ -506,51 +606,57 @@ class Ledgers(RuleBasedStateMachine):
         ids = {"all": ids, "one": ids[:1], "none": []}[publish]
         self.both("mark_published", ids, dict.fromkeys(ids, queue))
 
-    @precondition(has_runs)
-    @rule(data=st.data())
-    def take_some(self, data: Any) -> None:
-        row = self.pick(data, lambda row: row.due is not None and row.due <= self.clock.now)
-        other = self.pick(data, lambda row: not row.final)
-        self.both("take", [row.id, other.id, row.id, "nobody"])
+    @action(3, runs, grace=BOOLEANS)
+    def take_some(self, grace: bool) -> None:
+        row = self.pick(lambda row: row.due is not None and row.due <= self.clock.now)
+        other = self.pick(lambda row: not row.final)
+        self.both("take", [row.id, other.id, row.id, "nobody"], grace=grace)
 
-    @precondition(has_runs)
-    @rule(data=st.data())
-    def publish(self, data: Any) -> None:
-        row = self.pick(data, lambda row: row.state is S.PENDING)
+    @action(2, runs)
+    def publish(self) -> None:
+        row = self.pick(lambda row: row.state is S.PENDING)
         self.both("mark_published", [row.id, "nobody"])
 
-    @precondition(has_runs)
-    @rule(data=st.data(), boot=st.sampled_from([None, None, None, "w1"]), final=st.booleans())
-    def abandon(self, data: Any, boot: str | None, final: bool) -> None:
-        row = self.pick(data, lambda row: row.state is S.RUNNING)
+    @action(2, running, boot=[None, None, None, "w1"], final=BOOLEANS)
+    def abandon(self, boot: str | None, final: bool) -> None:
+        row = self.pick(lambda row: row.state is S.RUNNING)
         self.both("abandon", row.id, boot or row.boot or "w1", ERROR, final=final)
 
-    @precondition(has_runs)
-    @rule(data=st.data())
-    def crash_again_and_again(self, data: Any) -> None:
+    @action(2, active, retried=BOOLEANS, stale=BOOLEANS)
+    def crash_again_and_again(self, retried: bool, stale: bool) -> None:
         """7: a run that kills its workers ends."""
-        row = self.pick(data, lambda row: row.state in ACTIVE)
-        for _ in range(RULES.max_crashes):
+        row = self.pick(lambda row: row.state in ACTIVE)
+        if retried:
             found = self.claimed(row.id, retries=row.retries)
-            if found.status != "claimed":
+            if found.status == "claimed":
+                more: Any = {"retries": row.retries + 1, "due": self.clock.now, "error": ERROR}
+                self.both("settle", row.id, found.token, S.RETRYING, **more)
+        crashes = row.crashes
+        while crashes < RULES.max_crashes:
+            if self.claimed(row.id, retries=row.retries).status != "claimed":
                 return
             self.clock.advance(RULES.lease)
             self.sweep()
+            if stale and row.retries:
+                assert self.claimed(row.id, retries=row.retries - 1).status == "stale"
             self.both("take", [row.id])
+            crashes += 1
         assert (row.state, row.crashes) == (S.FAILED, RULES.max_crashes)
 
-    @precondition(has_runs)
-    @rule(data=st.data(), delay=st.sampled_from([5.0, 505.0]))
-    def unregistered(self, data: Any, delay: float) -> None:
-        row = self.pick(data, lambda row: row.state in (S.PENDING, S.PUBLISHED))
-        self.both("unregistered", row.id, delay)
+    @action(2, runs, times=[1, 1, 2, 3], delay=[5.0, 255.0])
+    def unregistered(self, times: int, delay: float) -> None:
+        row = self.pick(lambda row: row.state in (S.PENDING, S.PUBLISHED))
+        for _ in range(times):
+            self.both("unregistered", row.id, delay)
+            self.clock.advance(RULES.unregistered / 2)
+            self.sweep()
 
-    @rule(age=st.sampled_from([0.0, 15.0]), queue=st.sampled_from(["q", "q2"]))
+    @action(1, age=[0.0, 15.0], queue=["q", "q2"])
     def resend(self, age: float, queue: str) -> None:
         found = self.both("resend", queue, self.clock.now - age, limit=1000)
         self.both("take", found)
 
-    @rule(older=st.sampled_from([0.0, 20.0]), tell=st.booleans())
+    @action(3, dead, older=[0.0, 20.0], tell=BOOLEANS)
     def tell(self, older: float, tell: bool) -> None:
         for run_id in self.both("untold", older_than=older, limit=1000):
             row = self.memory.book.row(run_id)
@@ -565,33 +671,26 @@ class Ledgers(RuleBasedStateMachine):
 
     # -- all that they have ---------------------------------------------------------------------
 
-    @invariant()
     def alike(self) -> None:
         """Both have the same."""
-        if not hasattr(self, "memory"):
-            return
         rows = sorted(self.memory.book.rows)
         for run_id in rows:
             assert plain(self.memory.run(run_id)) == plain(self.redis.run(run_id))
         for name, args in (("outcomes", [rows]), ("counts", []), ("paused", [])):
-            assert plain(getattr(self.memory, name)(*args)) == plain(
-                getattr(self.redis, name)(*args)
-            )
+            left, right = getattr(self.memory, name)(*args), getattr(self.redis, name)(*args)
+            assert plain(left) == plain(right), name
         for key in self.memory.book.events:
             assert plain(self.memory.event(key)) == plain(self.redis.event(key))
 
-    @rule(state=st.sampled_from([None, *S]), sub=st.sampled_from([None, *SUBS]), number=NUMBERS)
+    @action(1, state=[None, *S], sub=[None, *SUBS], number=NUMBERS)
     def look(self, state: RunState | None, sub: str | None, number: int) -> None:
         for event in (None, f"e{number}"):
             self.both("runs", state=state, subscription=sub, event=event, limit=1000)
         for name in (None, "doc/up"):
             self.both("events", name=name, limit=1000)
 
-    @invariant()
     def holds(self) -> None:
         """The invariants of DESIGN, as far as a ledger keeps them."""
-        if not hasattr(self, "memory"):
-            return
         rows = {row.id: row for row in self.memory.book.rows.values()}
         for key, ids in self.emitted.items():  # 1
             event = self.memory.event(key)
@@ -624,10 +723,9 @@ class Ledgers(RuleBasedStateMachine):
         if row.state is S.SUSPENDED and row.waits_for == WAIT:
             assert WAIT in row.waits
 
-    def teardown(self) -> None:
+    def end_all(self) -> None:
         """6: everything comes to an end. 9: nothing is left over."""
-        if not hasattr(self, "memory"):
-            return
+        self.story.append("end_all()")
         for sub in SUBS:
             self.both("resume", sub)
         for _ in range(300):
@@ -640,11 +738,14 @@ class Ledgers(RuleBasedStateMachine):
             if not left:
                 break
             self.clock.now = max(self.clock.now, min(row.due or 0.0 for row in left))
+            self.sweep()
         self.alike()
         self.holds()
         assert [row for row in self.memory.book.rows.values() if not row.final] == []
         self.check_fan_ins()
         self.check_leaks()
+
+    def close(self) -> None:
         self.redis.close()
 
     def check_fan_ins(self) -> None:
@@ -655,8 +756,58 @@ class Ledgers(RuleBasedStateMachine):
                 assert run is not None or swept, key
 
     def check_leaks(self) -> None:
-        """What is for runs that have not ended is gone with the last of them."""
-        root = "{fanout}"
-        assert self.redis.client.zcard(f"{root}:due") == 0
-        for pattern in ("wp:*", "wv:*", "g:*"):
-            assert self.redis.client.keys(f"{root}:{pattern}") == []
+        """9: what belonged to runs is gone with the last of them."""
+        self.clock.advance(RULES.failure_retention + 1)
+        self.sweep()
+        client: Any = self.redis.client
+        for pattern in ("r:*", "d:*", "s:*", "u:*", "due", "wp:*", "wv:*", "g:*"):
+            assert client.keys(f"{{fanout}}:{pattern}") == []
+        for key in client.keys("{fanout}:e:*"):
+            assert client.ttl(key) > 0
+
+
+def _play(server: RedisServer, seeds: Sequence[float]) -> tuple[list[str], BaseException | None]:
+    ledgers = Ledgers(server)
+    try:
+        for seed in seeds:
+            ledgers.act(seed)
+        ledgers.end_all()
+    except Exception as exc:  # noqa: BLE001 - a script's error is a finding too
+        return ledgers.story, exc
+    finally:
+        ledgers.close()
+    return ledgers.story, None
+
+
+def explore(server: RedisServer, seed: Any, stories: int, steps: int = 50) -> int:
+    """Play stories of so many steps; return how many until one fails.
+
+    Raises:
+        AssertionError: if one does, with what was done, shortened.
+    """
+    for number in range(1, stories + 1):
+        random = Random(f"{seed} {number}")
+        seeds = [random.random() for _ in range(steps)]
+        story, error = _play(server, seeds)
+        if error is not None:
+            seeds, story, error = _shortened(server, seeds[: len(story)], story, error)
+            told = "\n".join(story)
+            raise AssertionError(
+                f"seed {seed!r}, story {number}, shortened to {len(seeds)} steps:\n{told}"
+            ) from error
+    return stories
+
+
+def _shortened(
+    server: RedisServer, seeds: list[float], story: list[str], error: BaseException
+) -> tuple[list[float], list[str], BaseException]:
+    """Leave out what a story that fails can do without."""
+    size = len(seeds) // 2
+    while size:
+        for start in range(len(seeds) - size, -1, -size):
+            fewer = seeds[:start] + seeds[start + size :]
+            told, found = _play(server, fewer)
+            if found is not None:
+                seeds, story, error = fewer[: len(told)], told, found
+        size //= 2
+    return seeds, story, error

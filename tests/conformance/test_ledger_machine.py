@@ -1,4 +1,4 @@
-"""Thousands of interleavings on both ledgers at once; see ``machine.py``.
+"""Many interleavings on both ledgers at once; see ``machine.py``.
 
 The same ones each time. ``make test-faults`` looks for others.
 """
@@ -6,42 +6,16 @@ The same ones each time. ``make test-faults`` looks for others.
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis.stateful import run_state_machine_as_test
-
-from celery_fanout.stores.redis.sharded import ShardedLedger
 from celery_fanout.stores.states import TRANSITIONS, RunState
-from tests.conformance.machine import RULES, Ledgers
+from tests.conformance.machine import explore
 from tests.servers import RedisServer
 
-SETTINGS = settings(
-    max_examples=100,
-    derandomize=True,
-    stateful_step_count=50,
-    deadline=None,
-    database=None,
-    phases=[Phase.generate, Phase.shrink],
-    suppress_health_check=list(HealthCheck),
-)
+STORIES = 100
 
 
 def test_both_ledgers_do_the_same(redis_server: RedisServer) -> None:
-    Ledgers.server = redis_server
-    run_state_machine_as_test(Ledgers, settings=SETTINGS)
-
-
-class ShardedLedgers(Ledgers):
-    """The same with a ledger in several shards."""
-
-    def open_redis(self) -> Any:
-        return ShardedLedger(self.server.url(), RULES, 3, clock=self.clock)
-
-
-def test_so_does_one_in_several_shards(redis_server: RedisServer) -> None:
-    ShardedLedgers.server = redis_server
-    run_state_machine_as_test(ShardedLedgers, settings=settings(SETTINGS, max_examples=30))
+    assert explore(redis_server, "always", STORIES) == STORIES
 
 
 def test_the_machine_may_reach_every_state() -> None:

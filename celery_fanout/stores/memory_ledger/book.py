@@ -340,21 +340,21 @@ class Book:
 
     def spawn(self, row: Row, group: str, children: Sequence[NewRun]) -> None:
         """Record the children of a group, and count those that are outstanding."""
-        left = len(children)
         row.seen[group] = row.before(group)
+        open_: list[NewRun] = []
         for new in children:
             # One that is there already is of an earlier life of a parent that was reopened: what it
             # did succeed in counts, what had failed runs again. Else nothing would wake the parent.
             child = self.row(new.id)
-            if child is None:
-                continue
-            if child.state is RunState.SUCCEEDED:
+            if child is not None and child.state is RunState.SUCCEEDED:
                 self._deliver(child)
-                left -= 1
-            elif child.final:
+            if new.field in row.checkpoints:
+                continue  # it has ended, and is not counted again; its own record may be gone
+            if child is not None and child.final:
                 self.reopen(child, "retried with its run")
-        self.adopt(row, children, self.now)
-        row.outstanding[group] = left
+            open_.append(new)
+        self.adopt(row, open_, self.now)
+        row.outstanding[group] = len(open_)
 
     def cancel(self, run_id: str, reason: str, done: list[str]) -> None:
         """Cancel a run, and the runs that it invoked."""

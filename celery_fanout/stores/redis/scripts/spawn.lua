@@ -10,18 +10,20 @@ local left, group = #children, ARGV[5]
 if left > 0 and children[1][2] == 'parallel' then
   call('HSET', dkey(r.id), 'b' .. group, cjson.encode(steps(r.id, string.sub(group, 1, -2) .. ',')))
 end
+local fresh = {}
 for _, given in ipairs(children) do
   -- One that is there already is of an earlier life of a parent that was reopened: what it did
   -- succeed in counts, what had failed runs again. Else nothing would ever wake the parent.
-  local child = rec(given[1])
-  if child and child.s == 'succeeded' then
-    deliver(child)
-    left = left - 1
-  elseif child and FINAL[child.s] then
-    reopen(child, 'retried with its run')
+  local child, field = rec(given[1]), given[6]
+  if child and child.s == 'succeeded' then deliver(child) end
+  if call('HEXISTS', dkey(r.id), field) == 1 then
+    left = left - 1 -- it has ended, and is not counted again; its own record may be gone
+  else
+    if child and FINAL[child.s] then reopen(child, 'retried with its run') end
+    fresh[#fresh + 1] = given
+    call('HSET', dkey(r.id), 'c' .. given[1], given[2])
   end
 end
-add_runs(children, r.e, now, r.g or '0', {parent = r.id})
-for _, given in ipairs(children) do call('HSET', dkey(r.id), 'c' .. given[1], given[2]) end
+add_runs(fresh, r.e, now, r.g or '0', {parent = r.id})
 call('HSET', dkey(r.id), counter, left)
 return {1, woken}
