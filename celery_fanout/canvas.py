@@ -84,6 +84,7 @@ def freeze(
     *,
     generation: int | None = None,
     celery_results: bool = True,
+    place: int | None = None,
 ) -> FrozenChain:
     """Return the chain of one subscription for one event.
 
@@ -94,8 +95,9 @@ def freeze(
         reply_to: where an RPC result backend sends the results of later links.
         generation: of its run in the ledger; ``None`` where there is no ledger.
         celery_results: whether Celery stores what the links return, as for any task.
+        place: where the run lies in a ledger with shards.
     """
-    first = run_id(event.name, event.id, subscription.id, generation or 0)
+    first = run_id(event.name, event.id, subscription.id, generation or 0, place)
     stamp: dict[str, Any] = {
         **event_headers,
         SUBSCRIPTION_HEADER: subscription.id,

@@ -350,7 +350,22 @@ def live_findings(fanout: Fanout) -> list[Finding]:
         )
     else:
         found.extend(_redis_findings(fanout))
+        found.extend(_shards(fanout))
     return found
+
+
+def _shards(fanout: Fanout) -> Iterator[Finding]:
+    ledger: Any = fanout.level2 and fanout.ledger
+    stored = ledger.stored_shards() if hasattr(ledger, "stored_shards") else 1
+    if stored > 1 and ledger.shards % stored:
+        yield Finding(
+            "fanout.E008",
+            "error",
+            f"The ledger has {stored} shards, and fanout_shards is {ledger.shards} here: some are "
+            "not looked after, and waits miss events.",
+            f"Set fanout_shards to {stored}, or a multiple of it, in every process. For fewer, let "
+            f"all runs end first, then delete the key {{{fanout.settings.store_prefix}}}:shards.",
+        )
 
 
 def _redis_findings(fanout: Fanout) -> Iterator[Finding]:

@@ -145,15 +145,21 @@ class Publisher:
                 self.deliver(deliveries, resume_at)
         return self.report(events, deliveries, results)
 
-    def freeze(self, event: Event, generation: int | None = None) -> list[Delivery]:
+    def freeze(
+        self, event: Event, generation: int | None = None, place: int | None = None
+    ) -> list[Delivery]:
         """Return the chains of an event, of all subscriptions that match it."""
         matching = self._registry.match(event)
         if not matching:
             return []
-        return self.freeze_for(event, matching, generation)
+        return self.freeze_for(event, matching, generation, place)
 
     def freeze_for(
-        self, event: Event, subscriptions: Sequence[Subscription], generation: int | None
+        self,
+        event: Event,
+        subscriptions: Sequence[Subscription],
+        generation: int | None,
+        place: int | None,
     ) -> list[Delivery]:
         """Return the chains of an event, of these subscriptions.
 
@@ -172,6 +178,7 @@ class Publisher:
                 reply_to,
                 generation=generation,
                 celery_results=celery_results,
+                place=place,
             )
             for sub in subscriptions
         ]

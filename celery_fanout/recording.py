@@ -14,7 +14,7 @@ from celery.utils.log import get_logger
 
 from celery_fanout.exceptions import EmitError, StoreUnavailable
 from celery_fanout.failpoints import hit
-from celery_fanout.ids import child_id, event_key
+from celery_fanout.ids import child_id, event_key, place_in, place_of
 from celery_fanout.jsondata import encode
 from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.states import RunState
@@ -82,7 +82,7 @@ class Recorder:
             EmitError: if the ledger did not answer, so that it is not known what it has.
         """
         hit("emit.before_record")
-        by_event = [self._publisher.freeze(event, 0) for event in events]
+        by_event = [self._publisher.freeze(event, 0, self._place(event)) for event in events]
         with self._publisher.sealing() as seal:
             sealed = None if schedule.resume_at is not None else seal
             recorded = self._record(events, by_event, schedule, sealed)
@@ -113,7 +113,8 @@ class Recorder:
                     if recorded.status != "generation":
                         break
                     number = recorded.generation
-                    by_event[index] = self._publisher.freeze(events[index], number)
+                    place = self._place(events[index])
+                    by_event[index] = self._publisher.freeze(events[index], number, place)
                     again = self._draft(events[index], by_event[index], schedule, number, seal)
                     recorded = self._ledger.record([again])[0]  # noqa: PLW2901
                 found[index] = self._same_runs(events[index], by_event, index, recorded)
@@ -131,9 +132,11 @@ class Recorder:
         """Make the deliveries of a repeated event those that were recorded first."""
         if recorded.status != "repeat":
             return recorded
-        if recorded.generation:
-            by_event[index] = self._publisher.freeze(event, recorded.generation)
         first = {run_id for run_id, _ in recorded.runs}
+        # recorded while the ledger had another number of shards, perhaps
+        place = place_in(recorded.runs[0][0]) if recorded.runs else None
+        if recorded.generation or place != self._place(event):
+            by_event[index] = self._publisher.freeze(event, recorded.generation, place)
         by_event[index] = [d for d in by_event[index] if d.chain.run_id in first]
         return recorded
 
@@ -147,6 +150,9 @@ class Recorder:
     ) -> NewEvent:
         key = event_key(event.name, event.id)
         messages = seal(deliveries) if seal is not None and deliveries else None
+        then_id = ""
+        if schedule.then:
+            then_id = child_id(key, "then", generation, place=place_of(key, self._ledger.shards))
         return NewEvent(
             key=key,
             name=event.name,
@@ -156,11 +162,15 @@ class Recorder:
             generation=generation,
             resume_at=schedule.resume_at,
             expires_at=schedule.expires_at,
-            then_id=child_id(key, "then", generation) if schedule.then else "",
+            then_id=then_id,
             then_message=schedule.then,
             messages=messages or {},
             trace=current_trace(),
         )
+
+    def _place(self, event: Event) -> int | None:
+        shards = self._ledger.shards
+        return None if shards == 1 else place_of(event_key(event.name, event.id), shards)
 
     def _run(self, event: Event, chain: FrozenChain) -> NewRun:
         sub = chain.subscription

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_fanout.events import HEADER_PREFIX, Event
 from celery_fanout.exceptions import ReplayContended, UnknownStep
-from celery_fanout.ids import run_id
+from celery_fanout.ids import place_of, run_id
 from celery_fanout.stores import Checkpoint, key_of
 from celery_fanout.stores.ledger import NewEvent, NewRun
 
@@ -45,10 +45,11 @@ def begin_again(
         return []
     whole = event_of(event)
     generation, nonce = event.generation + 1, uuid.uuid4().hex
+    place = place_of(event.key, ledger.shards)
     for _ in range(GENERATIONS):
         runs = [
             NewRun(
-                run_id(event.name, whole.id, sub.id, generation),
+                run_id(event.name, whole.id, sub.id, generation, place),
                 sub.id,
                 cancel_on=sub.cancels(whole),
                 checkpoints=checkpoints,

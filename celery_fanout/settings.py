@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.exceptions import InvalidSetting, UnknownSetting
+from celery_fanout.ids import PLACES
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -53,6 +54,8 @@ class Settings:
             a Redis or Valkey server, Sentinel group or cluster (level 2), or of another Celery
             result backend (level 1).
         store_prefix: what all keys of the ledger begin with, in braces. Default: ``"fanout"``.
+        shards: over how many parts the ledger spreads its events, 1 to 64; more than one is for
+            Redis Cluster, whose nodes then share the work. Default: 1.
         checkpoint_expires: level 1: how long a step's result is kept, in seconds, at least.
             Default: 7 days.
         lease: how long a worker holds a run without a heartbeat, in seconds; a run whose worker
@@ -80,6 +83,7 @@ class Settings:
     source: str = "/"
     store_url: str | None = None
     store_prefix: str = "fanout"
+    shards: int = 1
     checkpoint_expires: float = 7 * DAY
     lease: float = 30.0
     max_crashes: int = 3
@@ -132,6 +136,7 @@ class Settings:
             _check(self, name, (int,), "a number of bytes greater than 0")
         for name in ("max_crashes", "max_depth"):
             _check(self, name, (int,), "a whole number greater than 0")
+        _check(self, "shards", (int,), f"a whole number from 1 to {PLACES}", PLACES)
         given: Any = self  # not everybody runs a type checker
         if not isinstance(given.source, str) or not given.source:
             raise InvalidSetting(f"{PREFIX}source", repr(given.source), "a URI reference")
@@ -153,10 +158,12 @@ class Settings:
             )
 
 
-def _check(settings: Settings, name: str, types: tuple[type, ...], rule: str) -> None:
+def _check(
+    settings: Settings, name: str, types: tuple[type, ...], rule: str, most: float = math.inf
+) -> None:
     value: Any = getattr(settings, name)
     is_number = isinstance(value, types) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf:
+    if not is_number or not 0 < value < math.inf or value > most:
         raise InvalidSetting(PREFIX + name, repr(value), rule)
 
 

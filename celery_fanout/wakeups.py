@@ -22,6 +22,7 @@ from celery_fanout.canvas import (
 from celery_fanout.events import HEADER_PREFIX, Event
 from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
 from celery_fanout.failpoints import hit
+from celery_fanout.ids import place_in
 from celery_fanout.results import error_of, value_of
 from celery_fanout.tracing import continued, current_trace
 
@@ -131,7 +132,8 @@ class Wakeups:
         if subscription is None or event is None:
             self._ledger.unregistered(wakeup.run_id, ELSEWHERE)
             return []
-        found = self._publisher.freeze_for(event, [subscription], wakeup.generation)
+        place = place_in(wakeup.run_id)
+        found = self._publisher.freeze_for(event, [subscription], wakeup.generation, place)
         chain = found[0].chain
         chain.retries = wakeup.retries
         if wakeup.kind == "parallel":

@@ -74,13 +74,17 @@ def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -
             chosen = f"{chosen}://{host or 'localhost'}:{port or 6379}/{db or 0}"
     # the app's own prefix would hide the ledger's keys from other apps: it has one of its own
     options.pop("global_keyprefix", None)
-    return RedisLedger(
-        chosen,
-        rules_of(settings, republish),
-        prefix=settings.store_prefix,
-        options=options,
-        timeout=settings.publish_timeout / 2,
-    )
+    rules = rules_of(settings, republish)
+    more: dict[str, Any] = {
+        "prefix": settings.store_prefix,
+        "options": options,
+        "timeout": settings.publish_timeout / 2,
+    }
+    if settings.shards > 1:
+        from celery_fanout.stores.redis.sharded import ShardedLedger
+
+        return ShardedLedger(chosen, rules, settings.shards, **more)
+    return RedisLedger(chosen, rules, **more)
 
 
 def _of_the_backend(conf: Any) -> dict[str, Any]:

@@ -55,6 +55,9 @@ class Ledger(Protocol):
         name: what messages call it.
         rules: the settings that its decisions follow.
         supports_publish: whether ``NewEvent.messages`` can be published by :meth:`record`.
+        shards: over how many places its events are spread; ``ids.place_of`` says which is an
+            event's. Where there is more than one, what concerns runs of other events, their waits
+            and ``cancel_on``, follows a record in changes of its own.
 
     Every method may raise :class:`~celery_fanout.exceptions.StoreUnavailable`.
     """
@@ -62,6 +65,7 @@ class Ledger(Protocol):
     name: str
     rules: LedgerRules
     supports_publish: bool
+    shards: int
 
     def time(self) -> float:
         """Return the store's time."""

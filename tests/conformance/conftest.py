@@ -7,11 +7,32 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from celery_fanout.stores.redis import RedisLedger
+from celery_fanout.stores.redis.sharded import ShardedLedger
 from tests.conformance.ledgers import Clock, Desk, make_ledger
 from tests.leaks import no_leaks  # noqa: F401 - a fixture
 
+#: What a shard does alone is held by the other ledgers; here it is what several do together.
+SHARDED = (
+    "test_ledger_bounds",
+    "test_ledger_keeping",
+    "test_ledger_runs",
+    "test_ledger_waits",
+)
 
-@pytest.fixture(params=["memory", "redis"])
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test a ledger of each kind."""
+    if "desk" in metafunc.fixturenames:
+        module = metafunc.module.__name__.rpartition(".")[2]
+        kinds = ["memory", "redis"]
+        if module in SHARDED:
+            kinds.append("shards")
+        elif module == "test_ledger_shards":
+            kinds = ["shards"]
+        metafunc.parametrize("desk", kinds, indirect=True)
+
+
+@pytest.fixture
 def desk(request: pytest.FixtureRequest, no_leaks: None) -> Iterator[Desk]:  # noqa: F811
     """An empty ledger of each kind."""
     clock = Clock()
@@ -23,5 +44,5 @@ def desk(request: pytest.FixtureRequest, no_leaks: None) -> Iterator[Desk]:  # n
     get: Callable[[], str] = url
     ledger = make_ledger(request.param, get, clock)
     yield Desk(ledger, clock)
-    if isinstance(ledger, RedisLedger):
-        ledger.client.close()
+    if isinstance(ledger, (RedisLedger, ShardedLedger)):
+        ledger.close()

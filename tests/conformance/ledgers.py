@@ -11,6 +11,7 @@ from celery_fanout.stores import Checkpoint
 from celery_fanout.stores.ledger import Claim, Ledger, LedgerRules, NewEvent, NewRun, Recorded
 from celery_fanout.stores.memory_ledger import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
+from celery_fanout.stores.redis.sharded import ShardedLedger
 
 __all__ = ["RULES", "Clock", "Desk", "make_ledger"]
 
@@ -45,6 +46,8 @@ def make_ledger(kind: str, url: Callable[[], str], clock: Clock) -> Ledger:
     """Return an empty ledger."""
     if kind == "memory":
         return MemoryLedger(RULES, clock)
+    if kind == "shards":
+        return ShardedLedger(url(), RULES, 3, clock=clock)
     return RedisLedger(url(), RULES, clock=clock)
 
 

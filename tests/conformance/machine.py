@@ -760,7 +760,7 @@ class Ledgers:
         self.check_leaks()
 
     def close(self) -> None:
-        self.redis.client.close()
+        self.redis.close()
 
     def check_fan_ins(self) -> None:
         for key, (new, _) in self.drafts.items():

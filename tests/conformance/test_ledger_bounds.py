@@ -11,6 +11,7 @@ import pytest
 from celery_fanout.stores.ledger import Ledger, NewEvent, NewRun
 from celery_fanout.stores.memory_ledger import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
+from celery_fanout.stores.redis.sharded import ShardedLedger
 from celery_fanout.stores.states import RunState
 from tests.conformance.ledgers import RULES, Desk, done
 
@@ -33,9 +34,11 @@ def with_rules(desk: Desk, **rules: Any) -> Desk:
     """Return the same ledger under other rules."""
     changed = dataclasses.replace(RULES, **rules)
     ledger: Ledger
-    if isinstance(desk.ledger, RedisLedger):
+    if isinstance(desk.ledger, (RedisLedger, ShardedLedger)):
         ledger = desk.ledger
-        ledger._scripts._rules = RedisLedger(ledger.url, changed)._scripts._rules
+        for part in ledger.parts if isinstance(ledger, ShardedLedger) else [ledger]:
+            part._scripts._rules = RedisLedger(ledger.url, changed)._scripts._rules
+            part._scripts._shas.clear()
     else:
         ledger = MemoryLedger(changed, desk.clock)
     return Desk(ledger, desk.clock)
@@ -43,8 +46,9 @@ def with_rules(desk: Desk, **rules: Any) -> Desk:
 
 def is_kept(desk: Desk, key: str, at_least: float) -> bool:
     """Whether an event is kept as long; in Redis by its expiry, as no test moves its clock."""
-    if isinstance(desk.ledger, RedisLedger):
-        left = desk.ledger.client.ttl(f"{{fanout}}:e:{key}")
+    if isinstance(desk.ledger, (RedisLedger, ShardedLedger)):
+        (name,) = desk.ledger.client.keys(f"{{fanout*}}:e:{key}")
+        left = desk.ledger.client.ttl(name)
         return left == -1 or left >= at_least
     desk.clock.advance(at_least)
     return desk.ledger.event(key) is not None

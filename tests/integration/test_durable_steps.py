@@ -15,13 +15,17 @@ from tests.processes import wait_until
 from tests.servers import RedisServer
 
 
-@pytest.fixture(params=["redis", "memory"])
+@pytest.fixture(params=["redis", "memory", "shards"])
 def shop(
     redis_server: RedisServer, redis_url: str, request: pytest.FixtureRequest
 ) -> Iterator[Shop]:
-    """An app with a ledger in Redis, or in memory."""
-    store = "memory://" if request.param == "memory" else None
-    with Shop(redis_url, redis_server.url(1), fanout_store_url=store) as shop:
+    """An app with a ledger in Redis, in memory, or in several shards."""
+    conf: dict[str, Any] = {
+        "redis": {},
+        "memory": {"fanout_store_url": "memory://"},
+        "shards": {"fanout_shards": 3},
+    }[request.param]
+    with Shop(redis_url, redis_server.url(1), **conf) as shop:
         yield shop
 
 

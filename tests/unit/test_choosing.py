@@ -13,6 +13,7 @@ from celery_fanout.stores.choosing import choose_ledger, rules_of
 from celery_fanout.stores.ledger import LedgerRules
 from celery_fanout.stores.memory_ledger import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
+from celery_fanout.stores.redis.sharded import ShardedLedger
 from tests.processes import free_port
 
 PROVIDER = "redis.credentials:UsernamePasswordCredentialProvider"
@@ -122,6 +123,16 @@ def test_the_rules_are_the_settings():
 )
 def test_on_redis_lost_messages_are_missed_sooner(broker, republish):
     assert chosen("redis://h:1/0", broker).rules.republish == republish
+
+
+def test_shards():
+    found = chosen("redis://h:1/0", fanout={"shards": 6, "store_prefix": "shop"})
+    assert isinstance(found, ShardedLedger)
+    assert (found.shards, len(found.parts)) == (6, 6)
+    assert [part._keys.root[:6] for part in found.parts] == ["{shop}", *["{shop#"] * 5]
+    assert chosen("redis://h:1/0", fanout={"shards": 1}).shards == 1
+    # one process has nothing to share
+    assert chosen(fanout={"shards": 6, "store_url": "memory://"}).shards == 1
 
 
 def test_the_prefix():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_fanout.ids import child_id, run_id
+from celery_fanout.ids import child_id, place_in, place_of, run_id
 
 RUN = "00000000-0000-5000-8000-000000000000"
 
@@ -38,6 +38,46 @@ def test_run_ids_never_change(arguments, expected):
 )
 def test_child_ids_never_change(path, expected):
     assert child_id(RUN, *path) == expected
+
+
+@pytest.mark.parametrize("place", [0, 21, 63])
+def test_ids_may_say_where_a_run_lies(place):
+    run = run_id("order/paid", "e-1", "shop.tell@order/paid", 0, place)
+    child = child_id(run, "then", "link", 1)
+    grandchild = child_id(child, "on_failure")
+    for found in (run, child, grandchild, child_id(RUN, "then", 0, place=place)):
+        assert uuid.UUID(found).version == 8
+        assert uuid.UUID(found).variant == uuid.RFC_4122
+        assert place_in(found) == place
+    assert len({run, child, grandchild}) == 3
+
+
+def test_ids_with_a_place_never_change():
+    run = run_id("order/paid", "e-1", "shop.tell@order/paid", 0, 21)
+    assert run == "15d0848b-23fc-8321-a2cc-d32b0bf9db46"
+    assert child_id(run, "fetch", 1) == "15841722-bbd9-8eb2-b8c2-328d314ff83d"
+
+
+@pytest.mark.parametrize(
+    "id",
+    [
+        "",
+        "e1-a",
+        RUN,
+        "8ad0848b-23fc-5321-a2cc-d32b0bf9db46",
+        "40d0848b-23fc-8321-a2cc-d32b0bf9db46",  # there are 64 places
+        "xyd0848b-23fc-8321-a2cc-d32b0bf9db46",
+        "15d0848b-23fc-8321",
+    ],
+)
+def test_other_ids_say_nothing(id):
+    assert place_in(id) is None
+
+
+@given(st.text(), st.integers(1, 64))
+def test_events_have_a_place(key, shards):
+    place = place_of(key, shards)
+    assert place in ([None] if shards == 1 else [n * 64 // shards for n in range(shards)])
 
 
 paths = st.lists(st.text() | st.integers(), min_size=1, max_size=3)

@@ -42,7 +42,7 @@ def fill(ledger: RedisLedger) -> None:
 def test_a_sound_ledger(ledger: RedisLedger) -> None:
     fill(ledger)
     assert audit(ledger.client) == []
-    ledger.client.close()
+    ledger.close()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_what_is_wrong_with_one(
     fill(ledger)
     harm(ledger.client)
     assert audit(ledger.client) == problems
-    ledger.client.close()
+    ledger.close()
 
 
 def test_a_wait_that_outlived_its_run(ledger: RedisLedger) -> None:
@@ -88,7 +88,7 @@ def test_a_wait_that_outlived_its_run(ledger: RedisLedger) -> None:
     (key,) = ledger.client.keys("{fanout}:wv:*")
     ledger.client.sadd(key, "w|a|s1")
     assert audit(ledger.client) == [f"{key} has the wait w|a|s1 of a run that has ended"]
-    ledger.client.close()
+    ledger.close()
 
 
 def test_a_thread_and_a_file(tmp_path: Path, redis_server: RedisServer) -> None:

@@ -23,6 +23,7 @@ def test_defaults(app):
         source="/shop",
         store_url=None,
         store_prefix="fanout",
+        shards=1,
         checkpoint_expires=604_800.0,
         lease=30.0,
         max_crashes=3,
@@ -151,6 +152,7 @@ def test_an_unknown_setting_in_django(app, django):
 SECONDS = "It must be a number of seconds greater than 0."
 BYTES = "It must be a number of bytes greater than 0."
 WHOLE = "It must be a whole number greater than 0."
+SHARDS = "It must be a whole number from 1 to 64."
 PREFIX = "It must be 1 to 50 letters, digits, '.', '_', ':' and '-'."
 RESULTS = 'It must be "ledger" or "celery".'
 
@@ -178,6 +180,10 @@ RESULTS = 'It must be "ledger" or "celery".'
         ("store_prefix", "{shop}", f"fanout_store_prefix is '{{shop}}'. {PREFIX}"),
         ("store_prefix", "x" * 51, f"fanout_store_prefix is '{'x' * 51}'. {PREFIX}"),
         ("store_prefix", 7, f"fanout_store_prefix is 7. {PREFIX}"),
+        ("shards", 0, f"fanout_shards is 0. {SHARDS}"),
+        ("shards", 65, f"fanout_shards is 65. {SHARDS}"),
+        ("shards", 2.0, f"fanout_shards is 2.0. {SHARDS}"),
+        ("shards", "6", f"fanout_shards is '6'. {SHARDS}"),
         ("lease", 0, f"fanout_lease is 0. {SECONDS}"),
         ("lease", "30", f"fanout_lease is '30'. {SECONDS}"),
         ("dedup_window", -1, f"fanout_dedup_window is -1. {SECONDS}"),
@@ -210,6 +216,7 @@ def test_a_value_that_cannot_be_used(app, name, value, message):
     [
         ("store_prefix", "shop.eu:orders-2_b"),
         ("store_url", "memory://"),
+        ("shards", 64),
         ("lease", 0.5),
         ("max_crashes", 1),
         ("dedup_window", 10),

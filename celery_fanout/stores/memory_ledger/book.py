@@ -89,10 +89,7 @@ class Row:
     attempts: list[dict[str, Any]] = dataclasses.field(default_factory=list[dict[str, Any]])
 
     def before(self, group: str) -> dict[str, str]:
-        """Return what the items of a group replay the body with: not one another's results.
-
-        Else n items would read n * n results.
-        """
+        """Return what the items of a group replay the body with: not one another's results."""
         theirs = group[:-1] + ","
         return {k: text for k, text in self.checkpoints.items() if not k.startswith(theirs)}
 

@@ -36,6 +36,7 @@ class MemoryLedger(MemoryKeeping):
     """
 
     supports_publish = False
+    shards = 1
 
     def __init__(self, rules: LedgerRules, clock: Callable[[], float] = time.time) -> None:
         self.name = "The memory ledger"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+import threading
+from functools import lru_cache
+from hashlib import sha1
 from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, unquote, urlencode
 
 import redis
 from celery.utils.imports import symbol_by_name
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.cluster import RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -21,9 +25,15 @@ from celery_fanout.exceptions import InvalidSetting, StoreUnavailable
 from celery_fanout.stores.redisurls import CLUSTER, SENTINEL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["Scripts", "connect"]
+__all__ = ["Link", "Scripts", "connect"]
+
+
+#: How often a command is sent again after a connection that was cut or refused, and how long after;
+#: and how often when no answer came. The second holds a caller for as long as a whole time-out.
+REFUSALS, TIMEOUTS = 2, 1
+BACKOFF = ExponentialBackoff(cap=0.5, base=0.02)
 
 
 def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
@@ -61,9 +71,9 @@ def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
     if scheme in CLUSTER:
         plain = f"rediss://{rest}" if ssl else f"{scheme.partition('+')[0]}://{rest}"
         return RedisCluster.from_url(plain, **common)
-    # once more, on a new connection: a Redis that does not answer holds a caller twice as long
-    common["retry"] = Retry(ExponentialBackoff(cap=0.5, base=0.02), 1)
-    common["retry_on_error"] = [RedisConnectionError, RedisTimeoutError]
+    # redis-py's types want more than an error of this kind, which it treats as one
+    errors: Any = (RedisConnectionError,)
+    common["retry"] = Retry(BACKOFF, REFUSALS, errors)
     if scheme in SENTINEL:
         if not master:
             raise InvalidSetting(
@@ -115,32 +125,17 @@ def _sentinel(url: str, master: str, kwargs: dict[str, Any], common: dict[str, A
     return found.master_for(master, **common)
 
 
-class Scripts:
-    """The named scripts, and the connection that they are sent over.
+class Link:
+    """The way to one Redis: a client, and connections of our own for scripts.
 
     Args:
-        name: what errors call the store.
-        root: the prefix of all keys.
-        rules: the rules, as the scripts read them.
         open_client: makes a client.
-        clock: the time, for tests; ``None`` for the server's.
     """
 
-    def __init__(
-        self,
-        name: str,
-        root: str,
-        rules: str,
-        open_client: Callable[[], Any],
-        clock: Callable[[], float] | None,
-    ) -> None:
-        self._name = name
-        self._root = root
-        self._rules = rules
+    def __init__(self, open_client: Callable[[], Any]) -> None:
         self._open = open_client
-        self._clock = clock
         self._clients: dict[int, Any] = {}
-        self._shas: dict[str, str] = {}
+        self._free: dict[int, list[_Line]] = {}
 
     @property
     def client(self) -> Any:
@@ -149,8 +144,106 @@ class Scripts:
         pid = os.getpid()
         known = self._clients.get(pid)
         if known is None:
-            known = self._clients.setdefault(pid, self.ask(self._open))
+            known = self._clients.setdefault(pid, self._open())
         return known
+
+    def send(self, command: Sequence[Any]) -> Any:
+        """Send a command that may be sent again, and return the answer.
+
+        A client asks the operating system whether its connection is still good before each
+        command, which costs as much as sending one. Ours find out when they use it.
+        """
+        client = self.client
+        pool: Any = getattr(client, "connection_pool", None)
+        if pool is None:  # a cluster: its client knows which server has the keys
+            return client.execute_command(*command)
+        free = self._free.setdefault(os.getpid(), [])
+        try:
+            line = free.pop()
+        except IndexError:
+            line = _Line(pool)
+        tries = 0
+        try:
+            while True:
+                tries += 1
+                try:
+                    return line.ask(command)  # on a new connection, after the first time
+                except RedisTimeoutError:
+                    if tries > TIMEOUTS:
+                        raise
+                except RedisConnectionError:
+                    if tries > REFUSALS:
+                        raise
+                threading.Event().wait(BACKOFF.compute(tries))
+        finally:
+            free.append(line)
+
+    def close(self) -> None:
+        """Close this process's connections; the next call opens new ones."""
+        for line in self._free.pop(os.getpid(), []):
+            line.connection.disconnect()
+        client = self._clients.pop(os.getpid(), None)
+        if client is not None:
+            client.close()
+
+
+class _Line:
+    """A connection that is used by one thread at a time."""
+
+    __slots__ = ("connected", "connection")
+
+    def __init__(self, pool: Any) -> None:
+        self.connection: Any = pool.make_connection()
+        self.connection.retry = Retry(NoBackoff(), 0)  # who uses it asks twice
+        self.connected = False
+
+    def ask(self, command: Sequence[Any]) -> Any:
+        """Send a command and return the answer."""
+        connection = self.connection
+        try:
+            if not self.connected:
+                connection.connect()
+                self.connected = True
+            connection.send_command(*command)
+            return connection.read_response()
+        except ResponseError:
+            raise
+        except BaseException:  # an answer that nobody has read would be that of the next command
+            self.connected = False
+            connection.disconnect()
+            raise
+
+
+class Scripts:
+    """The named scripts, for one prefix.
+
+    Args:
+        name: what errors call the store.
+        root: the prefix of all keys.
+        rules: Lua that defines the rules.
+        link: what they are sent over.
+        clock: the time, for tests; ``None`` for the server's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str,
+        rules: str,
+        link: Link,
+        clock: Callable[[], float] | None,
+    ) -> None:
+        self._name = name
+        self._root = root
+        self._rules = rules
+        self.link = link
+        self._clock = clock
+        self._shas: dict[str, str] = {}
+
+    @property
+    def client(self) -> Any:
+        """The client of this process."""
+        return self.ask(lambda: self.link.client)
 
     def ask(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the client.
@@ -169,7 +262,7 @@ class Scripts:
         """Return the whole command of a script."""
         sha = self._shas.get(name) or self._load(name)
         now = "" if self._clock is None else f"{self._clock():.6f}"
-        return ["EVALSHA", sha, 1, self._root, now, self._rules, *args]
+        return ["EVALSHA", sha, 1, self._root, now, "", *args]
 
     def run(self, name: str, *args: Any) -> Any:
         """Run a script: one round trip.
@@ -180,29 +273,55 @@ class Scripts:
         return self.ask(self._run, name, args)
 
     def _run(self, name: str, args: Sequence[Any]) -> Any:
-        client = self.client
         command = self.command(name, *args)
         try:
-            return client.execute_command(*command)
+            return self.link.send(command)
         except NoScriptError:  # Redis was restarted, or another one took over
-            return client.execute_command("EVAL", source(name), *command[2:])
+            return self.link.send(["EVAL", source(name, self._rules), *command[2:]])
 
     def _load(self, name: str) -> str:
-        from hashlib import sha1
-
-        sha = sha1(source(name).encode(), usedforsecurity=False).hexdigest()
-        self._shas[name] = sha
+        text = source(name, self._rules)
+        sha = self._shas[name] = sha1(text.encode(), usedforsecurity=False).hexdigest()
         return sha
 
 
-_sources: dict[str, str] = {}
+@lru_cache(maxsize=1)
+def _library() -> list[tuple[set[str], str]]:
+    """Return the parts of lib.lua, each with the names that it defines."""
+    text = _read_script("lib")
+    parts = [part for part in text.split("\n\n") if not part.startswith("-- What scripts")]
+    return [(set(_names(part)), part) for part in parts]
 
 
-def source(name: str) -> str:
-    """Return a script with what all begin with."""
-    found = _sources.get(name)
-    if found is None:
-        folder = resources.files("celery_fanout.stores.redis") / "scripts"
-        parts = [(folder / f"{part}.lua").read_text("utf-8") for part in ("lib", name)]
-        found = _sources[name] = "\n".join(parts)
-    return found
+def _names(part: str) -> Iterator[str]:
+    for line in part.splitlines():
+        found = _DEFINES.match(line)
+        if found:
+            yield from (found[1] or found[2]).replace(" ", "").split(",")
+
+
+_DEFINES = re.compile(r"local (?:function (\w+)|([\w, ]+?) *(?:=|$))")
+
+
+def _read_script(name: str) -> str:
+    folder = resources.files("celery_fanout.stores.redis") / "scripts"
+    return (folder / f"{name}.lua").read_text("utf-8")
+
+
+@lru_cache(maxsize=256)
+def source(name: str, rules: str) -> str:
+    """Return a script with the parts of lib.lua that it uses.
+
+    What a script does not use would cost each call of it, as Lua defines every function anew.
+
+    Args:
+        name: of the script.
+        rules: Lua that defines the rules.
+    """
+    text = _read_script(name)
+    parts: list[str] = []
+    for defined, part in reversed(_library()):
+        if defined & set(re.findall(r"\w+", text)):
+            parts.insert(0, part)
+            text += part
+    return "\n\n".join([rules, *parts, _read_script(name)])

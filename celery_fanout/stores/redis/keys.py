@@ -1,8 +1,8 @@
 """Every key of the ledger in Redis, in one place; the scripts build the same ones.
 
-All keys of a ledger share one hash tag, and so lie in one slot: each change is one script, on Redis
-Cluster too. ``<sub>`` is :func:`sub_hash` of a subscription id: what users wrote is in no key but
-event names, whose characters are restricted.
+All keys of a ledger, or of one of its shards, share one hash tag, and so lie in one slot: each
+change is one script, on Redis Cluster too. ``<sub>`` is :func:`sub_hash` of a subscription id: what
+users wrote is in no key but event names, whose characters are restricted.
 
 ====================  ======  =======================================================  ===========
 key                   type    what it holds                                            expires
@@ -21,6 +21,8 @@ key                   type    what it holds                                     
 ``wp:<name>``         hash    which paths waits for this event look at, how many       when empty
 ``wv:<name>:<hash>``  set     waits for this event with equal values at these paths    when empty
 ``untold``            zset    ended runs whose ``on_failure`` is still to be recorded  when empty
+``news``              zset    events that other shards are still to be told of         when empty
+``shards``            string  in how many shards the ledger is kept, if not one        never
 ====================  ======  =======================================================  ===========
 """
 
@@ -32,7 +34,19 @@ __all__ = ["NEVER_EXPIRE", "Keys", "sub_hash"]
 
 #: Patterns of the keys that need no expiry: they are empty at rest, swept, or bounded by the
 #: number of subscriptions.
-NEVER_EXPIRE = ("due", "s:*", "u:*", "subs", "g:*", "paused", "wp:*", "wv:*", "untold")
+NEVER_EXPIRE = (
+    "due",
+    "s:*",
+    "u:*",
+    "subs",
+    "g:*",
+    "paused",
+    "wp:*",
+    "wv:*",
+    "untold",
+    "news",
+    "shards",
+)
 
 
 def sub_hash(subscription: str) -> str:
@@ -44,7 +58,7 @@ class Keys:
     """The keys under one prefix.
 
     Args:
-        prefix: the setting ``fanout_store_prefix``.
+        prefix: the setting ``fanout_store_prefix``, or the tag of a shard.
 
     Attributes:
         root: the prefix with its hash tag.
@@ -76,6 +90,20 @@ class Keys:
     def events(self, name: str | None = None) -> str:
         """Return the key of all events, or of those of one name."""
         return f"{self.root}:ev" if name is None else f"{self.root}:n:{name}"
+
+    def waits(self, name: str) -> str:
+        """Return the key that exists while anybody waits for events of a name."""
+        return f"{self.root}:wp:{name}"
+
+    @property
+    def news(self) -> str:
+        """The key of the events that other shards are still to be told of."""
+        return f"{self.root}:news"
+
+    @property
+    def shards(self) -> str:
+        """The key of the number of shards."""
+        return f"{self.root}:shards"
 
     @property
     def due(self) -> str:

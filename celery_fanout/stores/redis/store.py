@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.redis.client import Scripts, connect
+from celery_fanout.stores.redis.client import Link, Scripts, connect
 from celery_fanout.stores.redis.keys import Keys
 from celery_fanout.stores.redis.packing import (
     claim_of,
@@ -12,7 +12,8 @@ from celery_fanout.stores.redis.packing import (
     event_args,
     pack_rules,
     recorded_of,
-    run_args,
+    run_json,
+    runs_json,
     settle_args,
     settled_of,
     taken_of,
@@ -52,9 +53,11 @@ class RedisLedger(RedisViews):
         clock: the time, for tests; the server's by default.
         options: see :func:`~celery_fanout.stores.redis.client.connect`.
         timeout: how long an answer may take, in seconds.
+        link: the way there, if others share it.
     """
 
     supports_publish = True
+    shards = 1
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class RedisLedger(RedisViews):
         clock: Callable[[], float] | None = None,
         options: Mapping[str, Any] | None = None,
         timeout: float = 5.0,
+        link: Link | None = None,
     ) -> None:
         self.name = "The Redis ledger"
         self.rules = rules
@@ -76,17 +80,21 @@ class RedisLedger(RedisViews):
             self.name,
             keys.root,
             pack_rules(rules),
-            lambda: connect(url, given, timeout),
+            link or Link(lambda: connect(url, given, timeout)),
             clock,
         )
         super().__init__(scripts, keys)
+
+    def close(self) -> None:
+        """Close its connections; the next call opens new ones."""
+        self._scripts.link.close()
 
     # -- the path of a run ----------------------------------------------------------------------
 
     def record(self, events: Sequence[NewEvent]) -> list[Recorded]:
         """Record events and their runs."""
         if len(events) == 1 or not self._can_pipeline:
-            return [recorded_of(self._scripts.run("record", *event_args(e))) for e in events]
+            return [recorded_of(e, self._scripts.run("record", *event_args(e))) for e in events]
         self._scripts.run("record", *event_args(events[0]))  # the others find the script loaded
         found: list[Recorded] = self._scripts.ask(self._record_many, events)
         return found
@@ -99,7 +107,7 @@ class RedisLedger(RedisViews):
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
-        return [recorded_of(answer) for answer in answers]
+        return [recorded_of(*pair) for pair in zip(events, answers, strict=True)]
 
     @property
     def _can_pipeline(self) -> bool:
@@ -130,7 +138,7 @@ class RedisLedger(RedisViews):
             args.append("")
         else:
             head = {"key": recreate.key, "name": recreate.name, "gen": recreate.generation}
-            args += [dumps(head), recreate.attributes, recreate.data, *run_args(recreate.runs[0])]
+            args += [dumps(head), recreate.attributes, recreate.data, run_json(recreate.runs[0])]
         return claim_of(self._scripts.run("claim", *args))
 
     def store(self, run_id: str, token: int, field: str, text: str, *, final: bool) -> str | None:
@@ -173,8 +181,8 @@ class RedisLedger(RedisViews):
 
     def spawn(self, run_id: str, token: int, group: str, children: Sequence[NewRun]) -> Settled:
         """Record child runs."""
-        flat = [value for child in children for value in run_args(child)]
-        return settled_of(self._scripts.run("spawn", run_id, token, group, len(children), *flat))
+        given = runs_json(children)
+        return settled_of(self._scripts.run("spawn", run_id, token, group, given))
 
     def wait(
         self,
@@ -244,7 +252,7 @@ class RedisLedger(RedisViews):
 
     def adopt(self, run_id: str, child: NewRun) -> bool:
         """Record a child of a run that has ended."""
-        return bool(self._scripts.run("adopt", run_id, "1", *run_args(child)))
+        return bool(self._scripts.run("adopt", run_id, run_json(child)))
 
     def sweep(self, *, limit: int = 1000) -> int:
         """Remove from the indexes what has expired."""

@@ -217,6 +217,10 @@ class RedisViews:
         found: dict[str, str] = self._scripts.ask(self.client.hgetall, self._keys.paused)
         return {sub: float(since) for sub, since in found.items()}
 
+    def stored_shards(self) -> int:
+        """Return in how many shards the ledger was kept so far."""
+        return int(self._scripts.ask(self.client.get, self._keys.shards) or 1)
+
     def local_time(self) -> float:
         """Return this machine's time, for what needs no more."""
         return time.time() if self.clock is None else self.clock()

@@ -1,28 +1,29 @@
--- Record child runs. ARGV[3] id  ARGV[4] token  ARGV[5] group  ARGV[6] how many, then 9 values each
+-- Record child runs. ARGV[3] id  ARGV[4] token  ARGV[5] group  ARGV[6] JSON of them, see add_runs in lib.lua
 -- Returns {1 or 0, woken}
 local r = rec(ARGV[3])
 if not holds(r, ARGV[4]) then return {0, woken} end
-local count, counter = tonumber(ARGV[6]), 'n' .. ARGV[5]
+local children, counter = cjson.decode(ARGV[6]), 'n' .. ARGV[5]
 if call('HEXISTS', dkey(r.id), counter) == 1 then return {1, woken} end -- a repeated call
-local left, group = count, ARGV[5]
+local left, group = #children, ARGV[5]
 -- What the items of step.parallel replay the body with: not one another's results, or n items would
 -- read n * n of them.
-if ARGV[8] == 'parallel' then
+if left > 0 and children[1][2] == 'parallel' then
   call('HSET', dkey(r.id), 'b' .. group, cjson.encode(steps(r.id, string.sub(group, 1, -2) .. ',')))
 end
-for n = 0, count - 1 do
-  local at = 7 + n * 9
+local fresh = {}
+for _, given in ipairs(children) do
   -- One that is there already is of an earlier life of a parent that was reopened: what it did
   -- succeed in counts, what had failed runs again. Else nothing would ever wake the parent.
-  local child, field = rec(ARGV[at]), ARGV[at + 5]
+  local child, field = rec(given[1]), given[6]
   if child and child.s == 'succeeded' then deliver(child) end
   if call('HEXISTS', dkey(r.id), field) == 1 then
     left = left - 1 -- it has ended, and is not counted again; its own record may be gone
   else
     if child and FINAL[child.s] then reopen(child, 'retried with its run') end
-    add_runs(at, 1, r.e, now, r.g or '0', r.id)
-    call('HSET', dkey(r.id), 'c' .. ARGV[at], ARGV[at + 1])
+    fresh[#fresh + 1] = given
+    call('HSET', dkey(r.id), 'c' .. given[1], given[2])
   end
 end
+add_runs(fresh, r.e, now, r.g or '0', {parent = r.id})
 call('HSET', dkey(r.id), counter, left)
 return {1, woken}
