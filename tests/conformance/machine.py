@@ -118,7 +118,7 @@ active = any_row(lambda row: row.state in ACTIVE)
 running = any_row(lambda row: row.state is S.RUNNING)
 waited = any_row(lambda row: row.state is S.RUNNING and WAIT in row.checkpoints)
 completing = any_row(lambda row: row.state is S.COMPLETING)
-children = any_row(lambda row: row.parent and not row.final)
+children = any_row(lambda row: (row.parent or row.kind == "fan-in") and not row.final)
 dead = any_row(lambda row: row.state in (S.FAILED, S.CANCELLED))
 
 
@@ -419,7 +419,7 @@ class Ledgers:
 
     # -- waits and children ---------------------------------------------------------------------
 
-    @action(5, running, number=[1, 2, 3, None], leave=(0, 1, 2, 3))
+    @action(5, running, number=[1, 2, 3, None], leave=(0, 1, 1))
     def wait(self, number: int | None, leave: int) -> None:
         run_id, token, row = self.pick_running()
         due = self.clock.now + 50
@@ -482,7 +482,8 @@ class Ledgers:
     )
     def end_children(self, to: RunState, all_: bool) -> None:
         """A worker executes children, or links, or what else waits for it."""
-        rows = [row for row in self.memory.book.rows.values() if row.parent and not row.final]
+        rows = [row for row in self.memory.book.rows.values() if not row.final]
+        rows = [row for row in rows if row.parent or row.kind == "fan-in"]
         for row in sorted(rows, key=lambda row: row.id)[: None if all_ else 1]:
             if row.state is not S.RUNNING:
                 self.both("take", [row.id])

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+
 from celery_fanout.stores.states import TRANSITIONS, RunState
 from tests.conformance.machine import explore
 from tests.servers import RedisServer
@@ -14,6 +16,7 @@ from tests.servers import RedisServer
 STORIES = 100
 
 
+@pytest.mark.timeout(600)
 def test_both_ledgers_do_the_same(redis_server: RedisServer) -> None:
     assert explore(redis_server, "always", STORIES) == STORIES
 
