@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from celery import signals as celery_signals
 from celery.exceptions import Ignore, Reject, Retry
@@ -202,7 +202,8 @@ def _copied(argument: Any) -> Any:
         items: dict[Any, Any] = argument
         return {key: _copied(item) for key, item in items.items()}
     if type(argument) is list:
-        return [_copied(item) for item in cast("list[Any]", argument)]
+        listed: list[Any] = argument
+        return [_copied(item) for item in listed]
     return argument
 
 
