@@ -198,12 +198,11 @@ class Runs:
 
 def _copied(argument: Any) -> Any:
     """Return a copy of what JSON knows; a body may have been given anything else to share it."""
-    if type(argument) is dict:
-        items: dict[Any, Any] = argument
-        return {key: _copied(item) for key, item in items.items()}
-    if type(argument) is list:
-        listed: list[Any] = argument
-        return [_copied(item) for item in listed]
+    kind = type(argument)
+    if kind is dict:
+        return {key: _copied(item) for key, item in argument.items()}
+    if kind is list:
+        return [_copied(item) for item in argument]
     return argument
 
 
