@@ -342,7 +342,7 @@ class MemoryLedger(MemoryKeeping):
         wanted: dict[str, Any] = json.loads(match)
         kept_from = max(since, book.now - self.rules.event_retention)
         for event in sorted(book.events.values(), key=lambda event: (event.created, event.key)):
-            if event.name != name or event.created < kept_from or event.gone_at <= book.now:
+            if event.name != name or event.created < kept_from or event.gone_at < book.now:
                 continue
             if event.key == row.event:  # its own event is no answer to it
                 continue
