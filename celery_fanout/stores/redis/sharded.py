@@ -261,7 +261,10 @@ class ShardedLedger(ShardedViews):
     def take(
         self, run_ids: Sequence[str] | None = None, *, limit: int = 100, grace: bool = False
     ) -> Taken:
-        """Take what is due, and tell of the events whose emitter died before it did."""
+        """Take what is due, and tell of the events whose emitter died before it did.
+
+        Of some runs ``next_due`` is that of their shards.
+        """
         if run_ids is not None:
             groups = self._grouped(run_ids) or [(shard, []) for shard in self.parts]
             return _merged([shard.take(ids, grace=grace) for shard, ids in groups])
