@@ -15,6 +15,9 @@ from tests.servers import Oracle
 
 LEASE = 2.0
 
+#: Which worker this is, for tests with several.
+NAME = os.environ.get("JOBS_NAME", "")
+
 
 def make_app(broker: str, store: str, **conf: Any) -> Celery:  # noqa: C901 - small tasks
     """Return the app; the workers and the test each have one."""
@@ -63,6 +66,32 @@ def make_app(broker: str, store: str, **conf: Any) -> Celery:  # noqa: C901 - sm
         write("body")
         wait_for(data["gate"])
         return step.run("a", noted, "a", "a")
+
+    @task("job/split", "jobs.split")
+    def split(data: dict[str, Any]) -> list[str]:
+        write("body")
+        a = step.run("a", noted, "a", NAME)
+        wait_for(f"{data['gate']}{NAME}")
+        return [a, *(step.run(name, noted, name, NAME) for name in ("b", "c"))]
+
+    @task(
+        "job/flaky",
+        "jobs.flaky",
+        autoretry_for=(ConnectionError,),
+        max_retries=20,
+        retry_backoff=1,
+        retry_backoff_max=4,
+    )
+    def flaky(data: dict[str, Any]) -> str:
+        write("body")
+        if not Path(data["gate"]).exists():
+            raise ConnectionError("the dependency is down")
+        return step.run("a", noted, "a", "a")
+
+    @task("job/echo", "jobs.echo")
+    def echo(data: Any) -> Any:
+        write("body")
+        return data
 
     @task("job/nap", "jobs.nap")
     def nap(data: dict[str, Any]) -> str:
