@@ -6,6 +6,7 @@ import datetime as dt
 import math
 import threading
 import time as clock_module
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,7 +32,7 @@ from celery_fanout.stores.memory import MemoryStore
 from celery_fanout.suspension import Suspension
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Generator, Iterable
 
     from celery import Celery
     from pydantic import BaseModel
@@ -68,6 +69,7 @@ class Fanout:
         self.registry = Registry(app, self.executor.wrap)
         self._loaded = False
         self._loading = False
+        self._stand_in: Level2 | None = None
 
     def _now(self) -> float:
         return self.clock()
@@ -117,14 +119,31 @@ class Fanout:
     def _chosen_ledger(self) -> Ledger | None:
         return choose_ledger(self.app, self.settings, self._now)
 
-    @cached_property
+    @property
     def level2(self) -> Level2 | None:
         """What works with the ledger; ``None`` on level 1."""
+        return self._stand_in or self._own_level2
+
+    @cached_property
+    def _own_level2(self) -> Level2 | None:
         if self._chosen_ledger is None:
             return None
         return Level2(
             self.app, self.settings, self.registry, self._own_publisher, self._chosen_ledger
         )
+
+    @contextmanager
+    def working_with(self, level2: Level2) -> Generator[None]:
+        """Use another ledger in a block, whatever the app's own store is: for tests."""
+        before, self._stand_in = self._stand_in, level2
+        captures = self.__dict__.pop("publisher", None)
+        try:
+            yield
+        finally:
+            self._stand_in = before
+            self.__dict__.pop("publisher", None)
+            if captures is not None:
+                self.__dict__["publisher"] = captures
 
     @property
     def ledger(self) -> Ledger:
@@ -268,6 +287,8 @@ class Fanout:
     @property
     def _records(self) -> bool:
         """Whether emissions go to the ledger: not where subscribers run in place, or in a test."""
+        if self._stand_in is not None and "publisher" not in self.__dict__:
+            return True
         captured = self.publisher is not self._own_publisher
         eager = self.app.conf.task_always_eager
         return not captured and not eager and self.level2 is not None

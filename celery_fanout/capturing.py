@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.app import Fanout
 
-__all__ = ["CapturedEvents", "capture"]
+__all__ = ["CapturedEvents", "Capturing", "capture"]
 
 
 class CapturedEvents(list[Event]):
@@ -58,8 +58,13 @@ def _fits(found: Any, wanted: Any) -> bool:
     return bool(found == wanted)
 
 
-class _Capturing:
-    """Stands in for the publisher: matches, keeps, and publishes nothing."""
+class Capturing:
+    """Stands in for the publisher: matches, keeps, and publishes nothing.
+
+    Args:
+        fanout: the app's parts.
+        captured: where events are kept.
+    """
 
     def __init__(self, fanout: Fanout, captured: CapturedEvents) -> None:
         self._fanout = fanout
@@ -94,7 +99,7 @@ def capture(app: Celery | None = None) -> Generator[CapturedEvents]:
     fanout = get_fanout(app)
     captured = CapturedEvents()
     before = fanout.__dict__.get("publisher")
-    fanout.__dict__["publisher"] = _Capturing(fanout, captured)
+    fanout.__dict__["publisher"] = Capturing(fanout, captured)
     try:
         yield captured
     finally:

@@ -260,8 +260,6 @@ def _complete(
         error = ValueError(f"the step's result cannot be stored: {exc}")
         raise _failed(execution, key, checkpoint, error) from exc
     announce_completed(execution, key, checkpoint, cached=False)
-    if execution.engine.after_step is not None:
-        execution.engine.after_step(key)
     return decode(key[0], fn, stored.value)
 
 
@@ -341,8 +339,6 @@ def sleep_step(execution: Execution, id: str, wake: Callable[[], float]) -> None
     checkpoint.status = "done"
     _save(execution, key, checkpoint)
     announce_completed(execution, key, checkpoint, cached=False)
-    if execution.engine.after_step is not None:
-        execution.engine.after_step(key)
 
 
 def _refuse_too_long(execution: Execution, id: str, seconds: float) -> None:

@@ -81,7 +81,9 @@ def events(
 
 @click.command()
 @run_filters()
-@click.option("--event", help="Only those of the event with this id or key.")
+@click.option(
+    "--event", help="Only those of the event with this id or key, and what they asked for."
+)
 @click.option("--limit", default=20, show_default=True, help="How many at most.")
 @command
 def runs(

@@ -68,22 +68,22 @@ class Engine:
         settings: the app's settings.
         emit: publishes an event that a step emits.
         clock: the time.
-        after_step: called with the step's key when a fresh result was stored; tests crash here.
         waits: whether a suspension leaves the worker (or the test); without, time is skipped.
         ledger: what runs are claimed from and settled in, on level 2.
         wake: publishes runs that are due now; best effort.
         ended: records what follows from the end of a run that failed or was cancelled.
+        dispatches: whether Celery publishes the next link of a chain; a test goes on by itself.
     """
 
     store: CheckpointStore
     settings: Settings
     emit: Callable[..., Any]
     clock: Clock = time.time
-    after_step: Callable[[StepKey], None] | None = None
     waits: bool = True
     ledger: Ledger | None = None
     wake: Callable[[Sequence[str]], None] | None = None
     ended: Callable[[str], None] | None = None
+    dispatches: bool = True
 
 
 class Claimed(Protocol):

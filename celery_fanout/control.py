@@ -216,7 +216,9 @@ class RunControl(RunReader):
         return new
 
     def resume(self, subscription: str, progress: Callable[[int], None] | None = None) -> int:
-        """Let the runs of a paused subscription go. Returns how many were held back.
+        """Let the runs of a paused subscription go. Returns how many it let go.
+
+        If it is paused again meanwhile, the rest stays where it is.
 
         Args:
             subscription: its id; one that the code no longer has will do, if it was paused.
@@ -226,10 +228,10 @@ class RunControl(RunReader):
             UnknownSubscription: if it neither exists nor was paused.
         """
         known = subscription in self.paused() or self._registry.find(subscription) is not None
-        total, left = 0, True
+        total, left, begun = 0, True, False
         while left:
-            count, left = self._ledger.resume(subscription)
-            total += count
+            count, left = self._ledger.resume(subscription, go_on=begun)
+            total, begun = total + count, True
             if progress is not None:
                 progress(total)
         if not known and not total:

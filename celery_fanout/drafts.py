@@ -56,7 +56,7 @@ def draft(
                 "was given as an Event together with other attributes",
                 "Put them into the Event, for example with dataclasses.replace().",
             )
-        return _checked(event, settings)
+        return _checked(event, settings, cause or current_run())
     if isinstance(event, BaseModel):
         name, schema = name_of(type(event))
         if data is not None:
@@ -67,14 +67,7 @@ def draft(
         model = model_of(name)
         schema = name_of(model)[1] if model else None
     cause = cause or current_run()
-    depth = 0 if cause is None else cause.event.depth + 1
-    if depth > settings.max_depth:
-        raise InvalidEvent(
-            name,
-            f"would be number {depth} in a chain of events that cause one another, and "
-            f"fanout_max_depth is {settings.max_depth}",
-            "Find the subscribers that emit what leads back to them, or raise the setting.",
-        )
+    depth = _depth(name, settings, cause)
     found = Event(
         name=name,
         data=checked_data(name, data, settings.max_event_size),
@@ -89,14 +82,28 @@ def draft(
     return found if id is None else replace(found, id=_text(name, "id", id))
 
 
-def _checked(event: Event, settings: Settings) -> Event:
+def _depth(name: str, settings: Settings, cause: Run | None) -> int:
+    """Return how many events lead to one that a run emits."""
+    depth = 0 if cause is None else cause.event.depth + 1
+    if depth > settings.max_depth:
+        raise InvalidEvent(
+            name,
+            f"would be number {depth} in a chain of events that cause one another, and "
+            f"fanout_max_depth is {settings.max_depth}",
+            "Find the subscribers that emit what leads back to them, or raise the setting.",
+        )
+    return depth
+
+
+def _checked(event: Event, settings: Settings, cause: Run | None) -> Event:
     name = check_name(event.name)
+    depth = max(event.depth, _depth(name, settings, cause))
     for attribute in ("id", "source", "subject", "dataschema", *EXTENSIONS):
         value = getattr(event, attribute)
         if value is not None or attribute in ("id", "source"):
             _text(name, attribute, value or "")
     data = checked_data(name, event.data, settings.max_event_size)
-    return replace(event, data=data, time=parse_time(name, event.time))
+    return replace(event, data=data, time=parse_time(name, event.time), depth=depth)
 
 
 def _text(name: str, attribute: str, value: Any) -> Any:

@@ -30,6 +30,7 @@ from celery_fanout.failpoints import hit
 from celery_fanout.stores.ledger import NewRun
 from celery_fanout.stores.states import RunState
 from celery_fanout.suspension import Suspended
+from celery_fanout.templates import routed_to
 from celery_fanout.tracing import current_trace
 
 if TYPE_CHECKING:
@@ -94,13 +95,14 @@ def execute(
         raise _refused(run, answer, engine)
     request.fanout_claimed = claimed
     request.fanout_tail = list(request.chain or ())  # Celery takes the next link out of its own
+    request.chain = request.chain if engine.dispatches else None
     if answer.status == "completing":  # it was executed; Celery has yet to dispatch its tail
         return None if answer.result is None else kombu_json.loads(answer.result)
     hit("claim.after")
     execution = Execution(run, task, request, engine, claimed)
-    signals.run_started.send(sender=task, run=run)
     try:
         with activate(execution):
+            signals.run_started.send(sender=task, run=run)
             value = _returned(request, body())
     except BranchDone as done:
         _succeed(execution, claimed, done.value, tail=None)
@@ -197,12 +199,14 @@ def _succeed(execution: Execution, claimed: ClaimedRun, value: Any, tail: Any) -
     if not tail:
         settled = claimed.settle(RunState.SUCCEEDED, result=result)
     else:
-        settled = claimed.settle(RunState.COMPLETING, result=result, child=_next_link(tail, value))
+        settled = claimed.settle(
+            RunState.COMPLETING, result=result, child=_next_link(execution.task.app, tail, value)
+        )
     hit("settle.after" if not tail else "tail.before_dispatch")
     _wake(execution.engine, settled)
 
 
-def _next_link(tail: list[dict[str, Any]], value: Any) -> NewRun:
+def _next_link(app: Any, tail: list[dict[str, Any]], value: Any) -> NewRun:
     """Return the next link of a chain as a run, so that it can be published again if it is lost."""
     *rest, link = tail  # Celery's chain option has the last link first
     options: Mapping[str, Any] = link.get("options") or {}
@@ -212,6 +216,7 @@ def _next_link(tail: list[dict[str, Any]], value: Any) -> NewRun:
         id=str(options["task_id"]),
         subscription=str(headers.get("fanout_subscription", "")),
         kind="then",
+        queue=routed_to(app, link["task"], options),
         message=str(kombu_json.dumps(message)),
     )
 

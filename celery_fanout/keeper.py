@@ -36,6 +36,9 @@ BATCH = 500
 #: How often the indexes are swept, in seconds.
 SWEEP = 60.0
 
+#: How many runs one sweep removes, so that none blocks the ledger for long.
+SWEEP_AT_ONCE = 1000
+
 
 class Held:
     """The runs that a worker has: those in its pool, and those that it received and not begun."""
@@ -110,6 +113,7 @@ class Keeper:
         self._held = held
         self.redrive = redrive
         self._lost = lost
+        self._last_held: list[str] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._pulse: threading.Thread | None = None
@@ -133,8 +137,17 @@ class Keeper:
         )
         self._thread.start()
 
+    def leave(self) -> None:
+        """Look for nothing more: the worker begins to stop.
+
+        Celery clears its lists before its pool has stopped, so what is in them is noted now.
+        """
+        self.redrive = False
+        if self._boot:
+            self._last_held = list(self._held())
+
     def stop(self) -> None:
-        """Stop the threads, and let go of what the worker has."""
+        """Stop the threads, and let go of what the worker still has."""
         self._stop.set()
         for thread in (self._thread, self._pulse):
             if thread is not None:
@@ -142,7 +155,8 @@ class Keeper:
         self._thread = self._pulse = None
         if self._boot:
             try:
-                self._ledger.release(self._boot, list(self._held()))
+                held = dict.fromkeys([*self._last_held, *self._held()])
+                self._ledger.release(self._boot, list(held))
             except FanoutError as exc:
                 logger.warning("%s", exc)
 
@@ -206,7 +220,7 @@ class Keeper:
             for run_id in self._ledger.untold(older_than=self._ledger.rules.grace):
                 self._ended(run_id)
         if self._is_time("sweep", now, SWEEP):
-            self._ledger.sweep()
+            self._sweep()
 
     def _resend(self) -> None:
         for queue, before in self._lost():
@@ -214,6 +228,11 @@ class Keeper:
             if found:
                 logger.info("%d runs were lost on their way from %s", len(found), queue)
                 self._publish(self._ledger.take(found))
+
+    def _sweep(self) -> None:
+        # as long as there is more: what ends in a minute must also go within one
+        while self._ledger.sweep(limit=SWEEP_AT_ONCE) >= SWEEP_AT_ONCE and not self._stop.is_set():
+            self._beat_if_time(time.monotonic())
 
     def _is_time(self, what: str, now: float, every: float) -> bool:
         if now < self._next.get(what, 0.0):

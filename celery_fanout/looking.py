@@ -138,7 +138,8 @@ class RunReader:
         Args:
             state: only those in this state, or in one of these.
             subscription: only those of the subscription with this id.
-            event: only those of the event with this key.
+            event: only those of the event with this key: of its last emit and its replays, its
+                fan-in, and what all of these asked for.
             name: only those of events with this name.
             since: only those whose state changed at or after this POSIX time.
             error_type: only those that failed with an exception of this class's name.

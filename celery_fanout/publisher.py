@@ -22,7 +22,7 @@ from celery_fanout.emission import Emission, RunHandle
 from celery_fanout.exceptions import INTERRUPTS, EmitError, InvalidEvent, StoreUnsupported
 from celery_fanout.sending import Sending
 from celery_fanout.signals import event_emitted
-from celery_fanout.templates import Templates
+from celery_fanout.templates import Templates, routed_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -220,6 +220,10 @@ class Publisher:
         """Return the queue of the fast workers, if messages of a task go there."""
         return self._templates.queue_for_task(name, options)
 
+    def routed_to(self, name: str, options: Mapping[str, Any]) -> str:
+        """Return the queue that a task's messages go to; ``""`` if that is not simple."""
+        return routed_to(self._app, name, options)
+
     def queue_of(self, subscription: Subscription) -> str:
         """Return the queue that a subscription's messages go to; ``""`` if that is not simple."""
         template = self._templates.get(subscription)
@@ -290,6 +294,11 @@ class Publisher:
         except Exception as exc:
             # a broker's library raises errors of its own; what a hook raises ends the batch too
             raise self._cut_short(deliveries, exc) from exc
+
+    def send(self, signature: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str:
+        """Publish a task that is no subscriber; return its queue, ``""`` if that is not simple."""
+        signature.apply_async(args, **options)
+        return self.routed_to(signature["task"], {**signature.options, **options})
 
     def _send_batch(
         self, producer: Any, deliveries: list[Delivery], options: dict[str, Any], deadline: Deadline

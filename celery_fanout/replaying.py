@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.events import HEADER_PREFIX, Event
@@ -43,7 +44,7 @@ def begin_again(
     if not subscriptions:
         return []
     whole = event_of(event)
-    generation = event.generation + 1
+    generation, nonce = event.generation + 1, uuid.uuid4().hex
     for _ in range(GENERATIONS):
         runs = [
             NewRun(
@@ -62,31 +63,15 @@ def begin_again(
             runs,
             generation,
             replay=True,
+            nonce=nonce,
             resume_at=ledger.time(),  # so that they are due now
         )
         (recorded,) = ledger.record([new])
         if recorded.status == "generation":
             generation = recorded.generation
-        elif _are_ours(ledger, runs):
-            return [run.id for run in runs]
         else:
-            generation += 1
+            return [run.id for run in runs]
     raise ReplayContended(event.key)
-
-
-def _are_ours(ledger: Ledger, runs: Sequence[NewRun]) -> bool:
-    """Whether the runs of a generation are those that were to be recorded.
-
-    To the ledger, two people who replay one event at once look like one whose answer was lost.
-    """
-    if any(outcome.state is None for outcome in ledger.outcomes([run.id for run in runs])):
-        return False
-    for run in runs:
-        if run.checkpoints:
-            found = ledger.run(run.id)
-            if found is None or not run.checkpoints.keys() <= found.detail["checkpoints"].keys():
-                return False
-    return True
 
 
 def checkpoints_before(run: RunRecord, step: str) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 Celery gives the message of such a request back to the broker, or drops it, by four settings; none
 counts how often. For a run it is enough to tell the ledger, which publishes it again at once.
+
+A process that the worker ends itself, as it stops at once or has lost its broker, is no crash.
 """
 
 from __future__ import annotations
@@ -33,20 +35,32 @@ def _supervised(base: Any, supervisor: Supervisor) -> Any:
     class RunRequest(base):  # type: ignore[misc]  # whatever the task has
         fanout_supervised = True
 
+        def cancel(self, *args: Any, **kwargs: Any) -> Any:
+            if RUN_HEADER in self.request_dict:
+                supervisor.let_go(self.id)  # Celery forgets the request now
+            given: Any = super()
+            return given.cancel(*args, **kwargs)
+
         def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
             error = getattr(exc_info.exception, "exc", exc_info.exception)
-            if (
-                RUN_HEADER not in self.request_dict
-                or not isinstance(error, WorkerLostError)
-                or not supervisor.lost(self.id, error)
-            ):
-                given: Any = super()
+            given: Any = super()
+            if RUN_HEADER not in self.request_dict or not isinstance(error, WorkerLostError):
                 return given.on_failure(exc_info, *args, **kwargs)
             from celery.worker import state
 
-            logger.warning("Run %s is published again: its process died (%s)", self.id, error)
+            if getattr(self, "_already_cancelled", False) or _stops_at_once(state):
+                supervisor.let_go(self.id)
+            elif supervisor.lost(self.id, error):
+                logger.warning("Run %s is published again: its process died (%s)", self.id, error)
+            else:
+                return given.on_failure(exc_info, *args, **kwargs)
             state.task_ready(self)
             self.acknowledge()
             return None
 
     return RunRequest
+
+
+def _stops_at_once(state: Any) -> bool:
+    """Whether this worker is in a cold shutdown; Celery notes its exit code, which may be 0."""
+    return state.should_terminate is not None and state.should_terminate is not False

@@ -1,74 +1,48 @@
-"""One run of a subscriber in memory, by the real engine, on a clock that moves when told to."""
+"""An app on level 2 in memory: the real ledger and engine, without a broker, on a moved clock.
+
+What would be published lies in :attr:`Simulation.inbox`; what a worker would do with it,
+:meth:`Simulation.execute` does, through Celery's own tracer.
+"""
 
 from __future__ import annotations
 
 import time
+import uuid
+from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from celery.app.trace import build_tracer
-from celery.exceptions import Retry
+from celery.canvas import signature
+from kombu.utils import json as kombu_json
 
-from celery_fanout.canvas import freeze
-from celery_fanout.capturing import CapturedEvents, capture
+from celery_fanout.boot import boot_id
+from celery_fanout.canvas import KIND_HEADER
+from celery_fanout.capturing import CapturedEvents, Capturing
 from celery_fanout.context import Engine, engine_override
-from celery_fanout.exceptions import FanoutError
-from celery_fanout.stores.memory import MemoryStore
-from celery_fanout.suspension import Suspended
+from celery_fanout.exceptions import describe
+from celery_fanout.ids import event_key
+from celery_fanout.jsondata import encode
+from celery_fanout.level2 import Level2
+from celery_fanout.publisher import Publisher
+from celery_fanout.stores.choosing import rules_of
+from celery_fanout.stores.ledger import NewEvent, NewRun
+from celery_fanout.stores.memory_ledger import MemoryLedger
+from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
+
     from celery_fanout.app import Fanout
+    from celery_fanout.control import RunControl
+    from celery_fanout.emission import Emission
     from celery_fanout.events import Event
+    from celery_fanout.publisher import Delivery
     from celery_fanout.registry import Subscription
-    from celery_fanout.stores import StepKey
+    from celery_fanout.stores.ledger import Ledger, Recorded
 
-__all__ = ["Clock", "NonDeterministicBody", "SimulatedCrash", "TestRun"]
-
-
-class SimulatedCrash(BaseException):
-    """What ``crash_after=`` raises; like SIGKILL it passes every ``except Exception``."""
-
-
-class _Replay(BaseException):
-    """Starts the body again, for ``always_replay``."""
-
-
-class _RecordingStore(MemoryStore):
-    """A memory store that knows which steps one pass through the body asked for."""
-
-    def __init__(self, expires: float, clock: Clock) -> None:
-        super().__init__(expires, clock)
-        self.asked: list[StepKey] = []
-
-    def get(self, run_id: str, key: StepKey) -> str | None:
-        """Return the text stored under a key, and note the key."""
-        if key not in self.asked:
-            self.asked.append(key)
-        return super().get(run_id, key)
-
-
-class NonDeterministicBody(FanoutError, AssertionError):  # noqa: N818 - says what is wrong
-    """A body called other steps when it was replayed.
-
-    Args:
-        task: the task's name.
-        number: position of the first difference, from 1.
-        before: the step that was called there first.
-        now: the step called there on replay, or ``"no step"``.
-    """
-
-    def __init__(self, task: str, number: int, before: str, now: str) -> None:
-        super().__init__(task, number, before, now)
-        self.task = task
-        self.number = number
-        self.before = before
-        self.now = now
-
-    def __str__(self) -> str:
-        return (
-            f"{self.task} called {self.before} as its step {self.number}, and {self.now} when it "
-            "was replayed. What decides which steps are called must itself come from the event or "
-            "from a step: put random numbers, the time and what is read elsewhere into step.run()."
-        )
+__all__ = ["Clock", "Message", "Simulation"]
 
 
 class Clock:
@@ -94,170 +68,309 @@ class Clock:
         self.now = max(self.now, timestamp)
 
 
-class TestRun:
-    """One run of a subscriber, executed in memory by the real engine.
+@dataclass
+class Message:
+    """What a worker would receive."""
+
+    run_id: str
+    task: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    headers: Mapping[str, Any]
+    retries: int = 0
+    chain: list[Any] = field(default_factory=list[Any])
+
+
+class _Inbox(Publisher):
+    """Keeps what it is to publish."""
+
+    def __init__(self, fanout: Fanout, ledger: MemoryLedger, *, alone: bool) -> None:
+        run_eagerly: Any = None  # nothing is recorded eagerly
+        hop: Any = None
+        super().__init__(fanout.app, fanout.settings, fanout.registry, run_eagerly, hop, ledger)
+        self.messages: deque[Message] = deque()
+        self._alone = alone
+
+    @property
+    def ledger_results(self) -> bool:
+        """Whether the ledger keeps what runs return: always, as Celery stores nothing here."""
+        return True
+
+    def deliver(self, deliveries: list[Delivery], resume_at: float | None = None) -> None:
+        """Keep chains."""
+        del resume_at
+        for delivery in deliveries:
+            chain = delivery.chain
+            self.messages.append(
+                Message(
+                    chain.run_id,
+                    chain.subscription.task.name,
+                    chain.args,
+                    {},
+                    {**(chain.subscription.options.get("headers") or {}), **chain.headers},
+                    chain.retries,
+                    [] if self._alone else list(chain.chain or ()),
+                )
+            )
+            delivery.state = "published"
+
+    def send(self, signature: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str:
+        """Keep a task that is no subscriber."""
+        whole = signature.clone(args)
+        self.messages.append(
+            Message(
+                options["task_id"],
+                whole["task"],
+                tuple(whole.args),
+                whole.kwargs,
+                options["headers"],
+                options.get("retries", 0),
+                options.get("chain") or [],
+            )
+        )
+        return ""
+
+
+class _Recording(Level2):
+    """Level 2 that keeps what is emitted, for the test to look at.
 
     Attributes:
-        state: ``"succeeded"``, ``"failed"``, ``"suspended"``, ``"retrying"`` or ``"crashed"``.
-        value: what the task returned.
-        error: what the run failed with, or is retried because of.
-        executed: ids of the steps that were completed and not read from a checkpoint, sleeps
-            included, in order, over all attempts.
-        events: the events that the run emitted.
-        due: POSIX time at which it goes on, when it is suspended or retrying.
-        attempts: executions of the body, suspensions and crashes included.
-        retries: how many of the task's own retries were spent.
-        clock: the run's clock.
+        events: all of them, in order.
+        alone: whether they have no subscribers.
     """
 
-    __test__ = False  # pytest would collect it
+    events: CapturedEvents
+    alone: Capturing | None = None
+
+    def emit(self, events: Sequence[Event], **schedule: Any) -> list[Emission]:
+        """Record events."""
+        if self.alone is None:
+            self.events.extend(events)
+            return super().emit(events, **schedule)
+        emissions = self.alone.emit(events)
+        for event in events:  # the run may wait for what it has emitted itself
+            self.wakeups.wake(record_event(self.ledger, event).woken)
+        return emissions
+
+
+def record_event(ledger: Ledger, event: Event, runs: Sequence[NewRun] = ()) -> Recorded:
+    """Record an event with these runs only."""
+    key = event_key(event.name, event.id)
+    new = NewEvent(key, event.name, encode(event.attributes()), encode(event.data), runs)
+    return ledger.record([new])[0]
+
+
+class Simulation:
+    """Events and runs of an app in memory, until the block of :func:`simulate` ends.
+
+    Nothing is published: :meth:`work`, :meth:`advance` and :meth:`finish` execute what is due, one
+    run after another in this thread, with the real engine. ``emit()`` and ``get_fanout(app).runs``
+    of the app reach the simulation's ledger meanwhile.
+
+    Attributes:
+        clock: the time.
+        runs: lists, shows, cancels, retries, replays and reruns what the simulation has, as
+            ``get_fanout(app).runs`` does with a real ledger.
+        events: what was emitted, in order.
+    """
 
     def __init__(
         self,
         fanout: Fanout,
-        subscription: Subscription,
-        event: Event,
-        clock: Clock,
+        clock: Clock | None = None,
         *,
-        always_replay: bool = False,
+        invoked: Mapping[Any, Any] | None = None,
+        alone: bool = False,
     ) -> None:
         self._fanout = fanout
-        self._chain = freeze(event, event.headers(), subscription, "")
-        self._task = subscription.task
-        self._store = _RecordingStore(fanout.settings.checkpoint_expires, clock)
-        self._crash_after: str | None = None
-        self._always_replay = always_replay
-        self._before: list[StepKey] = []
-        self.id = self._chain.run_id
-        self.event = event
-        self.clock = clock
-        self.state = "pending"
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.executed: list[str] = []
+        self._alone = alone
+        self._invoked = {getattr(task, "name", task): end for task, end in (invoked or {}).items()}
+        self.clock = clock or Clock()
+        self.ledger = MemoryLedger(rules_of(fanout.settings), self.clock)
         self.events = CapturedEvents()
-        self.due: float | None = None
-        self.attempts = 0
-        self.retries = 0
+        self._inbox = _Inbox(fanout, self.ledger, alone=alone)
+        self.level2 = _Recording(
+            fanout.app, fanout.settings, fanout.registry, self._inbox, self.ledger
+        )
+        self.level2.events = self.events
+        if alone:
+            self.level2.alone = Capturing(fanout, self.events)
+        self._engine = Engine(
+            fanout.memory_store,
+            fanout.settings,
+            fanout.emit,
+            self.clock,
+            ledger=self.ledger,
+            wake=self.level2.wakeups.wake,
+            ended=None if alone else self.level2.endings.tell,
+            dispatches=False,
+        )
 
     @property
-    def finished(self) -> bool:
-        """Whether the run has succeeded or failed."""
-        return self.state in ("succeeded", "failed")
+    def runs(self) -> RunControl:
+        """Lists, shows and changes the runs."""
+        return self.level2.control
 
-    def resume(self, *, crash_after: str | None = None) -> TestRun:
-        """Move the clock to when the run goes on, and execute its next attempt.
+    @property
+    def inbox(self) -> deque[Message]:
+        """What workers would receive next."""
+        return self._inbox.messages
 
-        Args:
-            crash_after: id of a step after whose result is stored the worker crashes, in this
-                attempt or a later one.
-        """
-        if self.finished:
-            raise AssertionError(f"The run has {self.state}; nothing is left to resume.")
-        if self.due is not None:
-            self.clock.advance_to(self.due)
-        self._crash_after = crash_after or self._crash_after
-        self._attempt()
-        if self.due is None and self.state != "crashed" and self._crash_after is not None:
-            raise AssertionError(
-                f"The run has {self.state} and never completed the step {self._crash_after!r} "
-                f"to crash after. It completed: {', '.join(self.executed) or 'none'}."
-            )
-        return self
+    def current(self) -> AbstractContextManager[None]:
+        """Make the app emit into this simulation in a block."""
+        return self._fanout.working_with(self.level2)
 
-    def finish(self, limit: int = 1000) -> TestRun:
-        """Resume until the run has succeeded or failed.
+    def begin(self, event: Event, subscription: Subscription) -> str:
+        """Record an event for one subscription alone, and publish its run. Returns its id."""
+        deliveries = self._inbox.freeze_for(event, [subscription], 0)
+        run_id = deliveries[0].chain.run_id
+        new = NewRun(run_id, subscription.id, cancel_on=subscription.cancels(event))
+        record_event(self.ledger, event, [new])
+        self._inbox.deliver(deliveries)
+        self.ledger.mark_published([run_id])
+        return run_id
+
+    # -- time -----------------------------------------------------------------------------------
+
+    def collect(self) -> float | None:
+        """Do what a keeper does now; return when it has something to do next."""
+        taken = self.ledger.take(limit=1000)
+        self.level2.wakeups.publish(taken)
+        if not self._alone:
+            for run_id in self.ledger.untold(older_than=0):
+                self.level2.endings.tell(run_id)
+        return taken.next_due
+
+    def work(self, limit: int = 10_000) -> int:
+        """Execute everything that is due now, and what follows from it. Returns how many attempts.
 
         Args:
             limit: how many attempts are too many.
-        """
-        for _ in range(limit):
-            if self.finished:
-                return self
-            self.resume()
-        raise AssertionError(f"The run is still {self.state} after {limit} attempts.")
 
-    def _attempt(self) -> None:
-        self.attempts += 1
-        self.error, self.due = None, None
-        engine = Engine(
-            store=self._store,
-            settings=self._fanout.settings,
-            emit=self._fanout.emit,
-            clock=self.clock,
-            after_step=self._after_step,
-        )
-        token = engine_override.set(engine)
+        Raises:
+            AssertionError: if there were as many and it went on: a loop of events, most likely.
+        """
+        self.collect()
+        done = 0
+        while self.inbox:
+            if done >= limit:
+                raise AssertionError(
+                    f"{done} attempts were executed and there is still more: does an event cause "
+                    f"itself? The next is {self.inbox[0].task}."
+                )
+            self.execute(self.inbox.popleft())
+            done += 1
+            if not self.inbox:
+                self.collect()
+        return done
+
+    def advance(self, seconds: float) -> int:
+        """Move the clock forward, and execute what falls due on the way, each at its time.
+
+        Returns:
+            How many attempts were executed.
+        """
+        return self._advance_to(self.clock.now + seconds)
+
+    def finish(self, within: float = 30 * 86_400.0) -> int:
+        """Move the clock from timer to timer until no run is left that time brings to its end.
+
+        Waits for events time out on the way. Runs of paused subscriptions stay as they are.
+
+        Args:
+            within: how many seconds later is too late.
+
+        Returns:
+            How many attempts were executed.
+
+        Raises:
+            AssertionError: if runs are left then.
+        """
+        end = self.clock.now + within
+        done = self.work()
+        while (due := self.ledger.take(()).next_due) is not None:
+            if due > end:
+                left = [run for run in self.ledger.runs(limit=10**6) if run.state not in FINAL]
+                states = ", ".join(f"{run.subscription or run.id} is {run.state}" for run in left)
+                raise AssertionError(f"Not all has ended after {within:,.0f} s. {states}.")
+            done += self._advance_to(due)
+        return done
+
+    def _advance_to(self, end: float) -> int:
+        done = self.work()
+        while (due := self.ledger.take(()).next_due) is not None and due <= end:
+            self.clock.advance_to(due)
+            done += self.work()
+        self.clock.advance_to(end)
+        return done + self.work()
+
+    # -- the worker -----------------------------------------------------------------------------
+
+    def execute(self, message: Message) -> Any:
+        """Execute a message as a worker does, and return what Celery's tracer does."""
+        if message.headers.get(KIND_HEADER) == "invoke" and message.task in self._invoked:
+            return self._stand_in(message, self._invoked[message.task])
+        app = self._fanout.app
+        task: Any = app.tasks[message.task]
+        self._fanout.executor.wrap(task)
+        request: dict[str, Any] = {
+            "id": message.run_id,
+            "task": task.name,
+            "root_id": message.run_id,
+            "parent_id": None,
+            "retries": message.retries,
+            "is_eager": True,
+            "hostname": "test",
+            "callbacks": [],
+            "errbacks": [],
+            "chain": list(message.chain),
+            "headers": dict(message.headers),
+            "delivery_info": {"is_eager": True},
+        }
+        tracer = build_tracer(task.name, task, eager=True, propagate=False, app=app)
+        token = engine_override.set(self._engine)
         try:
-            with capture(self._fanout.app) as events:
-                try:
-                    self._settle(self._trace())
-                except SimulatedCrash:
-                    self.state = "crashed"
-                finally:
-                    self.events.extend(events)
+            traced: Any = tracer(message.run_id, list(message.args), dict(message.kwargs), request)
         finally:
             engine_override.reset(token)
+        if traced.info is None and message.chain:
+            self._go_on(message, traced.retval)
+        return traced
 
-    def _trace(self) -> Any:
-        """Execute the body through Celery's own tracer, again after each step if so asked."""
-        task = self._task
-        tracer = build_tracer(task.name, task, eager=True, propagate=False, app=self._fanout.app)
-        while True:
-            request: dict[str, Any] = {
-                "id": self.id,
-                "task": task.name,
-                "root_id": self.id,
-                "parent_id": None,
-                "retries": self.retries,
-                "is_eager": True,
-                "hostname": "test",
-                "callbacks": [],
-                "errbacks": [],
-                "headers": dict(self._chain.headers),
-                "delivery_info": {"is_eager": True, "redelivered": self.attempts > 1},
-            }
-            self._store.asked.clear()
-            try:
-                traced = tracer(self.id, list(self._chain.args), {}, request)
-            except _Replay:
-                self._compare()
-                continue
-            if self._always_replay:
-                self._compare()
-            return traced
+    def _go_on(self, message: Message, value: Any) -> None:
+        """Do what Celery does when a link has returned: publish the next one."""
+        *rest, last = message.chain  # Celery's chain option has the last link first
+        link: Any = signature(last, app=self._fanout.app)
+        args = () if link.immutable else (value,)
+        options = {**link.options, "chain": rest}
+        self._inbox.send(link, args, options)
 
-    def _after_step(self, key: StepKey) -> None:
-        self.executed.append(key[0])
-        if key[0] == self._crash_after:
-            self._crash_after = None
-            raise SimulatedCrash(key[0])
-        if self._always_replay:
-            raise _Replay
-
-    def _compare(self) -> None:
-        """Refuse a pass that asked for other steps than the one before it."""
-        now = self._store.asked
-        for number, before in enumerate(self._before, start=1):
-            found = now[number - 1] if len(now) >= number else None
-            if found != before:
-                text = "no step" if found is None else f"the step {found!r}"
-                raise NonDeterministicBody(self._task.name, number, f"the step {before!r}", text)
-        self._before = list(now)
-
-    def _settle(self, traced: Any) -> None:
-        info, value = traced.info, traced.retval
-        if info is None:
-            self.state, self.value = "succeeded", value
+    def _stand_in(self, message: Message, end: Any) -> None:
+        """End an invoked run with what the test gave for its task, without executing that."""
+        claim = self.ledger.claim(
+            message.run_id, boot_id(), uuid.uuid4().hex, retries=message.retries
+        )
+        if claim.status != "claimed":
             return
-        error: Any = info.retval
-        if isinstance(error, Suspended):
-            self.state, self.due = "suspended", error.until
-        elif isinstance(error, Retry):
-            retry: Any = error
-            self.state, self.error = "retrying", retry.exc or retry
-            self.retries += 1
-            countdown: Any = retry.sig.options.get("countdown") if retry.sig else None
-            self.due = self.clock() + float(countdown or 0)
+        if isinstance(end, BaseException):
+            error = {**describe(end), "traceback": ""}
+            settled = self.ledger.settle(
+                message.run_id, claim.token, RunState.FAILED, error=error, reason="error"
+            )
         else:
-            self.state, self.error = "failed", error
+            settled = self.ledger.settle(
+                message.run_id, claim.token, RunState.SUCCEEDED, result=str(kombu_json.dumps(end))
+            )
+        self.level2.wakeups.wake(settled.woken)
+
+    def crash(self, run_id: str, error: Mapping[str, str]) -> None:
+        """Tell the ledger that the process which executed a run has died."""
+        settled = self.ledger.abandon(run_id, boot_id(), error, final=False)
+        self.level2.wakeups.wake(settled.woken)
+
+    def put_back(self, run_id: str) -> None:
+        """Begin an execution of a run anew, as if its message was delivered again."""
+        run = self.ledger.run(run_id)
+        assert run is not None  # noqa: S101 - it is being executed
+        self.ledger.settle(run_id, run.token, RunState.PENDING, reason="replayed")
+        self.level2.wakeups.wake([run_id])

@@ -62,6 +62,10 @@ class Supervisor:
             return False
         return settled
 
+    def let_go(self, run_id: str) -> None:
+        """This worker ends the process of a run: it goes on elsewhere, and has not crashed."""
+        self._try(lambda: self._ledger.release(boot_id(), [run_id]))
+
     def _abandon(self, run_id: str, error: BaseException, *, final: bool) -> bool:
         described = {**describe(error), "traceback": ""}
         settled = self._ledger.abandon(run_id, boot_id(), described, final=final)

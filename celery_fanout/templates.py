@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from celery_fanout.pipeline import Envelope, Pipeline
     from celery_fanout.registry import Subscription
 
-__all__ = ["KWARGSREPR", "Template", "Templates"]
+__all__ = ["KWARGSREPR", "Template", "Templates", "routed_to"]
 
 #: Options that a template can hold. Anything else goes through ``apply_async``.
 _PLAIN_OPTIONS = {
@@ -214,6 +214,21 @@ class Templates:
         )
         serializer = route.get("serializer") or app.conf.task_serializer
         return Template(message.headers, route, serializer, methods)
+
+
+def routed_to(app: Celery, name: str, options: Mapping[str, Any]) -> str:
+    """Return the queue that messages of a task go to with these options.
+
+    ``""`` if that is not simple: an exchange or a routing key may lead anywhere.
+    """
+    task: Any = app.tasks.get(name)
+    own: Mapping[str, Any] = {} if task is None else task._get_exec_options()
+    chosen = {**own, **options}
+    if not chosen.get("queue") and (chosen.get("exchange") or chosen.get("routing_key")):
+        return ""
+    given = {"queue": chosen["queue"]} if chosen.get("queue") else {}
+    queue: Any = app.amqp.router.route(given, name, (), {}, task).get("queue")
+    return "" if queue is None else str(getattr(queue, "name", queue))
 
 
 def _methods(task: Any) -> tuple[Any, ...]:

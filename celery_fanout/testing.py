@@ -1,19 +1,23 @@
 """Tests of code that emits events or subscribes to them, without a broker or a worker.
 
 ``capture()`` records what is emitted; ``run()`` executes a subscriber with the real engine in
-memory, on a clock that the test moves. With pytest, the fixture ``fanout`` offers both.
+memory, on a clock that the test moves; ``simulate()`` executes all that follows from an event. With
+pytest, the fixture ``fanout`` offers all three.
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.app import get_fanout
 from celery_fanout.capturing import CapturedEvents, capture
 from celery_fanout.drafts import draft
-from celery_fanout.simulation import Clock, NonDeterministicBody, SimulatedCrash, TestRun
+from celery_fanout.simulation import Clock, Simulation
+from celery_fanout.testruns import NonDeterministicBody, SimulatedCrash, TestRun
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
     from contextlib import AbstractContextManager
 
     from celery import Celery
@@ -27,9 +31,11 @@ __all__ = [
     "FanoutTester",
     "NonDeterministicBody",
     "SimulatedCrash",
+    "Simulation",
     "TestRun",
     "capture",
     "run",
+    "simulate",
 ]
 
 
@@ -41,6 +47,7 @@ def run(
     id: str | None = None,
     crash_after: str | None = None,
     always_replay: bool = False,
+    invoked: Mapping[Any, Any] | None = None,
     clock: Clock | None = None,
     app: Celery | None = None,
 ) -> TestRun:
@@ -54,6 +61,8 @@ def run(
         crash_after: id of a step after whose result is stored the worker crashes.
         always_replay: start the body again after every step, which finds bodies that call other
             steps the second time. Code outside of steps runs once per step then.
+        invoked: what becomes of tasks that the run invokes, instead of executing them: for each
+            task what it returns, or the exception that it fails with.
         clock: the clock; a new one by default.
         app: the Celery app; the task's by default.
 
@@ -65,8 +74,36 @@ def run(
     fanout.load()
     subscription = _subscription(fanout, subscriber, event)
     drafted = draft(fanout.settings, event or subscription.pattern, data, id=id)
-    found = TestRun(fanout, subscription, drafted, clock or Clock(), always_replay=always_replay)
+    found = TestRun(
+        fanout,
+        subscription,
+        drafted,
+        clock or Clock(),
+        always_replay=always_replay,
+        invoked=invoked,
+    )
     return found.resume(crash_after=crash_after)
+
+
+@contextmanager
+def simulate(
+    app: Celery | None = None,
+    *,
+    invoked: Mapping[Any, Any] | None = None,
+    clock: Clock | None = None,
+) -> Generator[Simulation]:
+    """Record in memory what is emitted in the block, and execute the runs when the test says so.
+
+    Args:
+        app: the Celery app; the current one by default.
+        invoked: see :func:`run`.
+        clock: the clock; a new one by default.
+    """
+    fanout = get_fanout(app)
+    fanout.load()
+    simulation = Simulation(fanout, clock, invoked=invoked)
+    with simulation.current():
+        yield simulation
 
 
 def _subscription(fanout: Fanout, task: Any, event: str | None) -> Subscription:
@@ -99,6 +136,10 @@ class FanoutTester:
     def capture(self) -> AbstractContextManager[CapturedEvents]:
         """See :func:`capture`."""
         return capture(self.app)
+
+    def simulate(self, **options: Any) -> AbstractContextManager[Simulation]:
+        """See :func:`simulate`."""
+        return simulate(self.app, **options)
 
     def run(self, subscriber: Any, data: Any = None, **options: Any) -> TestRun:
         """See :func:`run`."""

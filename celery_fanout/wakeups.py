@@ -82,16 +82,20 @@ class Wakeups:
         """
         hit("keeper.after_take")
         done: list[str] = []
+        queues: dict[str, str] = {}
         together: list[Delivery] = []
         for wakeup in taken.wakeups:
             try:
                 if wakeup.kind not in ("event", "parallel"):
                     # published by who asked for it, if that has a trace
                     with continued("" if current_trace() else wakeup.trace):
-                        self._send(wakeup)
+                        queues[wakeup.run_id] = self._send(wakeup)
                     done.append(wakeup.run_id)
                     continue
                 deliveries = self._freeze(wakeup)
+                for delivery in deliveries:
+                    queue = self._publisher.queue_of(delivery.chain.subscription)
+                    queues[delivery.chain.run_id] = queue
                 trace = "" if wakeup.kind == "parallel" and current_trace() else wakeup.trace
                 if trace:
                     with continued(trace):
@@ -105,7 +109,7 @@ class Wakeups:
                 logger.warning("Run %s cannot be published now: %s", wakeup.run_id, exc)
         done += self._deliver(together)
         if done:
-            self._ledger.mark_published(done)
+            self._ledger.mark_published(done, queues)
         for run_id in taken.ended:
             self._ended(run_id)
         return len(done)
@@ -137,8 +141,12 @@ class Wakeups:
             chain.chain = None
         return found
 
-    def _send(self, wakeup: Wakeup) -> None:
-        """Publish a link of a tail, or what a run, its failure or an emission asked for."""
+    def _send(self, wakeup: Wakeup) -> str:
+        """Publish a link of a tail, or what a run, its failure or an emission asked for.
+
+        Returns:
+            The queue that it went to; ``""`` if that is not simple.
+        """
         message: dict[str, Any] = kombu_json.loads(wakeup.message)
         sig = signature(message["signature"], app=self._app)
         options: dict[str, Any] = {"task_id": wakeup.run_id, "add_to_parent": False}
@@ -159,7 +167,7 @@ class Wakeups:
         elif wakeup.kind == "fan-in":
             args = (self._outcomes(wakeup),)
         options["argsrepr"] = f"({wakeup.kind!r} of {wakeup.event!r},)"
-        sig.apply_async(args, headers=headers, **options)
+        return self._publisher.send(sig, args, {"headers": headers, **options})
 
     def _stamp(self, wakeup: Wakeup) -> dict[str, Any]:
         attributes: dict[str, Any] = json.loads(wakeup.attributes or "{}")

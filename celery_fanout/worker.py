@@ -40,14 +40,13 @@ class KeeperStep(bootsteps.StartStopStep):
         self._keeper.start()
         worker_shutdown.connect(self._end)
 
-    def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
-        """Look for nothing more; what the pool still executes keeps its leases."""
-        if self._keeper is not None:
-            self._keeper.redrive = False
+    def close(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Look for nothing more; what the pool still executes keeps its leases.
 
-    def terminate(self, parent: Any) -> None:
-        """Do the same when the worker stops at once."""
-        self.stop(parent)
+        Celery calls it before it stops anything, also when the worker stops at once.
+        """
+        if self._keeper is not None:
+            self._keeper.leave()
 
     def _end(self, **_: Any) -> None:
         """Let go of what is left, now that the pool has stopped."""

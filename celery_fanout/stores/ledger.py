@@ -78,8 +78,16 @@ class Ledger(Protocol):
         """
         ...
 
-    def mark_published(self, run_ids: Sequence[str]) -> None:
-        """Turn runs that are ``pending`` into ``published``, due after ``rules.republish``."""
+    def mark_published(
+        self, run_ids: Sequence[str], queues: Mapping[str, str] | None = None
+    ) -> None:
+        """Turn runs that are ``pending`` into ``published``, due after ``rules.republish``.
+
+        Args:
+            run_ids: the runs.
+            queues: the queue that each went to, by run id, if it was another than it was recorded
+                with; :meth:`resend` asks for it.
+        """
         ...
 
     def claim(
@@ -300,7 +308,8 @@ class Ledger(Protocol):
         Args:
             state: only those in this state.
             subscription: only those of this subscription.
-            event: only those of the event with this key.
+            event: only those of the event with this key: of its last emit and its replays, its
+                fan-in, and what all of these asked for: links, invoked tasks, parallel items, ...
             limit: how many at most.
             before: only those whose state changed before this time, to page on.
         """
@@ -313,7 +322,10 @@ class Ledger(Protocol):
     def events(
         self, *, name: str | None = None, limit: int = 100, before: float | None = None
     ) -> list[EventRecord]:
-        """Return events, the latest first."""
+        """Return events that were recorded within ``rules.event_retention``, the latest first.
+
+        One that is older, and kept because of its runs, is found by its key.
+        """
         ...
 
     def outcomes(self, run_ids: Sequence[str]) -> list[Outcome]:
@@ -345,11 +357,19 @@ class Ledger(Protocol):
         """Hold back the runs of a subscription from now on; whether it was not paused already."""
         ...
 
-    def resume(self, subscription: str, *, limit: int = 1000) -> tuple[int, bool]:
-        """Let them go: up to ``limit`` gated runs become pending, due now.
+    def resume(
+        self, subscription: str, *, limit: int = 1000, go_on: bool = False
+    ) -> tuple[int, bool]:
+        """Let them go: up to ``limit`` gated runs become pending, due now, the oldest first.
+
+        Args:
+            subscription: its id.
+            limit: how many at most; with 0 it is only paused no more.
+            go_on: whether this goes on with a resume that left some. If it was paused again
+                meanwhile, it stays so, and nothing is done.
 
         Returns:
-            How many, and whether any are left: call again.
+            How many, and whether any are left: call again, to go on.
         """
         ...
 

@@ -101,6 +101,8 @@ class NewEvent:
         generation: for which the run ids were computed; 0 at first.
         replay: whether this adds a generation to an event that is recorded already; else a repeat
             within the dedup window changes nothing.
+        nonce: new for each replay, so that one that is repeated gets the same answer, and of two at
+            the same time each a generation of its own.
         resume_at: before which no run starts.
         expires_at: by which a run must have started, or it is cancelled (``"expired"``).
         then_id: id of the fan-in run; ``""``: none.
@@ -117,6 +119,7 @@ class NewEvent:
     runs: Sequence[NewRun] = ()
     generation: int = 0
     replay: bool = False
+    nonce: str = ""
     resume_at: float | None = None
     expires_at: float | None = None
     then_id: str = ""
@@ -161,8 +164,8 @@ class Claim:
         crashes: how often its worker died.
         created: when it was recorded.
         due: when an early run goes on.
-        checkpoints: all checkpoint fields and their texts; for a ``parallel`` run those of its
-            parent, whose body it replays.
+        checkpoints: all checkpoint fields and their texts; for a ``parallel`` run those that its
+            parent, whose body it replays, had when it asked for it.
         result: JSON of the result, for ``"completing"``.
         woken: as in :class:`Recorded`.
         now: the store's time.

@@ -24,4 +24,4 @@ def desk(request: pytest.FixtureRequest, no_leaks: None) -> Iterator[Desk]:  # n
     ledger = make_ledger(request.param, get, clock)
     yield Desk(ledger, clock)
     if isinstance(ledger, RedisLedger):
-        ledger.client.close()
+        ledger.close()

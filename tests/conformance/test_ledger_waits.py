@@ -236,14 +236,51 @@ def test_a_parallel_child_reads_its_parents_checkpoints(desk: Desk) -> None:
     assert dict(desk.claim("c0").checkpoints) == {'s["k",1]': done(10)}
 
 
+def test_a_parallel_child_reads_no_results_of_its_siblings(desk: Desk) -> None:
+    """Else n items would read n times n results."""
+    desk.emit("e1", "a")
+    token = desk.begin("e1-a")
+    desk.ledger.store("e1-a", token, 's["k",1]', done(10), final=True)
+    group = 's["p",1]'
+    children = [
+        NewRun(f"c{n}", "a@doc/up", "parallel", message="{}", field=f's["p",1,{n}]', group=group)
+        for n in range(3)
+    ]
+    desk.ledger.spawn("e1-a", token, group, children)
+    desk.ledger.settle("e1-a", token, S.SUSPENDED, group=group, reason="parallel")
+    for number in range(2):
+        claim = desk.claim(f"c{number}")
+        assert dict(claim.checkpoints) == {'s["k",1]': done(10)}
+        desk.ledger.settle(f"c{number}", claim.token, S.SUCCEEDED, result="1")
+    claim = desk.claim("c2")
+    desk.ledger.settle("c2", claim.token, S.FAILED, error={"type": "E", "message": "no"})
+    # one that is run again by itself replays the body with all that its parent has
+    assert desk.ledger.reopen("c2", "again")
+    assert set(desk.claim("c2").checkpoints) >= {'s["k",1]', 's["p",1,0]', 's["p",1,1]'}
+
+
+def test_a_run_is_missed_in_the_queue_that_it_was_published_to(desk: Desk) -> None:
+    desk.emit("e1", "a")
+    token = desk.begin("e1-a")
+    desk.ledger.spawn("e1-a", token, "g", [NewRun("c0", "a@doc/up", "invoke", message="{}")])
+    desk.taken("c0")
+    desk.ledger.mark_published(["c0"], {"c0": "heavy"})
+    desk.clock.advance(1)
+    assert desk.ledger.resend("celery", desk.clock.now) == []
+    assert desk.ledger.resend("heavy", desk.clock.now) == ["c0"]
+    desk.taken("c0")
+    desk.ledger.mark_published(["c0"], {"c0": ""})  # not known now: as it was
+    desk.clock.advance(1)
+    assert desk.ledger.resend("heavy", desk.clock.now) == ["c0"]
+
+
 def test_a_parallel_child_that_is_lost_on_its_way_is_missed(desk: Desk) -> None:
-    """It is published where its parent is, whose queue is known."""
     desk.emit("e1", "a")
     token = desk.begin("e1-a")
     child = NewRun("c0", "a@doc/up", "parallel", message="{}", field='s["p",1,0]', group="g")
     desk.ledger.spawn("e1-a", token, "g", [child])
     desk.taken("c0")
-    desk.ledger.mark_published(["c0"])
+    desk.ledger.mark_published(["c0"], {"c0": "celery"})
     desk.clock.advance(1)
     assert desk.ledger.resend("other", desk.clock.now) == []
     assert desk.ledger.resend("celery", desk.clock.now) == ["c0"]

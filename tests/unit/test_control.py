@@ -448,6 +448,16 @@ def test_pause_and_resume(shop):
     assert shop.runs.resume(SHIP) == 0
 
 
+def test_a_pause_while_a_resume_goes_on_is_not_lost(shop):
+    shop.runs.pause(SHIP)
+    for n in range(1500):
+        shop.emit(f"o-{n}")
+    assert shop.runs.resume(SHIP, lambda _: shop.runs.pause(SHIP)) == 1000
+    assert list(shop.runs.paused()) == [SHIP]
+    assert shop.runs.counts()["gated"] == 500
+    assert shop.runs.resume(SHIP) == 500
+
+
 def test_pause_and_resume_of_what_there_is_not(shop):
     with pytest.raises(UnknownSubscription):
         shop.runs.pause("shop.ship@order/pai")

@@ -149,7 +149,18 @@ def test_an_event_is_passed_on_as_it_is():
         "e-0",
         "r-0",
     )
-    assert made(event, cause=CAUSE) == event
+    assert made(event) == event
+    assert made(event, cause=CAUSE) == replace(event, depth=1)
+
+
+def test_passing_events_on_ends_somewhere_too():
+    event = Event("thing/made", id="e-1", source="/elsewhere", depth=7)
+    deep = replace(CAUSE, event=replace(CAUSE.event, depth=49))
+    assert made(event).depth == 7
+    assert made(event, cause=CAUSE).depth == 7
+    assert made(event, cause=deep).depth == 50
+    deeper = replace(CAUSE, event=replace(CAUSE.event, depth=50))
+    assert "would be number 51 in a chain" in error(event, cause=deeper)
 
 
 def test_its_data_is_checked_and_copied():

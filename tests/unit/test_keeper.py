@@ -43,6 +43,7 @@ class Ledger(MemoryLedger):
         super().__init__(rules, clock)
         self.away = False
         self.swept = 0
+        self.expired = []
 
     def _answer_if_there(self):
         if self.away:
@@ -66,7 +67,8 @@ class Ledger(MemoryLedger):
 
     def sweep(self, **options):
         self.swept += 1
-        return super().sweep(**options)
+        done = super().sweep(**options)
+        return self.expired.pop(0) if self.expired else done
 
 
 class Scene:
@@ -294,6 +296,12 @@ def test_it_tells_of_ends_that_nobody_told_of(scene, clock):
     assert scene.ended == ["failed", "failed"]  # until somebody says that it is done
 
 
+def test_it_sweeps_until_nothing_is_left(scene, clock):
+    scene.ledger.expired = [module.SWEEP_AT_ONCE, module.SWEEP_AT_ONCE, 7]
+    scene.keeper().tick()
+    assert scene.ledger.swept == 3
+
+
 def test_it_sweeps_once_a_minute(scene, clock):
     keeper = scene.keeper()
     for _ in range(121):
@@ -428,6 +436,23 @@ def test_stopping_lets_go_of_what_the_worker_has(scene, clock):
     # a worker that was stopped has not crashed
     assert scene.ledger.run("running").crashes == 0
     assert scene.ledger.run("theirs").crashes == 1
+
+
+def test_what_celery_has_forgotten_when_the_pool_has_stopped_is_let_go_of_too(scene, clock):
+    scene.run("running")
+    scene.emit("received")
+    scene.ledger.mark_published(["received"])
+    scene.held = ["running", "received"]
+    keeper = scene.keeper()
+    keeper.tick()
+    keeper.leave()
+    scene.held = []
+    keeper.stop()
+    assert scene.due_in("received") == 0
+    clock.now += RULES.lease
+    scene.keeper(boot="w2").tick()
+    assert sorted(scene.published) == ["received", "running"]
+    assert scene.ledger.run("running").crashes == 0
 
 
 def test_stopping_without_a_ledger(scene, caplog):

@@ -83,9 +83,15 @@ class Row:
     error: dict[str, Any] | None = None
     checkpoints: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
     outstanding: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    seen: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict[str, dict[str, str]])
     waits: dict[str, Wait] = dataclasses.field(default_factory=dict[str, Wait])
     children: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
     attempts: list[dict[str, Any]] = dataclasses.field(default_factory=list[dict[str, Any]])
+
+    def before(self, group: str) -> dict[str, str]:
+        """Return what the items of a group replay the body with: not one another's results."""
+        theirs = group[:-1] + ","
+        return {k: text for k, text in self.checkpoints.items() if not k.startswith(theirs)}
 
     @property
     def final(self) -> bool:
@@ -116,6 +122,7 @@ class Event:
     then_message: str = ""
     then_done: int = -1
     trace: str = ""
+    nonce: str = ""
     gone_at: float = inf
 
 
@@ -203,9 +210,6 @@ class Book:
         if self.row(new.id) is not None:
             return False
         paused = new.subscription in self.paused
-        queue, above = new.queue, self.row(parent)
-        if not queue and new.kind == "parallel" and above is not None:
-            queue = above.queue  # a message of its parent's subscription goes the same way
         row = Row(
             new.id,
             new.kind,
@@ -218,7 +222,7 @@ class Book:
             None if paused else due,
             resume,
             expires,
-            queue=queue,
+            queue=new.queue,
             parent=parent,
             field=new.field,
             group=new.group,
@@ -284,8 +288,10 @@ class Book:
         if not first or row.group not in parent.outstanding:
             return
         left = parent.outstanding[row.group] = parent.outstanding[row.group] - 1
-        suspended = parent.state is RunState.SUSPENDED
-        if left <= 0 and suspended and parent.waits_for == row.group:
+        if left > 0:
+            return
+        parent.seen.pop(row.group, None)
+        if parent.state is RunState.SUSPENDED and parent.waits_for == row.group:
             self.wake(parent)
 
     def finalise(self, row: Row, to: RunState, reason: str = "") -> None:
@@ -335,6 +341,7 @@ class Book:
     def spawn(self, row: Row, group: str, children: Sequence[NewRun]) -> None:
         """Record the children of a group, and count those that are outstanding."""
         left = len(children)
+        row.seen[group] = row.before(group)
         for new in children:
             # One that is there already is of an earlier life of a parent that was reopened: what it
             # did succeed in counts, what had failed runs again. Else nothing would wake the parent.

@@ -65,13 +65,14 @@ class MemoryLedger(MemoryKeeping):
                 return Recorded("repeat", known.emitted, self._states(known.runs), book.woken)
             generation = known.generation + 1
         elif known is not None:
-            if known.generation == new.generation and ids and book.row(ids[0]) is not None:
+            same = known.generation == new.generation and known.nonce == new.nonce
+            if same and ids and book.row(ids[0]) is not None:
                 return Recorded("new", new.generation, self._states(ids), book.woken)
             generation = known.generation + 1
         if generation != new.generation:
             return Recorded("generation", generation, (), book.woken)
         if new.replay and known is not None:
-            known.generation = generation
+            known.generation, known.nonce = generation, new.nonce
             known.replayed += ids
             event = known
         else:
@@ -119,11 +120,14 @@ class MemoryLedger(MemoryKeeping):
         return found
 
     @operation
-    def mark_published(self, run_ids: Sequence[str]) -> None:
+    def mark_published(
+        self, run_ids: Sequence[str], queues: Mapping[str, str] | None = None
+    ) -> None:
         """Turn pending runs into published ones."""
         for run_id in run_ids:
             row = self.book.row(run_id)
             if row is not None and row.state is _S.PENDING:
+                row.queue = (queues or {}).get(run_id) or row.queue
                 self._publish(row)
 
     def _publish(self, row: Row) -> None:
@@ -217,7 +221,8 @@ class MemoryLedger(MemoryKeeping):
 
     def _checkpoints(self, row: Row) -> dict[str, str]:
         parent = self.book.row(row.parent) if row.kind == "parallel" else None
-        return {**(parent.checkpoints if parent else {}), **row.checkpoints}
+        seen = parent.seen.get(row.group, parent.checkpoints) if parent else {}
+        return {**seen, **row.checkpoints}
 
     @operation
     def store(self, run_id: str, token: int, field: str, text: str, *, final: bool) -> str | None:  # noqa: ARG002 - the protocol's

@@ -102,10 +102,7 @@ class MemoryViews:
         with self.lock:
             self.book.begin()
             self.book.forget()
-            known = None if event is None else self.book.event(event)
-            ids = None if event is None else {*(known.runs if known else ())}
-            if ids is not None and known is not None:
-                ids.update(known.replayed)
+            ids = None if event is None else self._belonging(event)
             found = [
                 _record(row)
                 for row in self.book.rows.values()
@@ -116,6 +113,18 @@ class MemoryViews:
             ]
         found.sort(key=lambda run: run.updated, reverse=True)
         return found[:limit]
+
+    def _belonging(self, event: str) -> set[str]:
+        """Return the ids of the runs of an event, and of all that these asked for."""
+        known = self.book.event(event)
+        left = [] if known is None else [*known.runs, *known.replayed, known.then_id]
+        found: set[str] = set()
+        while left:
+            row = self.book.row(left.pop())
+            if row is not None and row.id not in found:
+                found.add(row.id)
+                left += row.children
+        return found
 
     def event(self, key: str) -> EventRecord | None:
         """Return an event."""
@@ -131,11 +140,13 @@ class MemoryViews:
         with self.lock:
             self.book.begin()
             self.book.forget()
+            oldest = self.book.now - self.book.rules.event_retention
             found = [
                 _event(event)
                 for event in self.book.events.values()
                 if (name is None or event.name == name)
                 and (before is None or event.created < before)
+                and event.created >= oldest
             ]
         found.sort(key=lambda event: event.created, reverse=True)
         return found[:limit]
@@ -195,17 +206,22 @@ class MemoryViews:
             self.book.paused.setdefault(subscription, self.book.now)
             return new
 
-    def resume(self, subscription: str, *, limit: int = 1000) -> tuple[int, bool]:
+    def resume(
+        self, subscription: str, *, limit: int = 1000, go_on: bool = False
+    ) -> tuple[int, bool]:
         """Let them go."""
         with self.lock:
             book = self.book
             book.begin()
+            if go_on and subscription in book.paused:
+                return 0, False
             book.paused.pop(subscription, None)
             gated = [
                 row
                 for row in book.rows.values()
                 if row.state is RunState.GATED and row.subscription == subscription
             ]
+            gated.sort(key=lambda row: (row.updated, row.id))
             for row in gated[:limit]:
                 resume = row.resume if row.resume is not None else book.now
                 due = book.now if resume == float("inf") else max(resume, book.now)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+from functools import lru_cache
+from hashlib import sha1
 from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, unquote, urlencode
@@ -12,7 +15,7 @@ from celery.utils.imports import symbol_by_name
 from redis.backoff import ExponentialBackoff
 from redis.cluster import RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -21,7 +24,7 @@ from celery_fanout.exceptions import InvalidSetting, StoreUnavailable
 from celery_fanout.stores.redisurls import CLUSTER, SENTINEL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 __all__ = ["Scripts", "connect"]
 
@@ -61,7 +64,8 @@ def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
     if scheme in CLUSTER:
         plain = f"rediss://{rest}" if ssl else f"{scheme.partition('+')[0]}://{rest}"
         return RedisCluster.from_url(plain, **common)
-    common["retry"] = Retry(ExponentialBackoff(cap=0.5, base=0.02), 2)
+    # once more, on a new connection: a Redis that does not answer holds a caller twice as long
+    common["retry"] = Retry(ExponentialBackoff(cap=0.5, base=0.02), 1)
     common["retry_on_error"] = [RedisConnectionError, RedisTimeoutError]
     if scheme in SENTINEL:
         if not master:
@@ -120,7 +124,7 @@ class Scripts:
     Args:
         name: what errors call the store.
         root: the prefix of all keys.
-        rules: the rules, as the scripts read them.
+        rules: Lua that defines the rules.
         open_client: makes a client.
         clock: the time, for tests; ``None`` for the server's.
     """
@@ -139,6 +143,8 @@ class Scripts:
         self._open = open_client
         self._clock = clock
         self._clients: dict[int, Any] = {}
+        self._free: dict[int, list[Any]] = {}
+        self._sources: dict[str, str] = {}
         self._shas: dict[str, str] = {}
 
     @property
@@ -168,7 +174,7 @@ class Scripts:
         """Return the whole command of a script."""
         sha = self._shas.get(name) or self._load(name)
         now = "" if self._clock is None else f"{self._clock():.6f}"
-        return ["EVALSHA", sha, 1, self._root, now, self._rules, *args]
+        return ["EVALSHA", sha, 1, self._root, now, "", *args]
 
     def run(self, name: str, *args: Any) -> Any:
         """Run a script: one round trip.
@@ -179,29 +185,97 @@ class Scripts:
         return self.ask(self._run, name, args)
 
     def _run(self, name: str, args: Sequence[Any]) -> Any:
-        client = self.client
         command = self.command(name, *args)
         try:
-            return client.execute_command(*command)
+            return self._send(command)
         except NoScriptError:  # Redis was restarted, or another one took over
-            return client.execute_command("EVAL", source(name), *command[2:])
+            return self._send(["EVAL", self._sources[name], *command[2:]])
+
+    def _send(self, command: list[Any]) -> Any:
+        """Send a command over a connection of our own.
+
+        A client asks the operating system whether its connection is still good before each
+        command, which costs as much as sending one. Every script may be sent again, so ours find
+        out when they use it.
+        """
+        client = self.client
+        pool: Any = getattr(client, "connection_pool", None)
+        if pool is None:  # a cluster: its client knows which server has the keys
+            return client.execute_command(*command)
+        free = self._free.setdefault(os.getpid(), [])
+        try:
+            connection = free.pop()
+        except IndexError:
+            connection = pool.make_connection()
+        try:
+            try:
+                return _exchange(connection, command)
+            except (RedisConnectionError, RedisTimeoutError):
+                return _exchange(connection, command)  # it connects anew
+        finally:
+            free.append(connection)
+
+    def close(self) -> None:
+        """Close this process's connections; the next call opens new ones."""
+        for connection in self._free.pop(os.getpid(), []):
+            connection.disconnect()
+        client = self._clients.pop(os.getpid(), None)
+        if client is not None:
+            client.close()
 
     def _load(self, name: str) -> str:
-        from hashlib import sha1
-
-        sha = sha1(source(name).encode(), usedforsecurity=False).hexdigest()
-        self._shas[name] = sha
+        text = self._sources[name] = source(name, self._rules)
+        sha = self._shas[name] = sha1(text.encode(), usedforsecurity=False).hexdigest()
         return sha
 
 
-_sources: dict[str, str] = {}
+def _exchange(connection: Any, command: list[Any]) -> Any:
+    try:
+        connection.send_command(*command)
+        return connection.read_response()
+    except ResponseError:
+        raise
+    except BaseException:  # of whatever kind: an answer that nobody has read would be the next one's
+        connection.disconnect()
+        raise
 
 
-def source(name: str) -> str:
-    """Return a script with what all begin with."""
-    found = _sources.get(name)
-    if found is None:
-        folder = resources.files("celery_fanout.stores.redis") / "scripts"
-        parts = [(folder / f"{part}.lua").read_text("utf-8") for part in ("lib", name)]
-        found = _sources[name] = "\n".join(parts)
-    return found
+@lru_cache(maxsize=1)
+def _library() -> list[tuple[set[str], str]]:
+    """Return the parts of lib.lua, each with the names that it defines."""
+    text = _read_script("lib")
+    parts = [part for part in text.split("\n\n") if not part.startswith("-- What scripts")]
+    return [(set(_names(part)), part) for part in parts]
+
+
+def _names(part: str) -> Iterator[str]:
+    for line in part.splitlines():
+        found = _DEFINES.match(line)
+        if found:
+            yield from (found[1] or found[2]).replace(" ", "").split(",")
+
+
+_DEFINES = re.compile(r"local (?:function (\w+)|([\w, ]+?) *(?:=|$))")
+
+
+def _read_script(name: str) -> str:
+    folder = resources.files("celery_fanout.stores.redis") / "scripts"
+    return (folder / f"{name}.lua").read_text("utf-8")
+
+
+def source(name: str, rules: str) -> str:
+    """Return a script with the parts of lib.lua that it uses.
+
+    What a script does not use would cost each call of it, as Lua defines every function anew.
+
+    Args:
+        name: of the script.
+        rules: Lua that defines the rules.
+    """
+    text = _read_script(name)
+    parts: list[str] = []
+    for defined, part in reversed(_library()):
+        if defined & set(re.findall(r"\w+", text)):
+            parts.insert(0, part)
+            text += part
+    return "\n\n".join([rules, *parts, _read_script(name)])

@@ -9,7 +9,7 @@ from celery_fanout.stores.ledger import Claim, Recorded, Settled, Taken, Wakeup
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 
@@ -19,7 +19,8 @@ __all__ = [
     "event_args",
     "pack_rules",
     "recorded_of",
-    "run_args",
+    "run_json",
+    "runs_json",
     "settled_of",
     "taken_of",
 ]
@@ -48,17 +49,24 @@ def _scrubbed(value: Any) -> Any:
 
 
 def pack_rules(rules: LedgerRules) -> str:
-    """Return the rules in the order in which lib.lua reads them."""
-    return (
-        f"{rules.lease} {rules.dedup_window} {rules.success_retention} {rules.failure_retention} "
-        f"{rules.event_retention} {rules.max_crashes} {rules.grace} {rules.republish} "
-        f"{rules.unregistered}"
-    )
+    """Return the rules as Lua: they are part of the scripts, which need not read them each time."""
+    values = {
+        "LEASE": rules.lease,
+        "WINDOW": rules.dedup_window,
+        "SUCCESS": rules.success_retention,
+        "FAILURE": rules.failure_retention,
+        "EVENTS": rules.event_retention,
+        "CRASHES": rules.max_crashes,
+        "GRACE": rules.grace,
+        "REPUBLISH": rules.republish,
+        "UNREGISTERED": rules.unregistered,
+    }
+    return "\n".join(f"local {name} = {value!r}" for name, value in values.items())
 
 
-def run_args(run: NewRun) -> tuple[str, ...]:
-    """Return the 9 values of a run."""
-    return (
+def run_values(run: NewRun) -> list[Any]:
+    """Return the 9 values of a run, see add_runs in lib.lua."""
+    return [
         run.id,
         run.kind,
         run.subscription,
@@ -66,14 +74,19 @@ def run_args(run: NewRun) -> tuple[str, ...]:
         run.message,
         run.field,
         run.group,
-        _dumps(run.cancel_on) if run.cancel_on else "",
-        dumps(dict(run.checkpoints)) if run.checkpoints else "",
-    )
+        run.cancel_on or "",
+        dict(run.checkpoints) if run.checkpoints else "",
+    ]
 
 
-def _flat(runs: Sequence[NewRun]) -> Iterator[str]:
-    for run in runs:
-        yield from run_args(run)
+def run_json(run: NewRun) -> str:
+    """Return a run as scripts read it."""
+    return dumps(run_values(run))
+
+
+def runs_json(runs: Sequence[NewRun]) -> str:
+    """Return runs as scripts read them: one text, as each argument costs a client."""
+    return dumps([run_values(run) for run in runs])
 
 
 def event_args(event: NewEvent) -> list[Any]:
@@ -83,6 +96,7 @@ def event_args(event: NewEvent) -> list[Any]:
         "name": event.name,
         "gen": event.generation,
         "replay": event.replay,
+        "nonce": event.nonce,
         "then_id": event.then_id,
     }
     if event.trace:
@@ -92,25 +106,27 @@ def event_args(event: NewEvent) -> list[Any]:
     if event.expires_at is not None:
         head["expires"] = event.expires_at
     args: list[Any] = [_dumps(head), event.attributes, event.data, event.then_message]
-    args += [len(event.runs), *_flat(event.runs), len(event.messages)]
+    args += [runs_json(event.runs), len(event.messages)]
     for key, messages in event.messages.items():
         args += [key, len(messages), *messages]
     return args
 
 
-def recorded_of(answer: Any) -> Recorded:
+def recorded_of(event: NewEvent, answer: Any) -> Recorded:
     """Read the answer of record.lua."""
-    status, generation, flat, woken = answer
-    runs = [(flat[i], RunState(flat[i + 1])) for i in range(0, len(flat), 2)]
+    status, generation, states, woken, *other = answer
+    ids = other[0] if other else [run.id for run in event.runs]
+    runs = list(zip(ids, map(RunState, states.split()), strict=True))
     return Recorded(status, int(generation), runs, woken)
 
 
 def claim_of(answer: Any) -> Claim:
     """Read the answer of claim.lua."""
-    status, state, token, retries, crashes, created, due, result, flat, woken, now = answer
+    status, facts, result, flat, woken = answer
+    state, token, retries, crashes, created, due, now = facts.split(" ")
     return Claim(
         status=status,
-        state=RunState(state) if state else None,
+        state=None if state == "-" else RunState(state),
         token=int(token),
         retries=int(retries),
         crashes=int(crashes),
@@ -124,8 +140,8 @@ def claim_of(answer: Any) -> Claim:
 
 
 def settled_of(answer: Any) -> Settled:
-    """Read the answer of settle.lua and the like."""
-    return Settled(bool(answer[0]), answer[1])
+    """Read the answer of settle.lua and the like: 1, 0, or that and who is due now."""
+    return Settled(bool(answer)) if isinstance(answer, int) else Settled(bool(answer[0]), answer[1])
 
 
 def taken_of(answer: Any) -> Taken:
@@ -164,5 +180,5 @@ def settle_args(
         options["result"] or "",
         dumps(dict(error)) if error is not None else "",
         dumps(dict(checkpoints)) if checkpoints else "",
-        *(("1", *run_args(child)) if child is not None else ("0",)),
+        run_json(child) if child is not None else "",
     ]

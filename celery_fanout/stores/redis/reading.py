@@ -9,7 +9,8 @@ waited for, ``ws`` has waits, ``l`` next link, ``rl`` released, ``re`` times reo
 unregistered. All values are short, so that Redis packs the hash.
 
 Fields of ``d:<run>``: ``s<step key>`` checkpoint, ``a<number>`` attempt, ``c<run>`` kind of a
-child, ``n<group>`` outstanding children, ``w<field>`` where a wait is filed, ``R`` result, ``E``
+child, ``n<group>`` outstanding children,
+``b<group>`` what the items of step.parallel replay the body with, ``w<field>`` where a wait is filed, ``R`` result, ``E``
 error, ``M`` message, ``T`` trace.
 """
 

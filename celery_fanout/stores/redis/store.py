@@ -12,7 +12,8 @@ from celery_fanout.stores.redis.packing import (
     event_args,
     pack_rules,
     recorded_of,
-    run_args,
+    run_json,
+    runs_json,
     settle_args,
     settled_of,
     taken_of,
@@ -81,12 +82,16 @@ class RedisLedger(RedisViews):
         )
         super().__init__(scripts, keys)
 
+    def close(self) -> None:
+        """Close its connections; the next call opens new ones."""
+        self._scripts.close()
+
     # -- the path of a run ----------------------------------------------------------------------
 
     def record(self, events: Sequence[NewEvent]) -> list[Recorded]:
         """Record events and their runs."""
         if len(events) == 1 or not self._can_pipeline:
-            return [recorded_of(self._scripts.run("record", *event_args(e))) for e in events]
+            return [recorded_of(e, self._scripts.run("record", *event_args(e))) for e in events]
         self._scripts.run("record", *event_args(events[0]))  # the others find the script loaded
         found: list[Recorded] = self._scripts.ask(self._record_many, events)
         return found
@@ -99,16 +104,20 @@ class RedisLedger(RedisViews):
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
-        return [recorded_of(answer) for answer in answers]
+        return [recorded_of(*pair) for pair in zip(events, answers, strict=True)]
 
     @property
     def _can_pipeline(self) -> bool:
         return not hasattr(self._scripts.client, "get_primaries")  # a cluster's refuses scripts
 
-    def mark_published(self, run_ids: Sequence[str]) -> None:
+    def mark_published(
+        self, run_ids: Sequence[str], queues: Mapping[str, str] | None = None
+    ) -> None:
         """Turn pending runs into published ones."""
+        known = queues or {}
         for start in range(0, len(run_ids), AT_ONCE):
-            self._scripts.run("published", *run_ids[start : start + AT_ONCE])
+            ids = run_ids[start : start + AT_ONCE]
+            self._scripts.run("published", *(v for i in ids for v in (i, known.get(i, ""))))
 
     def claim(
         self,
@@ -126,7 +135,7 @@ class RedisLedger(RedisViews):
             args.append("")
         else:
             head = {"key": recreate.key, "name": recreate.name, "gen": recreate.generation}
-            args += [dumps(head), recreate.attributes, recreate.data, *run_args(recreate.runs[0])]
+            args += [dumps(head), recreate.attributes, recreate.data, run_json(recreate.runs[0])]
         return claim_of(self._scripts.run("claim", *args))
 
     def store(self, run_id: str, token: int, field: str, text: str, *, final: bool) -> str | None:
@@ -169,8 +178,8 @@ class RedisLedger(RedisViews):
 
     def spawn(self, run_id: str, token: int, group: str, children: Sequence[NewRun]) -> Settled:
         """Record child runs."""
-        flat = [value for child in children for value in run_args(child)]
-        return settled_of(self._scripts.run("spawn", run_id, token, group, len(children), *flat))
+        given = runs_json(children)
+        return settled_of(self._scripts.run("spawn", run_id, token, group, given))
 
     def wait(
         self,
@@ -240,7 +249,7 @@ class RedisLedger(RedisViews):
 
     def adopt(self, run_id: str, child: NewRun) -> bool:
         """Record a child of a run that has ended."""
-        return bool(self._scripts.run("adopt", run_id, "1", *run_args(child)))
+        return bool(self._scripts.run("adopt", run_id, run_json(child)))
 
     def sweep(self, *, limit: int = 1000) -> int:
         """Remove from the indexes what has expired."""
@@ -261,7 +270,9 @@ class RedisLedger(RedisViews):
         """Hold back the runs of a subscription."""
         return bool(self._scripts.run("pause", subscription))
 
-    def resume(self, subscription: str, *, limit: int = 1000) -> tuple[int, bool]:
+    def resume(
+        self, subscription: str, *, limit: int = 1000, go_on: bool = False
+    ) -> tuple[int, bool]:
         """Let them go."""
-        count, left = self._scripts.run("resume", subscription, limit)
+        count, left = self._scripts.run("resume", subscription, limit, "1" if go_on else "0")
         return int(count), bool(left)

@@ -12,7 +12,7 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from celery_fanout.stores.ledger import EventRecord, RunRecord
+    from celery_fanout.stores.ledger import EventRecord, LedgerRules, RunRecord
     from celery_fanout.stores.redis.client import Scripts
     from celery_fanout.stores.redis.keys import Keys
 
@@ -30,6 +30,7 @@ class RedisViews:
         keys: the keys.
     """
 
+    rules: LedgerRules
     clock: Callable[[], float] | None = None
 
     def __init__(self, scripts: Scripts, keys: Keys) -> None:
@@ -102,8 +103,7 @@ class RedisViews:
     ) -> list[RunRecord]:
         """Return runs, those whose state changed last first."""
         if event is not None:
-            known = self.event(event)
-            pages = iter([[*known.runs, *known.replayed]]) if known else iter([])
+            pages = iter([self._belonging(event)])
         elif subscription is not None:
             pages = self._pages(self._keys.subscription(subscription), None)
         elif state is not None:
@@ -125,6 +125,22 @@ class RedisViews:
                 break
         found.sort(key=lambda run: run.updated, reverse=True)
         return found[:limit]
+
+    def _belonging(self, event: str) -> list[str]:
+        """Return the ids of the runs of an event, and of all that these asked for."""
+        key = self._keys.event(event)
+        fields: dict[str, str] = self._scripts.ask(self.client.hgetall, key)
+        if "nm" not in fields:
+            return []
+        known = event_record(event, fields)
+        left = [*known.runs, *known.replayed, *([fields["ti"]] if "ti" in fields else ())]
+        found: dict[str, None] = {}
+        while left:
+            found.update(dict.fromkeys(left))
+            answers = self._many([("hkeys", self._keys.data(run_id)) for run_id in left])
+            children = [name[1:] for names in answers for name in names if name[0] == "c"]
+            left = [run_id for run_id in dict.fromkeys(children) if run_id not in found]
+        return list(found)
 
     def _pages(self, index: str, before: float | None) -> Iterator[list[str]]:
         start = 0
@@ -161,8 +177,9 @@ class RedisViews:
     ) -> list[EventRecord]:
         """Return events, the latest first."""
         top = "+inf" if before is None else f"({before:.6f}"
+        oldest = f"{self.local_time() - self.rules.event_retention:.6f}"
         ids: list[str] = self._scripts.ask(
-            self.client.zrevrangebyscore, self._keys.events(name), top, "-inf", 0, limit
+            self.client.zrevrangebyscore, self._keys.events(name), top, oldest, 0, limit
         )
         answers = self._many([("hgetall", self._keys.event(key)) for key in ids])
         return [

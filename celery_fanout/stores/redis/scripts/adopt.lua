@@ -1,10 +1,11 @@
--- Record a child of a run that has ended. ARGV[3] id  ARGV[4] "1"  then the 9 values of the child
+-- Record a child of a run that has ended. ARGV[3] id  ARGV[4] JSON of the child, see add_runs in lib.lua
 -- Returns 1 if it is new.
 local r = rec(ARGV[3])
 if not r then return 0 end
-local new = #add_runs(5, 1, r.e, now, r.g or '0', r.id)
+local child = cjson.decode(ARGV[4])
+local new = #add_runs({child}, r.e, now, r.g or '0', {parent = r.id})
 if new == 1 then
-  call('HSET', dkey(r.id), 'c' .. ARGV[5], ARGV[6])
+  call('HSET', dkey(r.id), 'c' .. child[1], child[2])
   -- a run that was cancelled before it began had no data, which could have been told to expire
   local ttl = call('TTL', rkey(r.id))
   if ttl > 0 then call('EXPIRE', dkey(r.id), ttl) end

@@ -2,22 +2,23 @@
 --
 -- ARGV[3] id  ARGV[4] boot  ARGV[5] nonce  ARGV[6] retries of the message  ARGV[7] "1" if put back
 -- ARGV[8] "" or JSON of its event to recreate it from: key, name, gen
--- ARGV[9] attributes  ARGV[10] data  then the 9 values of its run
--- Returns {status, state, token, retries, crashes, created, due, result, [field, text, ...], woken,
---   now}
+-- ARGV[9] attributes  ARGV[10] data  ARGV[11] JSON of its run, see add_runs in lib.lua
+-- Returns {status, "state token retries crashes created due now", result, [field, text, ...], woken};
+-- one text, because a client spends more on the number of values than on their length
 local id, boot, nonce, retries = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local r = rec(id)
 
 local function answer(status, extra)
   extra = extra or {}
-  return {status, r and r.s or '', tonumber(r and r.n or '0'), tonumber(r and r.r or '0'),
-    tonumber(r and r.x or '0'), r and r.c or '0', extra.due or '0', extra.result or false,
-    extra.steps or {}, woken, f(now)}
+  local facts = {r and r.s or '-', r and r.n or '0', r and r.r or '0', r and r.x or '0', r and r.c or '0',
+    extra.due or '0', f(now)}
+  return {status, table.concat(facts, ' '), extra.result or false, extra.steps or {}, woken}
 end
 
 local function checkpoints()
   if r.k ~= 'parallel' or not r.p then return steps(id) end
-  local found = steps(r.p)
+  local seen = call('HGET', dkey(r.p), 'b' .. (r.pg or '')) -- see spawn.lua
+  local found = seen and cjson.decode(seen) or steps(r.p)
   copy(steps(id), found)
   return found
 end
@@ -31,7 +32,7 @@ if not r then
       'ge', m.gen, 'r', cjson.encode({id}))
     index_event(m.key, m.name)
   end
-  add_runs(11, 1, m.key, now + GRACE, m.gen)
+  add_runs({cjson.decode(ARGV[11])}, m.key, now + GRACE, m.gen, {})
   r = rec(id)
 end
 if FINAL[r.s] then return answer('finished') end
@@ -40,16 +41,17 @@ if r.s == 'completing' then
 end
 if r.s == 'running' and r.y == nonce then return answer('claimed', {steps = checkpoints()}) end
 
-local due = tonumber(call('ZSCORE', K .. ':due', id) or '0')
-local sub = call('HGET', K .. ':subs', r.u) or ''
 -- one that waits for its time, or for an event, is woken first: a gated run would miss that
 local waits = r.i and tonumber(r.i) > now + 0.001
-if r.s ~= 'running' and r.s ~= 'gated' and not waits and sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then
-  call('ZADD', K .. ':g:' .. r.u, f(now), id)
-  enter(r, 'gated', nil)
-  return answer('paused')
-elseif r.s == 'gated' then
-  if sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then return answer('paused') end
+if r.s ~= 'running' and (r.s == 'gated' or not waits) and call('EXISTS', K .. ':paused') == 1 then
+  local sub = call('HGET', K .. ':subs', r.u) or ''
+  if sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then
+    if r.s ~= 'gated' then
+      call('ZADD', K .. ':g:' .. r.u, f(now), id)
+      enter(r, 'gated', nil)
+    end
+    return answer('paused')
+  end
 end
 if r.o and not r.a and tonumber(r.o) <= now then
   finalise(r, 'cancelled', 'expired')
@@ -57,6 +59,7 @@ if r.o and not r.a and tonumber(r.o) <= now then
 end
 local spent = tonumber(r.r or '0')
 if r.s == 'running' then
+  local due = tonumber(call('ZSCORE', K .. ':due', id) or '0')
   if due > now then return answer('held', {due = f(due)}) end
   -- before the crash: it stays running, and take.lua would count the same crash again
   if retries < spent then return answer('stale') end

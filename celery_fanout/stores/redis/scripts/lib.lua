@@ -1,35 +1,39 @@
--- What every script begins with.
+-- What scripts have in common. Each gets the parts that it uses: a part is what stands between empty
+-- lines, and defines what others call. Before it come the rules, as LEASE, GRACE and so on.
 --
 -- KEYS[1]  the prefix of all keys, with its hash tag: all of them lie in one slot
 -- ARGV[1]  the time, for tests that move the clock; "" for the server's own
--- ARGV[2]  the rules, see below
+-- ARGV[2]  unused
 --
 -- Keys (see keys.py for their meaning):
 --   r:<run> hash     d:<run> hash      e:<event> hash     due zset        s:<state> zset
 --   u:<sub> zset     subs hash         ev zset            n:<name> zset   g:<sub> zset
 --   wp:<name> hash   wv:<name>:<hash> set                 untold zset     paused hash
+
 local K, call = KEYS[1], redis.call
+
 local now = tonumber(ARGV[1])
 if not now then
   local t = call('TIME')
   now = tonumber(t[1]) + tonumber(t[2]) / 1000000
 end
-local rules = {}
-for word in string.gmatch(ARGV[2], '%S+') do rules[#rules + 1] = tonumber(word) end
-local LEASE, WINDOW, SUCCESS, FAILURE, EVENTS, CRASHES, GRACE, REPUBLISH, UNREGISTERED =
-  rules[1], rules[2], rules[3], rules[4], rules[5], rules[6], rules[7], rules[8], rules[9]
 
 -- How much longer than its retention a record stays, so that the sweep still finds its indexes.
 local SLACK = 3600
+
 local FINAL = {succeeded = true, failed = true, cancelled = true}
 
 -- A time in full; Lua's own tostring() would cut it to 14 digits.
 local function f(x) return string.format('%.6f', x) end
+
 local function copy(list, into) for i = 1, #list do into[#into + 1] = list[i] end end
 
 local function rkey(id) return K .. ':r:' .. id end
+
 local function dkey(id) return K .. ':d:' .. id end
+
 local function ekey(key) return K .. ':e:' .. key end
+
 local function subhash(sub) return string.sub(redis.sha1hex(sub), 1, 12) end
 
 local function hash(key)
@@ -161,12 +165,15 @@ local function unfile_all(r)
   drop(r, 'ws')
 end
 
--- An event has one more run that is not final. An event that is gone stays so.
-local function open_event(event, kind)
+-- Whether a fan-in waits for runs of this kind.
+local function is_chained(kind) return (kind == 'event' or kind == 'then') and 1 or 0 end
+
+-- An event has more runs that are not final, some of them chained. An event that is gone stays so.
+local function open_event(event, count, chained)
   local e = ekey(event)
-  if event == '' or call('EXISTS', e) == 0 then return end
-  if call('HINCRBY', e, 'o', 1) == 1 then call('PERSIST', e) end
-  if kind == 'event' or kind == 'then' then call('HINCRBY', e, 'of', 1) end
+  if event == '' or count == 0 or call('EXISTS', e) == 0 then return end
+  if call('HINCRBY', e, 'o', count) == count then call('PERSIST', e) end
+  if chained > 0 then call('HINCRBY', e, 'of', chained) end
 end
 
 -- File an event in the indexes.
@@ -178,26 +185,69 @@ local function index_event(key, name)
   end
 end
 
--- Write a new run that is to be pending; nothing if it exists.
-local function add(id, kind, sub, event, due, ...)
-  if call('EXISTS', rkey(id)) == 1 then return false end
-  local h = subhash(sub)
-  call('HSETNX', K .. ':subs', h, sub)
-  local r = {id = id}
-  local paused = sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1
-  if paused then
-    call('ZADD', K .. ':g:' .. h, f(now), id)
-    due = nil
+-- Write new runs. Each is a list of 9 values: id, kind, subscription, queue, message, field, group,
+-- pairs of cancel_on, checkpoints; the last two may be "".
+-- `due` is their first timer; more may be given: parent, expires, resume (they may not start before),
+-- published (whether their messages go out with this script).
+-- Returns the ids of those that are new, and the states of all.
+local function add_runs(runs, event, due, generation, more)
+  local added, states, chained, stamp = {}, {}, 0, f(now)
+  local filed_as, timers, subs = {}, {}, {}
+  local gate = #runs > 0 and call('EXISTS', K .. ':paused') == 1
+  for _, run in ipairs(runs) do
+    local id, kind, sub, queue, message, field, group, cancels, checkpoints = unpack(run)
+    local key = rkey(id)
+    if call('EXISTS', key) == 1 then
+      states[#states + 1] = call('HGET', key, 's')
+    else
+      local h = subhash(sub)
+      subs[#subs + 1], subs[#subs + 2] = h, sub
+      local to = more.published and 'published' or 'pending'
+      if gate and sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then
+        to = 'gated'
+        call('ZADD', K .. ':g:' .. h, stamp, id)
+      else
+        timers[#timers + 1], timers[#timers + 2] = f(due), id
+      end
+      local same = filed_as[to] or {}
+      same[#same + 1], same[#same + 2] = stamp, id
+      filed_as[to] = same
+      call('HSET', key, 'v', 1, 'k', kind, 'e', event, 'u', h, 'c', stamp, 's', to, 'm', stamp, 'g', generation)
+      local fields = {}
+      if to == 'published' then copy({'h', 1}, fields) end
+      if queue ~= '' then copy({'q', queue}, fields) end
+      if more.parent then copy({'p', more.parent}, fields) end
+      if field ~= '' then copy({'pf', field, 'pg', group}, fields) end
+      if more.resume then copy({'i', f(more.resume)}, fields) end
+      if more.expires then copy({'o', f(more.expires)}, fields) end
+      call('ZADD', K .. ':u:' .. h, stamp, id)
+      if message ~= '' then call('HSET', dkey(id), 'M', message) end
+      if checkpoints ~= '' then
+        for name, text in pairs(checkpoints) do call('HSET', dkey(id), name, text) end
+      end
+      if cancels ~= '' then
+        for i, pair in ipairs(cancels) do
+          call('HSET', dkey(id), 'w!' .. i, file(pair[1], pair[2], 'c|' .. id))
+        end
+        copy({'ws', 1}, fields)
+      end
+      if #fields > 0 then call('HSET', key, unpack(fields)) end
+      added[#added + 1] = id
+      states[#states + 1] = to
+      chained = chained + is_chained(kind)
+    end
   end
-  enter(r, paused and 'gated' or 'pending', due,
-    'v', 1, 'k', kind, 'e', event, 'u', h, 'c', f(now), ...)
-  call('ZADD', K .. ':u:' .. h, f(now), id)
-  open_event(event, kind)
-  return true
-end
-
-local function add_message(id, message)
-  if message ~= '' then call('HSET', dkey(id), 'M', message) end
+  -- many at a time, but not more than Lua's unpack can
+  local function all(command, key, values)
+    for start = 1, #values, 4000 do
+      call(command, key, unpack(values, start, math.min(start + 3999, #values)))
+    end
+  end
+  for to, values in pairs(filed_as) do all('ZADD', K .. ':s:' .. to, values) end
+  all('ZADD', K .. ':due', timers)
+  all('HSET', K .. ':subs', subs)
+  open_event(event, #added, chained)
+  return added, states
 end
 
 -- The fan-in of an event, once its last run is final.
@@ -205,17 +255,14 @@ local function fan_in(key)
   local then_id, message, gen, done = unpack(call('HMGET', ekey(key), 'ti', 'tm', 'g', 'td'))
   if not then_id or done == gen then return end
   call('HSET', ekey(key), 'td', gen)
-  if add(then_id, 'fan-in', '', key, now, 'g', gen) then
-    add_message(then_id, message or '')
-    woken[#woken + 1] = then_id
-  end
+  copy(add_runs({{then_id, 'fan-in', '', '', message or '', '', '', '', ''}}, key, now, gen, {}), woken)
 end
 
 -- One run of an event is final.
 local function close_event(r)
   local e = ekey(r.e)
   if r.e == '' or call('EXISTS', e) == 0 then return end
-  if (r.k == 'event' or r.k == 'then') and call('HINCRBY', e, 'of', -1) <= 0 then fan_in(r.e) end
+  if is_chained(r.k) == 1 and call('HINCRBY', e, 'of', -1) <= 0 then fan_in(r.e) end
   -- never shorter than its runs, each of which may be reopened or replayed
   local keep = math.ceil(math.max(EVENTS, FAILURE, SUCCESS)) + SLACK
   if call('HINCRBY', e, 'o', -1) <= 0 then call('EXPIRE', e, keep) end
@@ -244,7 +291,9 @@ local function deliver(r, reason)
   local first = call('HSETNX', d, r.pf, text) == 1
   local n = 'n' .. r.pg
   if not first or call('HEXISTS', d, n) == 0 then return end
-  if call('HINCRBY', d, n, -1) <= 0 and p.s == 'suspended' and p.w == r.pg then wake(p) end
+  if call('HINCRBY', d, n, -1) > 0 then return end
+  call('HDEL', d, 'b' .. r.pg)
+  if p.s == 'suspended' and p.w == r.pg then wake(p) end
 end
 
 -- End a run. Its records expire by themselves.
@@ -283,11 +332,11 @@ local function crash(r, message)
   return false
 end
 
--- The steps among the fields of a run's data.
-local function steps(id)
+-- The steps among the fields of a run's data, but for those that begin so.
+local function steps(id, but)
   local flat, found = call('HGETALL', dkey(id)), {}
   for i = 1, #flat, 2 do
-    if string.sub(flat[i], 1, 1) == 's' then
+    if string.sub(flat[i], 1, 1) == 's' and not (but and string.sub(flat[i], 1, #but) == but) then
       found[#found + 1] = flat[i]
       found[#found + 1] = flat[i + 1]
     end
@@ -303,39 +352,6 @@ end
 -- Whether a token is that of the run's holder.
 local function holds(r, token) return r and r.s == 'running' and r.n == token end
 
--- Record an event's children of whatever kind. Each has 9 values from ARGV[at] on:
--- id, kind, subscription, queue, message, field, group, cancel_on (JSON), checkpoints (JSON).
--- `due` is their first timer; `resume`: they may not start before.
-local function add_runs(at, count, event, due, generation, parent, expires, resume)
-  local added = {}
-  for n = 0, count - 1 do
-    local b = at + n * 9
-    local id, kind, sub, queue, message, field, group, cancels, checkpoints = unpack(ARGV, b, b + 8)
-    -- an item of step.parallel is a message of its parent's subscription: it goes the same way
-    if queue == '' and kind == 'parallel' and parent then queue = call('HGET', rkey(parent), 'q') or '' end
-    local extra = {'g', generation}
-    if queue ~= '' then copy({'q', queue}, extra) end
-    if parent then copy({'p', parent}, extra) end
-    if field ~= '' then copy({'pf', field, 'pg', group}, extra) end
-    if resume then copy({'i', f(resume)}, extra) end
-    if expires then copy({'o', f(expires)}, extra) end
-    if add(id, kind, sub, event, due, unpack(extra)) then
-      added[#added + 1] = id
-      add_message(id, message)
-      if checkpoints ~= '' then
-        for name, text in pairs(cjson.decode(checkpoints)) do call('HSET', dkey(id), name, text) end
-      end
-      if cancels ~= '' then
-        for i, pair in ipairs(cjson.decode(cancels)) do
-          call('HSET', dkey(id), 'w!' .. i, file(pair[1], pair[2], 'c|' .. id))
-        end
-        call('HSET', rkey(id), 'ws', 1)
-      end
-    end
-  end
-  return added
-end
-
 -- Run a dead letter or a cancelled run again.
 local function reopen(r, reason)
   for field, text in pairs(hash(dkey(r.id)) or {}) do
@@ -349,7 +365,7 @@ local function reopen(r, reason)
   call('ZREM', K .. ':untold', r.id)
   drop(r, 'r', 'x', 'f', 'o', 'un', 'h')
   enter(r, 'pending', now, 'z', reason, 're', tonumber(r.re or '0') + 1)
-  open_event(r.e, r.k)
+  open_event(r.e, 1, is_chained(r.k))
 end
 
 -- Cancel a run, and the runs that it invoked. Collects ids in `done`.

@@ -1,11 +1,16 @@
--- Runs were published. ARGV[3..] ids
-for i = 3, #ARGV do
+-- Runs were published. ARGV[3..] pairs of an id and the queue that it went to, "" if that is as recorded
+for i = 3, #ARGV, 2 do
   local r = {id = ARGV[i]}
   local state, times = unpack(call('HMGET', rkey(r.id), 's', 'h'))
   if state == 'pending' then
     r.s = state
     times = tonumber(times or '0')
-    enter(r, 'published', now + math.min(REPUBLISH * 2 ^ math.min(times, 20), math.max(3600, REPUBLISH)), 'h', times + 1)
+    local wait = math.min(REPUBLISH * 2 ^ math.min(times, 20), math.max(3600, REPUBLISH))
+    if ARGV[i + 1] ~= '' then
+      enter(r, 'published', now + wait, 'h', times + 1, 'q', ARGV[i + 1])
+    else
+      enter(r, 'published', now + wait, 'h', times + 1)
+    end
   end
 end
 return 1

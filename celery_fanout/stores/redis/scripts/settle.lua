@@ -2,21 +2,22 @@
 --
 -- ARGV[3] id  ARGV[4] token  ARGV[5] to  ARGV[6] JSON: reason, due, retries, group, error, trace
 -- ARGV[7] result JSON or ""  ARGV[8] error JSON or ""  ARGV[9] checkpoints JSON or ""
--- ARGV[10] "1" if a child follows, whose 9 values begin at ARGV[11]
--- Returns {1 or 0, woken}
+-- ARGV[10] JSON of the next link, see add_runs in lib.lua, or ""
+-- Returns 0 if the token is stale; 1; or {1, woken}
+local function answer() return #woken == 0 and 1 or {1, woken} end
 local id, token, to = ARGV[3], ARGV[4], ARGV[5]
 local r = rec(id)
-if not r then return {0, woken} end
-if token ~= '0' and r.n == token and (r.s == to or (to == 'completing' and r.s == 'succeeded')) then return {1, woken} end
+if not r then return 0 end
+if token ~= '0' and r.n == token and (r.s == to or (to == 'completing' and r.s == 'succeeded')) then return answer() end
 local completing = r.s == 'completing' and to == 'succeeded' and r.n == token
-if not holds(r, token) and not completing then return {0, woken} end
+if not holds(r, token) and not completing then return 0 end
 local m = cjson.decode(ARGV[6])
 if completing then
   -- Celery has published the next link
   local link = r.l and rec(r.l)
   if link and link.s == 'pending' then enter(link, 'published', now + REPUBLISH, 'h', 1) end
   finalise(r, 'succeeded', '')
-  return {1, woken}
+  return answer()
 end
 if ARGV[7] ~= '' then call('HSET', dkey(id), 'R', ARGV[7]) end
 if ARGV[9] ~= '' then
@@ -30,10 +31,11 @@ if to == 'succeeded' or to == 'cancelled' then
 elseif to == 'failed' then
   fail(r, ARGV[8] ~= '' and ARGV[8] or '{}', m.reason ~= '' and m.reason or 'error')
 elseif to == 'completing' then
-  if ARGV[10] == '1' then
-    add_runs(11, 1, r.e, now + GRACE, r.g or '0', id)
-    call('HSET', rkey(id), 'l', ARGV[11])
-    call('HSET', dkey(id), 'c' .. ARGV[11], ARGV[12])
+  if ARGV[10] ~= '' then
+    local link = cjson.decode(ARGV[10])
+    add_runs({link}, r.e, now + GRACE, r.g or '0', {parent = id})
+    call('HSET', rkey(id), 'l', link[1])
+    call('HSET', dkey(id), 'c' .. link[1], link[2])
   end
   enter(r, 'completing', now + LEASE)
 else
@@ -54,4 +56,4 @@ else
   end
   if nothing then woken[#woken + 1] = id end
 end
-return {1, woken}
+return answer()
