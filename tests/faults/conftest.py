@@ -49,6 +49,8 @@ class Jobs:
         self.conf: dict[str, Any] = {}
         self.emissions: list[Emission] = []
         self.refused: set[str] = set()  # keys of events whose emit() raised
+        self.workers: list[Worker] = []
+        self.revived = 0
         self._start = start
         self._app: Any = None
 
@@ -93,7 +95,20 @@ class Jobs:
             args=["--without-mingle", "--without-gossip"],
             env=self.environment(**env),
         )
+        self.workers.append(found)
         return found
+
+    def revive(self) -> None:
+        """Start workers again that have ended by themselves.
+
+        Celery's do that when Redis restarts at the wrong moment (kombu 5.7: AttributeError in
+        ``Channel._connparams`` of a connection that was closed already).
+        """
+        for worker in self.workers:
+            if worker._process is not None and not worker.alive:
+                worker.kill()
+                worker.start()
+                self.revived += 1
 
     def emit(self, name: str, data: Any = None, *, app: Any = None, **options: Any) -> Emission:
         """Emit an event, and remember what became of it."""

@@ -26,7 +26,12 @@ STEPS = ("a", "b", "c")
 
 
 def check_invariants(
-    jobs: Jobs, *, timeout: float = 60, attempts: int = 20, known: bool = True
+    jobs: Jobs,
+    *,
+    timeout: float = 60,
+    attempts: int = 20,
+    known: bool = True,
+    revive: bool = False,
 ) -> dict[RunState, int]:
     """Wait until nothing is under way, and check what then holds.
 
@@ -35,11 +40,12 @@ def check_invariants(
         timeout: how long that may take, in seconds.
         attempts: how often a run may have been executed at most.
         known: whether all that was emitted is in the ledger still: not if a test has it lost.
+        revive: see :func:`at_rest`.
 
     Returns:
         How many runs are in which state.
     """
-    counts = at_rest(jobs, timeout)  # nothing is stuck
+    counts = at_rest(jobs, timeout, revive=revive)  # nothing is stuck
     runs = {run.id: run for run in jobs.ledger.runs(limit=EVERYTHING)}
     records = jobs.oracle.read()
     if known:
@@ -53,17 +59,23 @@ def check_invariants(
     return counts
 
 
-def at_rest(jobs: Jobs, timeout: float = 60) -> dict[RunState, int]:
-    """Wait until every run is final, and return how many are in which state."""
+def at_rest(jobs: Jobs, timeout: float = 60, *, revive: bool = False) -> dict[RunState, int]:
+    """Wait until every run is final, and return how many are in which state.
+
+    Args:
+        jobs: the app.
+        timeout: how long that may take, in seconds.
+        revive: whether to start workers again that have ended by themselves, as whatever watches
+            over them does.
+    """
+
     def found() -> dict[RunState, int] | None:
+        if revive:
+            jobs.revive()
         counts = {state: count for state, count in jobs.ledger.counts().items() if count}
         return counts if set(counts) <= FINAL else None
 
-    counts = wait_until(
-        lambda: found() is not None, timeout, lambda: f"not at rest: {jobs.ledger.counts()}"
-    )
-    assert counts
-    return found() or {}
+    return wait_until(found, timeout, lambda: f"not at rest: {jobs.ledger.counts()}") or {}
 
 
 def _delivered(jobs: Jobs, runs: dict[str, RunRecord], records: list[dict[str, Any]]) -> None:

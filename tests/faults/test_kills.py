@@ -52,7 +52,7 @@ def test_workers_are_killed_again_and_again(
             jobs.store.restart()
         wait_until(lambda begun=begun: time.monotonic() - begun > 2)
     last = time.monotonic()
-    at_rest(jobs, timeout=300)
+    at_rest(jobs, timeout=300, revive=True)
     waited = time.monotonic() - last
     assert jobs.check(attempts=kills * 4) == {S.SUCCEEDED: runs}
     steps = {(r["run"], r["what"]) for r in jobs.oracle.read() if r["what"] in ("a", "b", "c")}

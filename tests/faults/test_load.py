@@ -33,7 +33,6 @@ def memory(pids: set[int]) -> float:
 def test_a_thundering_herd(jobs: Jobs, tmp_path: Path, bounded: bool) -> None:
     """100,000 events with three subscribers each, at once: each of them is executed once."""
     number, batch = (2_000, 500) if bounded else (100_000, 1_000)
-    jobs.conf["fanout_success_retention"] = 60  # of the machine's memory
     workers = [jobs.worker(concurrency=1) for _ in range(2 if bounded else 8)]
     begun = time.monotonic()
     before = sum(memory(family_of(worker.pid)) for worker in workers)

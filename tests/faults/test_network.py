@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from celery_fanout.exceptions import EmitError
-from celery_fanout.stores.redis.client import source
 from celery_fanout.stores.states import RunState
 from tests.chaos import ChaosProxy
 from tests.faults.conftest import Jobs
@@ -59,11 +58,10 @@ def emitter(jobs: Jobs, lines: Lines, request: pytest.FixtureRequest) -> Iterato
     app.close()
 
 
-def sha(script: str) -> bytes:
+def sha(jobs: Jobs, script: str) -> bytes:
     """Return what requests of a script of the ledger contain."""
-    from hashlib import sha1
-
-    return sha1(source(script).encode(), usedforsecurity=False).hexdigest().encode()
+    command: list[Any] = jobs.ledger._scripts.command(script)  # type: ignore[attr-defined]
+    return str(command[1]).encode()
 
 
 def passes(seconds: float) -> None:
@@ -100,11 +98,11 @@ def test_the_reply_to_a_record_is_swallowed(jobs: Jobs, one_script: bool) -> Non
     with ChaosProxy(jobs.store.port) as proxy:
         app = make_app(proxy.url() if one_script else jobs.broker, proxy.url())
         jobs.emit("job/steps", {}, app=app)  # the script is loaded
-        proxy.swallow_replies(sha("record"))
+        proxy.swallow_replies(sha(jobs, "record"))
         jobs.emit("job/steps", {}, app=app)
         assert proxy.swallowed == 1
         # as often as it tries
-        proxy.swallow_replies(sha("record"), times=10)
+        proxy.swallow_replies(sha(jobs, "record"), times=10)
         with pytest.raises(EmitError) as raised:
             jobs.emit("job/steps", {}, id="e-3", app=app)
         assert set(raised.value.states.values()) == {"unknown"}
@@ -126,7 +124,7 @@ def test_the_reply_of_the_ledger_is_swallowed(
     first = [jobs.emit(name, {"seconds": 0.1}) for name in ("job/steps", "job/nap")]
     for emission in first:
         emission.get(timeout=30)  # the scripts are loaded
-    lines.store.swallow_replies(sha(script), times=times)
+    lines.store.swallow_replies(sha(jobs, script), times=times)
     more = [jobs.emit(name, {"seconds": 0.1}) for name in ("job/steps", "job/nap")]
     wait_until(lambda: lines.store.swallowed >= min(times, 3))
     lines.store.mend()
@@ -141,7 +139,7 @@ def test_the_reply_to_the_end_of_a_tail_is_swallowed(jobs: Jobs, lines: Lines) -
     jobs.worker(concurrency=1, **lines.env)
     jobs.emit("job/tail", {}).get(timeout=30)
     jobs.check()
-    lines.store.swallow_replies(sha("settle"), times=2)  # it is completing, and it has succeeded
+    lines.store.swallow_replies(sha(jobs, "settle"), times=2)  # it is completing, and it has succeeded
     jobs.emit("job/tail", {}).get(timeout=30)
     assert jobs.check() == {S.SUCCEEDED: 4}
     assert lines.store.swallowed == 2

@@ -35,6 +35,11 @@ def held_run(jobs: Jobs, tmp_path: Path) -> tuple[str, Path]:
     return jobs.emit("job/split", {"gate": str(gate)}).runs[0].id, gate
 
 
+def stored(jobs: Jobs, run_id: str) -> None:
+    """Wait until a run's first step is stored."""
+    wait_until(lambda: jobs.run(run_id).detail["checkpoints"])
+
+
 @everywhere
 def test_cold_shutdowns_are_no_crashes(jobs: Jobs, tmp_path: Path) -> None:
     """Three of them: as many crashes would make a dead letter."""
@@ -42,6 +47,7 @@ def test_cold_shutdowns_are_no_crashes(jobs: Jobs, tmp_path: Path) -> None:
     worker = jobs.worker(concurrency=1)
     for number in (1, 2, 3):
         wait_until(lambda number=number: jobs.counts(run_id).get("body") == number)
+        stored(jobs, run_id)
         send(worker, signal.SIGQUIT)
         ended(worker)
         assert jobs.run(run_id).state is not S.FAILED
@@ -59,7 +65,7 @@ def test_a_second_sigterm_is_no_crash(jobs: Jobs, tmp_path: Path) -> None:
     """People press Ctrl-C until it is over."""
     run_id, gate = held_run(jobs, tmp_path)
     worker = jobs.worker(concurrency=1)
-    jobs.wait_for("a")
+    stored(jobs, run_id)
     send(worker, signal.SIGINT)
     worker.wait_for_log("Warm shutdown")
     send(worker, signal.SIGINT)
@@ -78,7 +84,7 @@ def test_a_soft_shutdown(jobs: Jobs, tmp_path: Path, in_time: bool) -> None:
     jobs.conf["worker_soft_shutdown_timeout"] = 6 if in_time else 1  # Celery waits all of it
     run_id, gate = held_run(jobs, tmp_path)
     worker = jobs.worker(concurrency=1)
-    jobs.wait_for("a")
+    stored(jobs, run_id)
     waiting = jobs.emit("job/steps", {}).runs[0].id  # prefetched
     wait_until(lambda: jobs.run(waiting).worker)
     send(worker, signal.SIGQUIT)
@@ -102,7 +108,7 @@ def test_a_soft_shutdown(jobs: Jobs, tmp_path: Path, in_time: bool) -> None:
 def test_a_warm_shutdown_gives_back_what_has_not_begun(jobs: Jobs, tmp_path: Path) -> None:
     run_id, gate = held_run(jobs, tmp_path)
     worker = jobs.worker(concurrency=1)
-    jobs.wait_for("a")
+    stored(jobs, run_id)
     waiting = [jobs.emit("job/steps", {}).runs[0].id for _ in range(3)]
     wait_until(lambda: all(jobs.run(found).worker for found in waiting))
     send(worker, signal.SIGTERM)
