@@ -70,14 +70,14 @@ def test_three_keepers_at_once(
     assert jobs.counts() == {"a": number}
 
 
-@pytest.mark.parametrize("point", ["keeper.after_take", "keeper.before_take"])
+@pytest.mark.parametrize("with_runs", [True, False])
 def test_a_keeper_that_is_killed(
-    jobs: Jobs, keeper: Callable[..., KeeperProcess], point: str
+    jobs: Jobs, keeper: Callable[..., KeeperProcess], with_runs: bool
 ) -> None:
     """What it had taken is taken again, by another."""
     jobs.worker(concurrency=2)
     nap(jobs, 20, 1.0)
-    if point == "keeper.after_take":
+    if with_runs:
         first = keeper(CELERY_FANOUT_FAILPOINTS="keeper.after_take=kill@2")
         wait_until(lambda: not first.alive)
     else:
