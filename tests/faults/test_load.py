@@ -92,7 +92,7 @@ def test_rabbitmq_is_out_of_disk(jobs: Jobs, confirms: bool) -> None:
         worker = jobs.worker()
         jobs.emit("job/steps", {}).get(timeout=30)
         rabbit.control("set_disk_free_limit", "1000000GB")
-        wait_until(lambda: "disk" in rabbit.control("list_alarms") or "alarm" in rabbit.log)
+        wait_until(lambda: "disk" in rabbit.control("eval", "rabbit_alarm:get_alarms()."))
         emissions = [jobs.emit("job/steps", {}) for _ in range(3)]
         if confirms:
             assert jobs.ledger.counts()[S.PENDING] == 3
