@@ -121,6 +121,7 @@ class Publisher:
         self._ledger = ledger
         self._templates = Templates(app, None if ledger is None else settings.queue)
         self._producers = ProducerPool(app, settings.publish_timeout)
+        self._one_redis: bool | None = None  # not known before a connection is there
 
     def emit(self, events: Sequence[Event], resume_at: float | None = None) -> list[Emission]:
         """Publish events to their subscribers, all in one batch.
@@ -246,9 +247,10 @@ class Publisher:
         deadline = Deadline(self._settings.publish_timeout)
         try:
             with self._producers.acquire(deadline) as producer:
-                one = self._is_one_redis(producer.channel)
+                if self._one_redis is None:
+                    self._one_redis = self._is_one_redis(producer.channel)
                 sending = Sending(self._app, self._templates, producer, deadline, retries=0)
-                yield Sealing(producer, sending) if one else None
+                yield Sealing(producer, sending) if self._one_redis else None
         except OperationalError:
             # a ledger that answers, on the same server, can do without
             yield None

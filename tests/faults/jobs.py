@@ -157,7 +157,9 @@ def write(what: str) -> None:
     """Write down that something begins."""
     run = current_run()
     assert run is not None
-    Oracle.from_environment().write(what=what, run=run.id, pid=os.getpid(), worker=NAME, t=time.time())
+    Oracle.from_environment().write(
+        what=what, run=run.id, pid=os.getpid(), worker=NAME, t=time.time()
+    )
 
 
 def noted(what: str, value: Any) -> Any:
