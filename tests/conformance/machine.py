@@ -556,6 +556,20 @@ class Ledgers:
         if reopened and run:
             self.claimed(row.id)
 
+    @action(1, dead, to=[S.SUCCEEDED, S.FAILED])
+    def retry_late(self, to: RunState) -> None:
+        """A dead letter is run again when what succeeded beside it is forgotten."""
+        row = self.pick(lambda row: row.state is S.FAILED)
+        self.clock.advance(RULES.success_retention + 0.5)
+        self.sweep()
+        if self.memory.book.row(row.id) is None or not self.both("reopen", row.id, "again"):
+            return
+        found = self.claimed(row.id, retries=row.retries)
+        if found.status == "claimed":
+            if row.children:
+                self.spawned(row, found.token, "invoke", "g", 2)
+            self.both("settle", row.id, found.token, to, **self.ending(row, to))
+
     @action(
         2,
         pause=BOOLEANS,

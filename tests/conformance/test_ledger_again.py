@@ -108,6 +108,38 @@ def test_a_child_that_ends_before_its_retried_parent_asks_again(desk: Desk) -> N
     assert succeed(desk, "c1") == ["e1-a"]
 
 
+def retried_while_two_are_open(desk: Desk) -> None:
+    """Item 0 has succeeded, items 1 and 2 have not begun, and the run has failed and is retried."""
+    desk.emit("e1", "a")
+    token = desk.begin("e1-a")
+    desk.ledger.spawn("e1-a", token, "g", items(3))
+    desk.ledger.settle("c0", desk.begin("c0"), S.SUCCEEDED, result="1")
+    desk.ledger.settle("e1-a", token, S.FAILED, error=ERROR)
+    desk.ledger.reopen("e1-a", "again")
+
+
+def test_a_child_that_fails_before_its_retried_parent_asks_again(desk: Desk) -> None:
+    retried_while_two_are_open(desk)
+    desk.ledger.settle("c1", desk.begin("c1"), S.FAILED, error=ERROR)
+    assert ask(desk, 3)[1] == []
+    assert desk.state("c1") == "failed"  # its parent has that outcome
+    found = desk.ledger.settle("c2", desk.begin("c2"), S.SUCCEEDED, result="1")
+    assert found.woken == ["e1-a"]
+
+
+def test_an_outcome_outlives_the_record_of_its_child(desk: Desk) -> None:
+    retried_while_two_are_open(desk)
+    desk.clock.advance(RULES.success_retention + 1)
+    desk.ledger.sweep()
+    ask(desk, 3)
+    assert desk.ledger.run("c0") is None  # it does not run again
+    assert desk.checkpoint("e1-a", 's["p",1,0]')["r"] == 1
+    for child in ("c1", "c2"):
+        assert desk.state("e1-a") == "suspended"
+        desk.ledger.settle(child, desk.begin(child), S.SUCCEEDED, result="1")
+    assert desk.taken() == ["e1-a"]
+
+
 def test_a_child_that_is_retried_counts_once(desk: Desk) -> None:
     desk.emit("e1", "a")
     ask(desk, 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_fanout.stores.ledger import NewRun
+from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.states import RunState
 from tests.conformance.ledgers import RULES, Desk
 
@@ -101,3 +101,13 @@ def test_a_pause_while_a_resume_goes_on(desk: Desk, go_on: bool) -> None:
     else:
         assert desk.ledger.resume("a@doc/up") == (2, False)
         assert desk.ledger.paused() == {}
+
+
+def test_a_run_that_has_expired_is_told_of_no_more(desk: Desk) -> None:
+    desk.emit("e1", "a")
+    desk.ledger.cancel(["e1-a"], "enough")
+    desk.clock.advance(RULES.success_retention + 1)
+    desk.ledger.sweep()
+    lost = NewEvent("e1", "doc/up", '{"id":"e1"}', "null", [NewRun("e1-a", "a@doc/up")])
+    assert desk.claim("e1-a", recreate=lost).status == "claimed"
+    assert desk.ledger.untold(older_than=0) == []

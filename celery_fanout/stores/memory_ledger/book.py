@@ -151,23 +151,23 @@ class Book:
 
     def forget(self, limit: int | None = None) -> int:
         """Drop what has outlived its retention; return how many runs."""
-        gone = [row.id for row in self.rows.values() if row.gone_at <= self.now][:limit]
+        gone = [row.id for row in self.rows.values() if row.gone_at < self.now][:limit]
         for run_id in gone:
             del self.rows[run_id]
             self.untold.pop(run_id, None)
-        for key in [e.key for e in self.events.values() if e.gone_at <= self.now]:
+        for key in [e.key for e in self.events.values() if e.gone_at < self.now]:
             del self.events[key]
         return len(gone)
 
     def row(self, run_id: str) -> Row | None:
         """Return a run that has not expired."""
         row = self.rows.get(run_id)
-        return None if row is None or row.gone_at <= self.now else row
+        return None if row is None or row.gone_at < self.now else row
 
     def event(self, key: str) -> Event | None:
         """Return an event that has not expired."""
         event = self.events.get(key)
-        return None if event is None or event.gone_at <= self.now else event
+        return None if event is None or event.gone_at < self.now else event
 
     # -- changes that several operations share --------------------------------------------------
 

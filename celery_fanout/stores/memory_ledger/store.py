@@ -147,6 +147,7 @@ class MemoryLedger(MemoryKeeping):
         retries: int = 0,
         recreate: NewEvent | None = None,
         put_back: bool = False,
+        left: int = 0,
     ) -> Claim:
         """Take a run for execution."""
         book = self.book
@@ -171,7 +172,7 @@ class MemoryLedger(MemoryKeeping):
             book.finalise(row, _S.CANCELLED, "expired")
             return self._answer(row, "expired")
         if row.state is _S.RUNNING:
-            if (row.due or 0.0) > book.now:
+            if (row.due or 0.0) > book.now and not (put_back and left == row.token):
                 return self._answer(row, "held", due=row.due or 0.0)
             # before the crash: it stays running, and take() would count the same crash again
             if retries < row.retries:
@@ -341,7 +342,7 @@ class MemoryLedger(MemoryKeeping):
         wanted: dict[str, Any] = json.loads(match)
         kept_from = max(since, book.now - self.rules.event_retention)
         for event in sorted(book.events.values(), key=lambda event: (event.created, event.key)):
-            if event.name != name or event.created < kept_from or event.gone_at <= book.now:
+            if event.name != name or event.created < kept_from or event.gone_at < book.now:
                 continue
             if event.key == row.event:  # its own event is no answer to it
                 continue

@@ -144,11 +144,12 @@ class ShardedLedger(ShardedViews):
         retries: int = 0,
         recreate: NewEvent | None = None,
         put_back: bool = False,
+        left: int = 0,
     ) -> Claim:
         """Take a run for execution."""
         shard = self._of(run_id, None if recreate is None else self._home(recreate.key))
         return shard.claim(
-            run_id, boot, nonce, retries=retries, recreate=recreate, put_back=put_back
+            run_id, boot, nonce, retries=retries, recreate=recreate, put_back=put_back, left=left
         )
 
     def store(self, run_id: str, token: int, field: str, text: str, *, final: bool) -> str | None:

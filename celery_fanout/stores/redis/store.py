@@ -131,9 +131,10 @@ class RedisLedger(RedisViews):
         retries: int = 0,
         recreate: NewEvent | None = None,
         put_back: bool = False,
+        left: int = 0,
     ) -> Claim:
         """Take a run for execution."""
-        args: list[Any] = [run_id, boot, nonce, retries, "1" if put_back else "0"]
+        args: list[Any] = [run_id, boot, nonce, retries, f"1{left}" if put_back else "0"]
         if recreate is None:
             args.append("")
         else:

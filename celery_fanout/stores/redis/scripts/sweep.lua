@@ -8,6 +8,7 @@ for state, keep in pairs({succeeded = SUCCESS, cancelled = SUCCESS, failed = FAI
     -- a record that Redis expired first, as no keeper ran for long, does not say whose it was
     for _, h in ipairs(sub and {sub} or call('HKEYS', K .. ':subs')) do call('ZREM', K .. ':u:' .. h, id) end
     call('ZREM', index, id)
+    call('ZREM', K .. ':untold', id)
     call('DEL', rkey(id), dkey(id))
     swept = swept + 1
   end
