@@ -95,9 +95,9 @@ class RedisLedger(RedisViews):
         """Record events and their runs."""
         if len(events) == 1 or not self._can_pipeline:
             return [recorded_of(e, self._scripts.run("record", *event_args(e))) for e in events]
-        self._scripts.run("record", *event_args(events[0]))  # the others find the script loaded
-        found: list[Recorded] = self._scripts.ask(self._record_many, events)
-        return found
+        first = self._scripts.run("record", *event_args(events[0]))
+        others = self._scripts.ask(self._record_many, events[1:])  # they find the script loaded
+        return [recorded_of(events[0], first), *others]
 
     def _record_many(self, events: Sequence[NewEvent]) -> list[Recorded]:
         pipe = self._scripts.client.pipeline(transaction=False)
