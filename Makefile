@@ -45,6 +45,11 @@ test-faults: $(venv)/.has-test ## kill workers and servers, and count (FAULTS=bo
 		echo "There are no fault tests yet."; \
 	fi
 
+.PHONY: soak
+soak: $(venv)/.has-test ## a constant load with kills at random; SOAK_MINUTES=20, SOAK_RATE=20: does anything grow?
+	@scripts/ensure-servers
+	$(python) -m tests.faults.soak
+
 .PHONY: test-matrix
 test-matrix: ## the tests on the oldest and on the newest versions of everything
 	@scripts/ensure-servers

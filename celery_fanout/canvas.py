@@ -33,6 +33,9 @@ RESUME_HEADER = "fanout_resume_at"
 #: Header with how often the run was put back in a row because the store did not answer.
 STORE_RETRIES_HEADER = "fanout_store_retries"
 
+#: The token of the claim that its worker left then.
+STORE_LEFT_HEADER = "fanout_store_left"
+
 #: Header with what a run is, if it is no subscription's handling of an event; level 2.
 KIND_HEADER = "fanout_kind"
 #: Header with the generation of a run, if that is not the first; level 2.

@@ -16,6 +16,7 @@ from celery_fanout.canvas import (
     BRANCH_HEADER,
     GENERATION_HEADER,
     KIND_HEADER,
+    STORE_LEFT_HEADER,
     STORE_RETRIES_HEADER,
 )
 from celery_fanout.exceptions import StoreUnavailable, Superseded
@@ -190,6 +191,7 @@ def claim(
         uuid.uuid4().hex[:8],
         retries=request.retries or 0,
         put_back=bool(headers.get(STORE_RETRIES_HEADER)),
+        left=int(headers.get(STORE_LEFT_HEADER) or 0),
     )
     patience_here = min(patience, 5.0)  # the message can wait elsewhere
     answer: Claim = patiently(patience_here, asked)

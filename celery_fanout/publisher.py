@@ -121,6 +121,7 @@ class Publisher:
         self._ledger = ledger
         self._templates = Templates(app, None if ledger is None else settings.queue)
         self._producers = ProducerPool(app, settings.publish_timeout)
+        self._one_redis: bool | None = None  # not known before a connection is there
 
     def emit(self, events: Sequence[Event], resume_at: float | None = None) -> list[Emission]:
         """Publish events to their subscribers, all in one batch.
@@ -240,39 +241,48 @@ class Publisher:
     @contextmanager
     def sealing(self) -> Generator[Sealing | None]:
         """Lend what makes messages that the ledger's Redis takes; ``None`` if it takes none."""
-        if self._ledger is None or not self._ledger.supports_publish or not self._one_redis:
+        if self._ledger is None or not self._ledger.supports_publish or not self._may_be_one_redis:
             yield None
             return
         deadline = Deadline(self._settings.publish_timeout)
         try:
             with self._producers.acquire(deadline) as producer:
-                yield Sealing(
-                    producer, Sending(self._app, self._templates, producer, deadline, retries=0)
-                )
+                if self._one_redis is None:
+                    self._one_redis = self._is_one_redis(producer.channel)
+                sending = Sending(self._app, self._templates, producer, deadline, retries=0)
+                yield Sealing(producer, sending) if self._one_redis else None
         except OperationalError:
             # a ledger that answers, on the same server, can do without
             yield None
 
     @cached_property
-    def _one_redis(self) -> bool:
-        """Whether broker and ledger are one database of one Redis server."""
-        connection = self._app.connection_for_write()
+    def _may_be_one_redis(self) -> bool:
+        """Whether broker and ledger may be one database, as far as that can be told unconnected."""
+        connection: Any = self._app.connection_for_write()
         if connection.transport.driver_type != "redis" or len(connection.alt or ()) > 1:
             return False
+        theirs = self._ledger_address
+        if "://" in (connection.hostname or ""):
+            return "path" in theirs  # a socket
+        host, port = connection.hostname or "127.0.0.1", connection.port or 6379
+        db = str(connection.virtual_host or 0).strip("/") or "0"
+        found = (theirs.get("host"), str(theirs.get("port") or 6379), str(theirs.get("db") or 0))
+        return found == (host, str(port), db)
+
+    @cached_property
+    def _ledger_address(self) -> dict[str, Any]:
+        """How the ledger's Redis is reached; empty if that is no single server."""
         ledger: Any = self._ledger
         pool: Any = getattr(ledger.client, "connection_pool", None)
         theirs: dict[str, Any] = getattr(pool, "connection_kwargs", {})
-        try:
-            channel: Any = connection.default_channel
-            ours: dict[str, Any] = channel._connparams()
-        except Exception:  # noqa: BLE001 - the broker is away; publishing has the better error
-            return False
-        finally:
-            connection.release()
+        return theirs if theirs.get("host") or theirs.get("path") else {}
+
+    def _is_one_redis(self, channel: Any) -> bool:
+        """Whether a channel's database is the ledger's."""
+        ours: dict[str, Any] = channel._connparams()
+        theirs = self._ledger_address
         same = ("host", "port", "db") if "host" in theirs else ("path", "db")
-        return all(str(ours.get(name) or 0) == str(theirs.get(name) or 0) for name in same) and any(
-            theirs.get(name) for name in ("host", "path")
-        )
+        return all(str(ours.get(name) or 0) == str(theirs.get(name) or 0) for name in same)
 
     def deliver(self, deliveries: list[Delivery], resume_at: float | None = None) -> None:
         """Publish chains, all in one batch.

@@ -63,7 +63,7 @@ class RunResult:
         if self._final is not None:
             return self._final
         found = self._ledger.outcomes([self.id])[0]
-        if found.state in FINAL:
+        if found.state is RunState.SUCCEEDED:  # any other end may be reopened
             self._final = found
         return found
 
@@ -121,13 +121,14 @@ class RunResult:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = PAUSE
-        while not self.ready():
+        outcome = self.outcome()
+        while outcome.state not in FINAL:
             left = pause if deadline is None else min(pause, deadline - time.monotonic())
             if left <= 0:
                 raise CeleryTimeoutError(f"The run {self.id} has not ended after {timeout} s.")
             threading.Event().wait(left)
             pause = min(2 * pause, PAUSE_MAX)
-        outcome = self.outcome()
+            outcome = self.outcome()
         error = error_of(outcome)
         if error is None:
             return value_of(outcome)

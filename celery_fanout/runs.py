@@ -6,7 +6,6 @@ It stands outside Celery's own ``autoretry`` wrapper and is put there in the sam
 
 from __future__ import annotations
 
-import copy
 import functools
 import time
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,12 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.log import get_task_logger
 
 from celery_fanout import signals
-from celery_fanout.canvas import RESUME_HEADER, RUN_HEADER, STORE_RETRIES_HEADER
+from celery_fanout.canvas import (
+    RESUME_HEADER,
+    RUN_HEADER,
+    STORE_LEFT_HEADER,
+    STORE_RETRIES_HEADER,
+)
 from celery_fanout.context import (
     Engine,
     Execution,
@@ -181,8 +185,10 @@ class Runs:
         logger.warning("%s", error)
         until = execution.now() + min(STORE_PAUSE_MAX, 2.0**retries)
         if engine_override.get() is None:
+            claimed: Any = getattr(execution.request, "fanout_claimed", None)
+            left = int(headers.get(STORE_LEFT_HEADER) or 0) if claimed is None else claimed.token
             self._suspension.republish(
-                execution.task, execution.request, until, store_retries=retries + 1
+                execution.task, execution.request, until, store_retries=retries + 1, left=left
             )
         signals.run_suspended.send(
             sender=execution.task, run=execution.run, until=until, reason="store", step=None
@@ -191,8 +197,13 @@ class Runs:
 
 
 def _copied(argument: Any) -> Any:
-    plain = type(argument) in (dict, list)
-    return copy.deepcopy(argument) if plain else argument
+    """Return a copy of what JSON knows; a body may have been given anything else to share it."""
+    found: Any = argument  # looked at, a checker would know it for a dict of unknowns
+    if type(argument) is dict:
+        return {key: _copied(item) for key, item in found.items()}
+    if type(argument) is list:
+        return [_copied(item) for item in found]
+    return found
 
 
 def _ordinary(task: Any, call: Callable[[], Any]) -> Any:

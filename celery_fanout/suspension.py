@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import Ignore, Reject
 from kombu.exceptions import OperationalError
 
-from celery_fanout.canvas import RESUME_HEADER, STORE_RETRIES_HEADER
+from celery_fanout.canvas import RESUME_HEADER, STORE_LEFT_HEADER, STORE_RETRIES_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,7 +79,13 @@ class Suspension:
         return min(max(0.0, until - self._clock()), self.max_hop)
 
     def republish(
-        self, task: Any, request: Any, until: float, *, store_retries: int | None = None
+        self,
+        task: Any,
+        request: Any,
+        until: float,
+        *,
+        store_retries: int | None = None,
+        left: int = 0,
     ) -> None:
         """Publish the run that ``request`` belongs to again.
 
@@ -88,6 +94,7 @@ class Suspension:
             request: its request.
             until: POSIX time at which it goes on.
             store_retries: how often it was put back because the store did not answer.
+            left: the token of the claim that is left so.
 
         Raises:
             Reject: if the broker does not take the message and the old one is still there.
@@ -97,9 +104,12 @@ class Suspension:
         # Celery's worker puts this one beside ours when the broker delivers a message again
         headers.pop("redelivered", None)
         headers.pop(STORE_RETRIES_HEADER, None)
+        headers.pop(STORE_LEFT_HEADER, None)
         headers[RESUME_HEADER] = until
         if store_retries is not None:
             headers[STORE_RETRIES_HEADER] = store_retries
+        if left:
+            headers[STORE_LEFT_HEADER] = left
         signature = task.signature_from_request(
             request,
             retries=request.retries,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kombu.utils import json as kombu_json
@@ -30,6 +31,7 @@ Status = Literal["done", "failed", "retrying", "waiting"]
 VERSION = 1
 
 
+@lru_cache(maxsize=4096)  # a worker meets the same steps in run after run
 def field_of(key: StepKey) -> str:
     """Return what a ledger calls the checkpoint of a step."""
     return "s" + encode(list(key))

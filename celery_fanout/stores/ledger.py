@@ -103,6 +103,7 @@ class Ledger(Protocol):
         retries: int = 0,
         recreate: NewEvent | None = None,
         put_back: bool = False,
+        left: int = 0,
     ) -> Claim:
         """Take a run for execution: raise its token, and hold it for ``rules.lease``.
 
@@ -114,6 +115,8 @@ class Ledger(Protocol):
             recreate: if the ledger does not know the run: its event, with this one run.
             put_back: whether the message was put back because the store did not answer: a lease
                 that is over is then no crash.
+            left: token of the claim that its worker has left so: nobody works with it any more, so
+                the run is taken though its lease is not over.
         """
         ...
 

@@ -21,6 +21,10 @@ def test_both_ledgers_do_the_same(redis_server: RedisServer) -> None:
     assert explore(redis_server, "always", STORIES) == STORIES
 
 
+def test_one_in_shards_does_the_same_too(redis_server: RedisServer) -> None:
+    assert explore(redis_server, "always", STORIES // 10, shards=3) == STORIES // 10
+
+
 def test_the_machine_may_reach_every_state() -> None:
     reached = {RunState.PENDING, *itertools.chain.from_iterable(TRANSITIONS.values())}
     assert reached == set(RunState)

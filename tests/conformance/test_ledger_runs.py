@@ -103,6 +103,18 @@ def test_a_claim_holds_for_a_lease(desk: Desk) -> None:
     assert desk.claim("e1-a", "w2").status == "held"
 
 
+def test_a_claim_that_was_left_is_taken_over_at_once(desk: Desk) -> None:
+    """Its worker put the message back as the store did not answer, and works with it no more."""
+    desk.emit("e1", "a")
+    token = desk.begin("e1-a")
+    assert desk.claim("e1-a", "w2", put_back=True).status == "held"
+    assert desk.claim("e1-a", "w2", put_back=True, left=token + 1).status == "held"
+    found = desk.claim("e1-a", "w2", put_back=True, left=token)
+    assert (found.status, found.token, found.crashes) == ("claimed", token + 1, 0)
+    assert desk.ledger.store("e1-a", token, "s", "1", final=True) is None
+    assert desk.claim("e1-a", "w3", put_back=True, left=token).status == "held"
+
+
 def test_a_lease_that_is_over_was_a_crash(desk: Desk) -> None:
     desk.emit("e1", "a")
     desk.begin("e1-a")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celery_fanout.stores.ledger import NewRun
+from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.states import RunState
 from tests.conformance.ledgers import RULES, Desk, done
 
@@ -55,6 +55,16 @@ def test_an_event_wakes_who_waits_for_it(desk: Desk) -> None:
         {"a": {"id": "x2", "type": "doc/ok"}, "d": {"n": [1]}},
     )
     assert list(desk.emit("x3", name="doc/ok").woken) == []  # it waits no more
+
+
+def test_each_of_many_events_says_whom_it_wakes(desk: Desk) -> None:
+    waiting = [suspended(desk, f"e{n}", {"n": n}) for n in range(3)]
+    found = desk.ledger.record(
+        [NewEvent(f"x{n}", "doc/ok", "{}", json.dumps({"n": n})) for n in range(3)]
+    )
+    assert [(recorded.status, list(recorded.woken)) for recorded in found] == [
+        ("new", [run_id]) for run_id in waiting
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from celery_fanout import current_run, on_event, step
 from tests.servers import Oracle
 
 LEASE = 2.0
+
+#: Which worker this is, for tests with several.
+NAME = os.environ.get("JOBS_NAME", "")
 
 
 def make_app(broker: str, store: str, **conf: Any) -> Celery:  # noqa: C901 - small tasks
@@ -64,6 +68,64 @@ def make_app(broker: str, store: str, **conf: Any) -> Celery:  # noqa: C901 - sm
         wait_for(data["gate"])
         return step.run("a", noted, "a", "a")
 
+    @task("job/split", "jobs.split")
+    def split(data: dict[str, Any]) -> list[str]:
+        write("body")
+        a = step.run("a", noted, "a", NAME)
+        wait_for(f"{data['gate']}{NAME}")
+        return [a, *(step.run(name, noted, name, NAME) for name in ("b", "c"))]
+
+    @task(
+        "job/flaky",
+        "jobs.flaky",
+        autoretry_for=(ConnectionError,),
+        max_retries=20,
+        retry_backoff=1,
+        retry_backoff_max=4,
+    )
+    def flaky(data: dict[str, Any]) -> str:
+        write("body")
+        if not Path(data["gate"]).exists():
+            raise ConnectionError("the dependency is down")
+        return step.run("a", noted, "a", "a")
+
+    @task("job/echo", "jobs.echo")
+    def echo(data: Any) -> Any:
+        write("body")
+        return data
+
+    @task("job/bad", "jobs.bad")
+    def bad(data: dict[str, Any]) -> None:
+        write("body")
+        step.run("a", noted, "a", "a")
+        step.run("b", unfit, data["what"])
+
+    @task("job/chatty", "jobs.chatty")
+    def chatty(data: dict[str, Any]) -> str:
+        write("body")
+        step.emit("more", "job/tailless", {})
+        return step.run("a", noted, "a", "a")
+
+    @task("job/tailless", "jobs.tailless")
+    def tailless(data: dict[str, Any]) -> str:
+        write("body")
+        return step.run("a", noted, "a", "a")
+
+    @task("job/waits", "jobs.waits")
+    def waits(data: dict[str, Any]) -> str:
+        write("body")
+        assert step.wait_for_event("w", "job/never", timeout=1) is None
+        write("woken")
+        return "timed out"
+
+    def herd(name: str) -> None:
+        @task("job/herd", f"jobs.herd.{name}")
+        def one_of_many(data: dict[str, Any]) -> None:
+            tally(Path(data["tally"], name))
+
+    for name in ("one", "two", "three"):
+        herd(name)
+
     @task("job/nap", "jobs.nap")
     def nap(data: dict[str, Any]) -> str:
         step.sleep("nap", data["seconds"])
@@ -79,17 +141,69 @@ def make_app(broker: str, store: str, **conf: Any) -> Celery:  # noqa: C901 - sm
     return app
 
 
+if "JOBS_CLOCK" in os.environ:
+    # a clock that is wrong, where libfaketime is not installed
+    _right, _wrong = time.time, float(os.environ["JOBS_CLOCK"])
+    _jump = os.environ.get("JOBS_CLOCK_FILE")
+
+    def _clock() -> float:
+        text = Path(_jump).read_text().strip().rstrip("s") if _jump else ""
+        return _right() + (float(text or 0) if _jump else _wrong)
+
+    time.time = _clock
+
+
 def write(what: str) -> None:
     """Write down that something begins."""
     run = current_run()
     assert run is not None
-    Oracle.from_environment().write(what=what, run=run.id, pid=os.getpid())
+    Oracle.from_environment().write(
+        what=what, run=run.id, pid=os.getpid(), worker=NAME, t=time.time()
+    )
 
 
 def noted(what: str, value: Any) -> Any:
     """Be a step: write down that it begins."""
     write(what)
     return value
+
+
+class TwoArguments(Exception):
+    """Cannot be made from its ``args``."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class NoText(Exception):
+    """Cannot be described."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def unfit(what: str) -> Any:
+    """Be a step that gives what nobody can keep."""
+    write("b")
+    if what == "two arguments":
+        raise TwoArguments("one", "two")
+    if what == "no text":
+        raise NoText
+    if what == "deep":
+        return unfit_depth(0)
+    return {"an object": object(), "too much": "x" * 2_000_000}[what]
+
+
+def unfit_depth(depth: int) -> Any:
+    """Exceed Python's stack."""
+    return unfit_depth(depth + 1)
+
+
+def tally(file: Path) -> None:
+    """Count one more execution; nobody is killed, so nothing has to be synced."""
+    handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.write(handle, b".")
+    os.close(handle)
 
 
 def slowly(what: str, seconds: float) -> str:
@@ -110,3 +224,15 @@ app = make_app(
     os.environ.get("JOBS_STORE", "cache+memory://"),
     **json.loads(os.environ.get("JOBS_CONF", "{}")),
 )
+
+
+if os.environ.get("JOBS_EMIT") == "worker_init":
+    from celery.signals import worker_init
+
+    @worker_init.connect(weak=False)
+    def emit_early(**_: Any) -> None:
+        """Emit, and read, before the pool forks."""
+        from celery_fanout import emit, get_fanout
+
+        emit("job/tailless", {}, app=app)
+        assert get_fanout(app).ledger.runs()

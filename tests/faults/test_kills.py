@@ -12,6 +12,7 @@ import pytest
 
 from celery_fanout.stores.states import RunState
 from tests.faults.conftest import Jobs
+from tests.faults.invariants import at_rest
 from tests.faults.jobs import LEASE
 from tests.processes import wait_until
 
@@ -51,10 +52,9 @@ def test_workers_are_killed_again_and_again(
             jobs.store.restart()
         wait_until(lambda begun=begun: time.monotonic() - begun > 2)
     last = time.monotonic()
-    found = jobs.settle(timeout=300)
+    at_rest(jobs, timeout=300, revive=True)
     waited = time.monotonic() - last
-    assert found == {S.SUCCEEDED: runs}
-    jobs.check_steps()
+    assert jobs.check(attempts=kills * 4) == {S.SUCCEEDED: runs}
     steps = {(r["run"], r["what"]) for r in jobs.oracle.read() if r["what"] in ("a", "b", "c")}
     assert len(steps) == 3 * runs
     crashes = sum(run.crashes for run in jobs.ledger.runs(limit=runs))
@@ -81,7 +81,7 @@ def test_a_pool_process_is_killed(jobs: Jobs, point: str, a: int, body: int) -> 
     assert run.get(timeout=30) == ["a", "b", "c"]
     counts = jobs.counts(run.id)
     assert (counts["a"], counts["b"], counts["c"], counts["body"]) == (a, 1, 1, body)
-    jobs.check_steps()
+    jobs.check()
 
 
 @pytest.mark.parametrize("point", ["settle.before", "tail.before_dispatch"])
@@ -91,14 +91,14 @@ def test_a_tail_survives_its_worker(jobs: Jobs, point: str) -> None:
     assert run.get(timeout=30) == "a"
     counts = jobs.counts()
     assert (counts["a"], counts["saved"]) == (1, 1)
-    assert jobs.settle() == {S.SUCCEEDED: 2}
+    assert jobs.check() == {S.SUCCEEDED: 2}
 
 
 def test_poison_ends(jobs: Jobs) -> None:
     jobs.worker(concurrency=1)
     poison, fine = jobs.emit("job/poison", {}), jobs.emit("job/steps", {})
     assert fine.runs[0].get(timeout=30) == ["a", "b", "c"]
-    assert jobs.settle() == {S.SUCCEEDED: 1, S.FAILED: 1}
+    assert jobs.check() == {S.SUCCEEDED: 1, S.FAILED: 1}
     run = jobs.ledger.run(poison.runs[0].id)
     assert run is not None
     assert (run.reason, run.crashes, run.detail["error"]["type"]) == ("crashed", 3, "WorkerCrashed")
@@ -121,7 +121,7 @@ def test_what_a_dead_worker_had_received_goes_out_again(jobs: Jobs, tmp_path: Pa
     first.kill()
     gate.touch()
     jobs.worker(concurrency=1)
-    assert jobs.settle() == {S.SUCCEEDED: 4}
+    assert jobs.check() == {S.SUCCEEDED: 4}
     run = jobs.ledger.run(held.runs[0].id)
     assert run is not None
     assert run.crashes == 1
@@ -140,7 +140,7 @@ def test_a_worker_that_stops_finishes_what_it_has(jobs: Jobs, tmp_path: Path) ->
     wait_until(lambda: time.monotonic() - begun > 2 * LEASE)
     jobs.worker(concurrency=2)
     gate.touch()
-    assert jobs.settle() == {S.SUCCEEDED: 2}
+    assert jobs.check() == {S.SUCCEEDED: 2}
     crashes = [jobs.ledger.run(emission.runs[0].id) for emission in held]
     assert [run.crashes for run in crashes if run] == [0, 0]
     assert jobs.counts()["body"] == 2
@@ -156,7 +156,7 @@ def test_a_revoked_run_is_cancelled(jobs: Jobs, tmp_path: Path) -> None:
     replies = jobs.app.control.revoke(run.id, reply=True, timeout=10, limit=1)
     assert replies
     gate.touch()
-    assert jobs.settle() == {S.SUCCEEDED: 1, S.CANCELLED: 1}
+    assert jobs.check() == {S.SUCCEEDED: 1, S.CANCELLED: 1}
     found = jobs.ledger.run(run.id)
     assert found is not None
     assert found.reason == "revoked"
@@ -171,6 +171,7 @@ def test_a_tail_that_cannot_be_dispatched_is_published_by_the_keeper(jobs: Jobs)
     found = jobs.ledger.run(run.id)
     assert found is not None
     assert (found.token, found.crashes) == (1, 0)
+    jobs.check()
 
 
 def test_redis_restarts_while_a_run_is_under_way(jobs: Jobs, tmp_path: Path) -> None:
@@ -182,3 +183,4 @@ def test_redis_restarts_while_a_run_is_under_way(jobs: Jobs, tmp_path: Path) -> 
     gate.touch()
     assert run.get(timeout=30) == "a"
     assert jobs.counts()["a"] == 1
+    jobs.check()

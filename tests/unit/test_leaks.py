@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from tests.servers import RedisServer
 
 
 @pytest.fixture
-def ledger(redis_url: str) -> RedisLedger:
-    return RedisLedger(redis_url, LedgerRules())
+def ledger(redis_url: str, redis_server: RedisServer) -> Iterator[RedisLedger]:
+    ledger = RedisLedger(redis_url, LedgerRules())
+    yield ledger
+    ledger.close()
+    redis_server.flush()  # what is wrong here is no leak of the tests that follow
 
 
 def fill(ledger: RedisLedger) -> None:
@@ -42,7 +45,6 @@ def fill(ledger: RedisLedger) -> None:
 def test_a_sound_ledger(ledger: RedisLedger) -> None:
     fill(ledger)
     assert audit(ledger.client) == []
-    ledger.close()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,6 @@ def test_what_is_wrong_with_one(
     fill(ledger)
     harm(ledger.client)
     assert audit(ledger.client) == problems
-    ledger.close()
 
 
 def test_a_wait_that_outlived_its_run(ledger: RedisLedger) -> None:
@@ -88,7 +89,6 @@ def test_a_wait_that_outlived_its_run(ledger: RedisLedger) -> None:
     (key,) = ledger.client.keys("{fanout}:wv:*")
     ledger.client.sadd(key, "w|a|s1")
     assert audit(ledger.client) == [f"{key} has the wait w|a|s1 of a run that has ended"]
-    ledger.close()
 
 
 def test_a_thread_and_a_file(tmp_path: Path, redis_server: RedisServer) -> None:

@@ -149,13 +149,22 @@ def test_the_result_is_that_of_the_last_link(ledger):
     assert (result.get(timeout=5), result.run_state) == (2, S.SUCCEEDED)
 
 
-def test_an_end_is_remembered(ledger):
+def test_a_failure_that_is_retried_is_no_end_any_more(ledger):
     result = RunResult(ledger, "r")
     end(ledger, S.FAILED, error=BOOM)
     assert result.failed()
     ledger.reopen("r", "try again")
-    assert result.failed()
-    assert not RunResult(ledger, "r").ready()
+    assert not result.ready()
+    end(ledger, S.SUCCEEDED, result="1")
+    assert result.get(timeout=0) == 1
+
+
+def test_a_success_is_remembered(ledger):
+    result = RunResult(ledger, "r")
+    end(ledger, S.SUCCEEDED, result="1")
+    assert result.get(timeout=0) == 1
+    ledger.book.rows.clear()
+    assert result.get(timeout=0) == 1
 
 
 def test_waiting(ledger):

@@ -147,6 +147,7 @@ class MemoryLedger(MemoryKeeping):
         retries: int = 0,
         recreate: NewEvent | None = None,
         put_back: bool = False,
+        left: int = 0,
     ) -> Claim:
         """Take a run for execution."""
         book = self.book
@@ -171,7 +172,7 @@ class MemoryLedger(MemoryKeeping):
             book.finalise(row, _S.CANCELLED, "expired")
             return self._answer(row, "expired")
         if row.state is _S.RUNNING:
-            if (row.due or 0.0) > book.now:
+            if (row.due or 0.0) > book.now and not (put_back and left == row.token):
                 return self._answer(row, "held", due=row.due or 0.0)
             # before the crash: it stays running, and take() would count the same crash again
             if retries < row.retries:

@@ -204,7 +204,9 @@ class _Line:
             if not self.connected:
                 connection.connect()
                 self.connected = True
-            connection.send_command(*command)
+            packed = connection.pack_command(*command)
+            # redis-py would send the messages of an emission one by one
+            connection.send_packed_command(packed if len(packed) == 1 else [b"".join(packed)])
             return connection.read_response()
         except ResponseError:
             raise

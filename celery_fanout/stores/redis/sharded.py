@@ -144,11 +144,12 @@ class ShardedLedger(ShardedViews):
         retries: int = 0,
         recreate: NewEvent | None = None,
         put_back: bool = False,
+        left: int = 0,
     ) -> Claim:
         """Take a run for execution."""
         shard = self._of(run_id, None if recreate is None else self._home(recreate.key))
         return shard.claim(
-            run_id, boot, nonce, retries=retries, recreate=recreate, put_back=put_back
+            run_id, boot, nonce, retries=retries, recreate=recreate, put_back=put_back, left=left
         )
 
     def store(self, run_id: str, token: int, field: str, text: str, *, final: bool) -> str | None:
@@ -260,7 +261,10 @@ class ShardedLedger(ShardedViews):
     def take(
         self, run_ids: Sequence[str] | None = None, *, limit: int = 100, grace: bool = False
     ) -> Taken:
-        """Take what is due, and tell of the events whose emitter died before it did."""
+        """Take what is due, and tell of the events whose emitter died before it did.
+
+        Of some runs ``next_due`` is that of their shards.
+        """
         if run_ids is not None:
             groups = self._grouped(run_ids) or [(shard, []) for shard in self.parts]
             return _merged([shard.take(ids, grace=grace) for shard, ids in groups])

@@ -95,9 +95,9 @@ class RedisLedger(RedisViews):
         """Record events and their runs."""
         if len(events) == 1 or not self._can_pipeline:
             return [recorded_of(e, self._scripts.run("record", *event_args(e))) for e in events]
-        self._scripts.run("record", *event_args(events[0]))  # the others find the script loaded
-        found: list[Recorded] = self._scripts.ask(self._record_many, events)
-        return found
+        first = self._scripts.run("record", *event_args(events[0]))
+        others = self._scripts.ask(self._record_many, events[1:])  # they find the script loaded
+        return [recorded_of(events[0], first), *others]
 
     def _record_many(self, events: Sequence[NewEvent]) -> list[Recorded]:
         pipe = self._scripts.client.pipeline(transaction=False)
@@ -131,9 +131,10 @@ class RedisLedger(RedisViews):
         retries: int = 0,
         recreate: NewEvent | None = None,
         put_back: bool = False,
+        left: int = 0,
     ) -> Claim:
         """Take a run for execution."""
-        args: list[Any] = [run_id, boot, nonce, retries, "1" if put_back else "0"]
+        args: list[Any] = [run_id, boot, nonce, retries, f"1{left}" if put_back else "0"]
         if recreate is None:
             args.append("")
         else:

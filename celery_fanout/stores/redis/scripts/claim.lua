@@ -1,6 +1,7 @@
 -- Take a run for execution.
 --
--- ARGV[3] id  ARGV[4] boot  ARGV[5] nonce  ARGV[6] retries of the message  ARGV[7] "1" if put back
+-- ARGV[3] id  ARGV[4] boot  ARGV[5] nonce  ARGV[6] retries of the message  ARGV[7] "0", or "1" and the
+-- token that was left if it was put back
 -- ARGV[8] "" or JSON of its event to recreate it from: key, name, gen
 -- ARGV[9] attributes  ARGV[10] data  ARGV[11] JSON of its run, see add_runs in lib.lua
 -- Returns {status, "state token retries crashes created due now", result, [field, text, ...], woken};
@@ -60,10 +61,10 @@ end
 local spent = tonumber(r.r or '0')
 if r.s == 'running' then
   local due = tonumber(call('ZSCORE', K .. ':due', id) or '0')
-  if due > now then return answer('held', {due = f(due)}) end
+  if due > now and ARGV[7] ~= '1' .. r.n then return answer('held', {due = f(due)}) end
   -- before the crash: it stays running, and take.lua would count the same crash again
   if retries < spent then return answer('stale') end
-  if ARGV[7] ~= '1' and not r.rl and crash(r, 'Its lease was over.') then return answer('crashed') end
+  if ARGV[7] == '0' and not r.rl and crash(r, 'Its lease was over.') then return answer('crashed') end
 elseif r.i and tonumber(r.i) > now + 0.001 then
   return answer('early', {due = r.i})
 end
