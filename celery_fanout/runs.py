@@ -93,7 +93,12 @@ class Runs:
                 call = functools.partial(body, *args, **kwargs)
                 return call() if own else _ordinary(task, call)
             # the body may change what it is given, and the message may be published again
-            return self._execute(task, request, found, lambda: body(*map(_copied, args), **kwargs))
+            try:
+                return self._execute(task, request, found, lambda: body(*map(_copied, args), **kwargs))
+            except Ignore as steering:
+                # Celery copies every frame of it, and all positions in their code, and reads none
+                # of that: 2 ms and 500 KB for each suspension
+                raise steering.with_traceback(None) from None
 
         wrapped: Any = run
         wrapped.fanout_wrapped = True
