@@ -61,7 +61,7 @@ class Trial:
             logs = "\n".join(worker.log[-3000:] for worker in self._engine.workers)
             return f"{self._records.count()} of {goal} records\n{logs}"
 
-        wait_until(lambda: self._records.count() >= goal, 1200, stuck)
+        wait_until(lambda: self._records.count() >= goal, 60 + events / 2, stuck)
 
     def _cpu(self) -> float:
         engine = self._engine
@@ -136,15 +136,20 @@ def try_out(kind: type[Engine], events: int, single: int) -> dict[int, Figures]:
     return found
 
 
-def _available() -> tuple[list[type[Engine]], list[str]]:
-    engines, notes = [], []
+def _available(only: Sequence[str]) -> tuple[list[type[Engine]], list[str]]:
+    engines: list[type[Engine]] = []
+    versions: dict[str, list[str]] = {}
+    missing = []
     for kind in ENGINES:
+        if only and not any(part in kind.name for part in only):
+            continue
         try:
-            notes.append(f"{kind.name}: {kind.versions()}")
+            versions.setdefault(kind.versions(), []).append(kind.name)
             engines.append(kind)
         except Unavailable as why:
-            notes.append(f"{kind.name}: not measured, {why}")
-    return engines, notes
+            missing.append(f"{kind.name}: not measured, {why}")
+    found = [f"{'; '.join(names)}: {version}" for version, names in versions.items()]
+    return engines, found + missing
 
 
 #: Columns of the table: what they say, of which figure, with how many digits, and which is better.
@@ -169,9 +174,7 @@ def main(rounds: int = 3, size: int = 2000, only: Sequence[str] = ()) -> None:
         size: how many events are emitted in a row.
         only: parts of the names of the engines that are wanted; by default all.
     """
-    engines, notes = _available()
-    if only:
-        engines = [kind for kind in engines if any(part in kind.name for part in only)]
+    engines, notes = _available(only)
     found: dict[tuple[str, int], list[Figures]] = {}
     for _ in range(rounds):
         for kind in engines:

@@ -21,7 +21,11 @@ def _subscribe(subscriber: int) -> tuple[restate.Service, Any, Any]:
     @service.handler()
     async def steps(ctx: restate.Context, document: dict[str, Any]) -> None:
         for number in range(STEPS):
-            await ctx.run_typed(f"part-{number}", one_step, document, subscriber, number)
+
+            async def part(number: int = number) -> dict[str, int]:  # any other needs a thread
+                return one_step(document, subscriber, number)
+
+            await ctx.run_typed(f"part-{number}", part)
 
     return service, plain, steps
 
