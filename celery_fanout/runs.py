@@ -94,7 +94,9 @@ class Runs:
                 return call() if own else _ordinary(task, call)
             # the body may change what it is given, and the message may be published again
             try:
-                return self._execute(task, request, found, lambda: body(*map(_copied, args), **kwargs))
+                return self._execute(
+                    task, request, found, lambda: body(*map(_copied, args), **kwargs)
+                )
             except Ignore as steering:
                 # Celery copies every frame of it, and all positions in their code, and reads none
                 # of that: 2 ms and 500 KB for each suspension

@@ -10,8 +10,8 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
-from celery_fanout.keeper import BATCH
 from celery_fanout.jsondata import encode
+from celery_fanout.keeper import BATCH
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.redis.store import RedisLedger
 from celery_fanout.stores.states import RunState
@@ -46,7 +46,9 @@ class Timers:
         """Record runs that start in an hour."""
         for start in range(0, len(self._ids), RUNS * 100):
             part = self._ids[start : start + RUNS * 100]
-            self._ledger.record([self._event(part[n : n + RUNS]) for n in range(0, len(part), RUNS)])
+            self._ledger.record(
+                [self._event(part[n : n + RUNS]) for n in range(0, len(part), RUNS)]
+            )
 
     def _event(self, run_ids: Sequence[str]) -> NewEvent:
         return NewEvent(

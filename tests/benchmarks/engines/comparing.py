@@ -98,7 +98,8 @@ class Trial:
             self._wait(start, steps, 1)
             found = list(self._records.read(start))
             last += [when - began for *_, mark, when in found if mark == LAST]
-            first += [when - began for *_, mark, when in found if mark == (FIRST if steps else LAST)]
+            begun = FIRST if steps else LAST
+            first += [when - began for *_, mark, when in found if mark == begun]
         return {
             "first p50": statistics.median(first) * 1e3,
             "first p95": _p95(first) * 1e3,
@@ -180,7 +181,7 @@ def main(rounds: int = 3, size: int = 2000, only: Sequence[str] = ()) -> None:
         for kind in engines:
             for steps, figures in try_out(kind, size, min(SINGLE, size)).items():
                 found.setdefault((kind.name, steps), []).append(figures)
-        engines.append(engines.pop(0))  # nobody always follows the same neighbour
+        engines = engines[1:] + engines[:1]  # nobody always follows the same neighbour
     engines.sort(key=ENGINES.index)
     for steps in (0, 3):
         rows = []

@@ -84,6 +84,7 @@ class DbosSqlite(_Dbos):
     """DBOS on a file, its default."""
 
     name = "DBOS, SQLite"
+
     def __init__(self, records: Path) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="fanout-dbos-")
         super().__init__(records)

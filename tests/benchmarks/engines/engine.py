@@ -18,7 +18,7 @@ from tests.processes import Process, family_of
 from tests.servers import ROOT
 
 
-class Unavailable(Exception):
+class Unavailable(Exception):  # noqa: N818 - named for the problem
     """An engine that is not to be had here; the message says why, and what to install."""
 
 
@@ -28,13 +28,10 @@ def need(*distributions: str) -> str:
     Raises:
         Unavailable: if one is not installed.
     """
-    found = []
-    for name in distributions:
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            raise Unavailable(f"{name} is not installed: make bench installs it") from None
-    return ", ".join(found)
+    try:
+        return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in distributions)
+    except importlib.metadata.PackageNotFoundError as exc:
+        raise Unavailable(f"{exc.name} is not installed: make bench installs it") from None
 
 
 def document(number: int) -> dict[str, Any]:
