@@ -66,7 +66,7 @@ class Sleepers:
         self.emit(trial, began)  # these find that it is time already
         wait_until(lambda: self.stage.done() >= trial, 120)
         each = (time.time() - began) / trial
-        self.until = time.time() + 2 * each * self.count + idle + 10
+        self.until = time.time() + 2 * each * self.count + idle + 6
         before = self.used()
         self.emit(self.count, self.until)
         wait_until(lambda: self.suspended() >= self.count, 60 + 10 * each * self.count)

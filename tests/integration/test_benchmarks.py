@@ -17,7 +17,7 @@ def cells(printed, row):
 def test_sleeping_runs_are_weighed_and_all_wake(capsys):
     sleeping.main(size=40, idle=0.2)
     printed = capsys.readouterr().out
-    assert int(cells(printed, "beyond its data")[1].replace(",", "")) > 0
+    assert cells(printed, "beyond its data")[2] == "1,024"
     assert int(cells(printed, "done/s")[1].replace(",", "")) > 0
 
 

@@ -110,7 +110,7 @@ class Restate(Engine):
 
     def emit(self, steps: int, number: int) -> None:
         event = {"steps": steps, "data": document(number)}
-        status, text = _post(self._http, "/Events/emit", event)
+        status, text = _post(self._http, "/Events/emit/send", event)  # accepted, as an emit is
         assert 200 <= status < 300, text
 
 
