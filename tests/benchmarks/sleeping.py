@@ -71,7 +71,7 @@ class Sleepers:
         self.emit(self._others, began + 86_400)
         wait_until(lambda: self.suspended() >= self._others, 120)
         each = (time.time() - began) / self._others
-        self.until = time.time() + 2.5 * each * self.count + idle + 6
+        self.until = time.time() + 2 * each * self.count + idle + 6
         before = self.used()
         self.emit(self.count, self.until)
 
