@@ -56,7 +56,7 @@ test-matrix: ## the tests on the oldest and on the newest versions of everything
 	@scripts/test-matrix $(MATRIX)
 
 .PHONY: bench
-bench: $(venv)/.has-bench ## measure emit, runs and steps against plain Celery
+bench: $(venv)/.has-bench ## measure against plain Celery (ARGS=engines: against other engines; --help)
 	@scripts/ensure-servers
 	$(python) -m tests.benchmarks $(ARGS)
 

@@ -97,7 +97,14 @@ class Runs:
                 call = functools.partial(body, *args, **kwargs)
                 return call() if own else _ordinary(task, call)
             # the body may change what it is given, and the message may be published again
-            return self._execute(task, request, found, lambda: body(*map(_copied, args), **kwargs))
+            try:
+                return self._execute(
+                    task, request, found, lambda: body(*map(_copied, args), **kwargs)
+                )
+            except Ignore as steering:
+                # Celery copies every frame of it, and all positions in their code, and reads none
+                # of that: 2 ms and 500 KB for each suspension
+                raise steering.with_traceback(None) from None
 
         wrapped: Any = run
         wrapped.fanout_wrapped = True
@@ -293,5 +300,16 @@ def _on_failure(sender: Any = None, exception: Any = None, **_: Any) -> None:
         signals.run_failed.send(sender=sender, run=run, exception=exception)
 
 
+def _on_postrun(retval: Any = None, **_: Any) -> None:
+    """Let go of the frames of an exception that steers a run.
+
+    It refers to Celery's frame, which refers to it and to what Celery copied of its traceback: 350
+    KB, which only the garbage collector would free, and that counts objects, not bytes.
+    """
+    if isinstance(retval, (Ignore, Retry)):
+        retval.__traceback__ = None
+
+
+celery_signals.task_postrun.connect(_on_postrun, weak=False)
 celery_signals.task_success.connect(_on_success, weak=False)
 celery_signals.task_failure.connect(_on_failure, weak=False)

@@ -84,6 +84,12 @@ def make_app(**conf: Any) -> Celery:
         done()
         return RESULT
 
+    @on_event("document/sleeping")
+    @app.task(name="documents.sleeping", shared=False)
+    def sleeping(document: dict[str, Any]) -> None:
+        step.sleep_until("rest", document["until"])
+        done()
+
     for number in range(SUBSCRIBERS):
         _subscribe(app, number)
     app.finalize()

@@ -85,12 +85,17 @@ def take_turns(
     return found
 
 
-def cpu_of(pids: Iterable[int]) -> float:
-    """Return the CPU time that processes have used, in seconds, user and system."""
+def cpu_of(pids: Iterable[int], *, children: bool = False) -> float:
+    """Return the CPU time that processes have used, in seconds, user and system.
+
+    Args:
+        pids: the processes.
+        children: whether to add that of their children that have ended.
+    """
     ticks = 0
     for pid in pids:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(words[11]) + int(words[12])
+        ticks += sum(map(int, words[11 : 15 if children else 13]))
     return ticks / _TICK
 
 

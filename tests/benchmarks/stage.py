@@ -33,6 +33,17 @@ class FastWorker(Worker):
         return [*command[:at], "fanout", *mine]
 
 
+class KeeperProcess(Worker):
+    """``celery -A APP fanout keeper``."""
+
+    def command(self) -> Sequence[str]:
+        command = list(super().command())
+        return [*command[: command.index("worker")], "fanout", "keeper"]
+
+    def is_ready(self) -> bool:
+        return "keeper ready." in self.log_since_start
+
+
 class Stage:
     """One or more workers on one Redis, which is the broker and has the results or the ledger.
 
@@ -41,6 +52,9 @@ class Stage:
         workers: how many.
         concurrency: processes or threads of each.
         conf: settings of the app.
+
+    Attributes:
+        environment: what a process of the same app needs.
     """
 
     def __init__(
@@ -64,6 +78,7 @@ class Stage:
         self.app: Celery = make_app(**settings)
         self._done = self.redis.directory / "done"
         self._done.touch()
+        self.environment = {CONF: json.dumps(settings), DONE: str(self._done)}
         kind = FastWorker if pool == "fast" else Worker
         self.workers: list[Process] = [
             kind(
@@ -71,7 +86,7 @@ class Stage:
                 pool="solo" if pool == "fast" else pool,
                 concurrency=1 if pool in ("solo", "fast") else concurrency,
                 args=["--without-mingle"],
-                env={CONF: json.dumps(settings), DONE: str(self._done)},
+                env=self.environment,
             )
             for _ in range(workers)
         ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import time
 import uuid
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -654,3 +656,27 @@ def test_ordinary_calls_send_no_signals(shop: Shop) -> None:
     ):
         assert task.delay(1).get(timeout=60) == "result"
     assert started == succeeded == left == []
+
+
+def test_a_suspension_leaves_nothing_to_the_garbage_collector(shop: Shop) -> None:
+    """Celery copies the traceback of an exception that its own frame refers to."""
+    raised: list[weakref.ref[BaseException]] = []
+
+    def note(retval: Any, **_: Any) -> None:
+        if isinstance(retval, Ignore):
+            raised.append(weakref.ref(retval))
+
+    def body(order: Any) -> None:
+        step.sleep("a while", 0.1)
+
+    shop.subscribe(body)
+    signals.task_postrun.connect(note, weak=False)
+    gc.collect()
+    gc.disable()
+    try:
+        with shop.worker():
+            shop.emit().get(timeout=60)
+            wait_until(lambda: raised and raised[0]() is None)
+    finally:
+        gc.enable()
+        signals.task_postrun.disconnect(note)

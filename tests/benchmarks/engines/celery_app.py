@@ -1,0 +1,66 @@
+"""Subscribers as runs of ours, as plain Celery tasks, and as plain Celery chains."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from celery import Celery, chain
+
+from celery_fanout import on_event, step
+from tests.benchmarks import documents  # noqa: F401 - logs as its workers do
+from tests.benchmarks.engines.records import STEPS, SUBSCRIBERS, no_steps, one_step
+
+#: Environment variable by which a worker learns its app's settings.
+CONF = "BENCHMARK_ENGINE_CONF"
+
+
+def make_app(**conf: Any) -> Celery:
+    """Return the app. Workers and their benchmark call it with the same settings."""
+    app = Celery("engines", set_as_current=False)
+    app.conf.update(conf)
+    for subscriber in range(SUBSCRIBERS):
+        _subscribe(app, subscriber)
+        _plain(app, subscriber)
+    app.finalize()
+    return app
+
+
+def _subscribe(app: Celery, subscriber: int) -> None:
+    @on_event("document/0")
+    @app.task(name=f"runs.plain_{subscriber}", shared=False)
+    def plain(document: dict[str, Any]) -> None:
+        no_steps(document, subscriber)
+
+    @on_event("document/3")
+    @app.task(name=f"runs.steps_{subscriber}", shared=False)
+    def steps(document: dict[str, Any]) -> None:
+        for number in range(STEPS):
+            step.run(f"part-{number}", one_step, document, subscriber, number)
+
+
+def _plain(app: Celery, subscriber: int) -> None:
+    @app.task(name=f"tasks.plain_{subscriber}", ignore_result=True, shared=False)
+    def plain(document: dict[str, Any]) -> None:
+        no_steps(document, subscriber)
+
+    for number in range(STEPS):
+
+        @app.task(name=f"tasks.step_{subscriber}_{number}", ignore_result=True, shared=False)
+        def part(document: dict[str, Any], number: int = number) -> dict[str, Any]:
+            one_step(document, subscriber, number)
+            return document
+
+
+def chains(app: Celery, document: dict[str, Any]) -> list[Any]:
+    """Return one chain of three tasks for each subscriber."""
+    found = []
+    for subscriber in range(SUBSCRIBERS):
+        first, *rest = (app.tasks[f"tasks.step_{subscriber}_{number}"] for number in range(STEPS))
+        found.append(chain(first.s(document), *(task.s() for task in rest), app=app))
+    return found
+
+
+if CONF in os.environ:
+    app = make_app(**json.loads(os.environ[CONF]))
