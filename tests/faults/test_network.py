@@ -139,7 +139,9 @@ def test_the_reply_to_the_end_of_a_tail_is_swallowed(jobs: Jobs, lines: Lines) -
     jobs.worker(concurrency=1, **lines.env)
     jobs.emit("job/tail", {}).get(timeout=30)
     jobs.check()
-    lines.store.swallow_replies(sha(jobs, "settle"), times=2)  # it is completing, and it has succeeded
+    lines.store.swallow_replies(
+        sha(jobs, "settle"), times=2
+    )  # it is completing, and it has succeeded
     jobs.emit("job/tail", {}).get(timeout=30)
     assert jobs.check() == {S.SUCCEEDED: 4}
     assert lines.store.swallowed == 2

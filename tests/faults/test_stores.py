@@ -92,9 +92,7 @@ def test_the_broker_restarts_while_four_processes_emit(
     _, breaks = broken
     jobs.worker()
     with ExitStack() as stack:
-        producers = [
-            stack.enter_context(Producer(jobs, f"p{n}", number, 0.02)) for n in range(4)
-        ]
+        producers = [stack.enter_context(Producer(jobs, f"p{n}", number, 0.02)) for n in range(4)]
         wait_until(lambda: outcomes(jobs.oracle)[0] > number // 2)
         breaks()
         wait_until(lambda: not any(producer.alive for producer in producers), timeout=240)
@@ -171,7 +169,10 @@ def test_a_ledger_with_an_append_only_file_is_killed(
 ) -> None:
     """Redis writes before it answers: only the machine's end could take what was answered."""
     number = 60 if bounded else 500
-    with RedisServer(appendonly=True, options={"appendfsync": fsync}) as store, ExitStack() as stack:
+    with (
+        RedisServer(appendonly=True, options={"appendfsync": fsync}) as store,
+        ExitStack() as stack,
+    ):
         durable = Jobs(store, store.url(1), oracle, tmp_path, start_any)
         durable.conf["fanout_publish_timeout"] = 1
         worker = durable.worker()

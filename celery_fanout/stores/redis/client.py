@@ -235,7 +235,9 @@ def _exchange(connection: Any, command: list[Any]) -> Any:
         return connection.read_response()
     except ResponseError:
         raise
-    except BaseException:  # of whatever kind: an answer that nobody has read would be the next one's
+    except (
+        BaseException
+    ):  # of whatever kind: an answer that nobody has read would be the next one's
         connection.disconnect()
         raise
 
