@@ -84,7 +84,7 @@ class Soak:
         self.samples: list[Sample] = []
         self.emitted = self.broken = 0
         self.begun = time.monotonic()
-        self.steady = jobs.worker(concurrency=2)  # never killed, and measured
+        self.steady = jobs.worker(concurrency=2, JOBS_COLLECT="1")  # never killed, and measured
         self.victims = [jobs.worker(concurrency=2) for _ in range(2)]
         self.again: list[tuple[str, Any, str]] = []  # emit() raised: once more, with the same id
 

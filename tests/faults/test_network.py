@@ -91,7 +91,7 @@ def test_the_reply_to_a_publish_is_swallowed(jobs: Jobs, lines: Lines, emitter: 
 
 @pytest.mark.parametrize("one_script", [False, True])
 def test_the_reply_to_a_record_is_swallowed(jobs: Jobs, one_script: bool) -> None:
-    """The event is recorded again, which changes nothing: with its messages, if it is one script."""
+    """The event is recorded again, which changes nothing; in one script with its messages, too."""
     if one_script:
         jobs.broker = jobs.store.url()
     jobs.worker()

@@ -23,7 +23,7 @@ def test_what_was_emitted_before_the_fork(jobs: Jobs, pool: str, bounded: bool) 
     """A child shares no connection with its parent: else they would read each other's replies."""
     number = 20 if bounded else 500
     worker = jobs.worker(pool=pool, concurrency=4, JOBS_EMIT="worker_init")
-    wait_until(lambda: jobs.ledger.runs())  # the parent's
+    wait_until(jobs.ledger.runs)  # the parent's
     for _ in range(number):
         jobs.emit("job/chatty", {})  # each emits too
     assert jobs.check() == {S.SUCCEEDED: 2 * number + 1}

@@ -1,4 +1,4 @@
-"""Workers that are asked to end: warm, soft and cold. What they had goes on elsewhere, uncounted."""
+"""Workers that are asked to end: warm, soft and cold. What they had goes on, and is no crash."""
 
 from __future__ import annotations
 
