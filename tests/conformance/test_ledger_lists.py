@@ -111,3 +111,16 @@ def test_a_run_that_has_expired_is_told_of_no_more(desk: Desk) -> None:
     lost = NewEvent("e1", "doc/up", '{"id":"e1"}', "null", [NewRun("e1-a", "a@doc/up")])
     assert desk.claim("e1-a", recreate=lost).status == "claimed"
     assert desk.ledger.untold(older_than=0) == []
+
+
+@pytest.mark.xfail(
+    strict=True, reason="who was held back waits for the next resume if one was cut short"
+)
+def test_a_resume_that_was_cut_short_goes_on(desk: Desk) -> None:
+    desk.ledger.pause("a@doc/up")
+    for number in range(2):
+        desk.emit(f"e{number}", "a")
+    assert desk.ledger.resume("a@doc/up", limit=1) == (1, True)  # and its process dies
+    desk.clock.advance(100_000)
+    desk.ledger.sweep()
+    assert sorted(desk.taken()) == ["e0-a", "e1-a"]
