@@ -100,7 +100,10 @@ def test_the_broker_restarts_while_four_processes_emit(
     assert accepted + refused == 4 * number
     if request.node.callspec.params["broken"] != "one redis":
         assert refused == 0  # the ledger was there
-    # RabbitMQ loses what it had not read: that is missed after five minutes
+    if bounded and request.node.callspec.params["broken"] == "rabbit":
+        # it loses what it had not read, which is missed after five minutes: no need to wait
+        passes(LEASE)
+        jobs.ledger.resend("celery", jobs.ledger.time(), limit=1000)
     counts = jobs.check(timeout=400, revive=True)
     assert set(counts) == {S.SUCCEEDED}
     assert accepted <= counts[S.SUCCEEDED] <= accepted + refused
