@@ -273,11 +273,11 @@ def test_an_outage_longer_than_a_lease_is_no_crash(
     jobs.worker(concurrency=1)
     held = jobs.emit("job/split", {"gate": str(gate)}).runs[0]
     jobs.wait_for("a")
-    jobs.store.pause()
+    jobs.store.kill()
     gate.touch()
     wait_until(lambda: "b" in jobs.counts())
     passes(2 * LEASE)
-    jobs.store.resume()
+    jobs.store.start()
     assert jobs.check() == {S.SUCCEEDED: 1}
     assert jobs.run(held.id).crashes == 0
 
