@@ -100,7 +100,10 @@ def test_the_broker_restarts_while_four_processes_emit(
     assert accepted + refused == 4 * number
     if request.node.callspec.params["broken"] != "one redis":
         assert refused == 0  # the ledger was there
-    # RabbitMQ loses what it had not read: that is missed after five minutes
+    if bounded and request.node.callspec.params["broken"] == "rabbit":
+        # it loses what it had not read, which is missed after five minutes: no need to wait
+        passes(LEASE)
+        jobs.ledger.resend("celery", jobs.ledger.time(), limit=1000)
     counts = jobs.check(timeout=400, revive=True)
     assert set(counts) == {S.SUCCEEDED}
     assert accepted <= counts[S.SUCCEEDED] <= accepted + refused
@@ -270,11 +273,11 @@ def test_an_outage_longer_than_a_lease_is_no_crash(
     jobs.worker(concurrency=1)
     held = jobs.emit("job/split", {"gate": str(gate)}).runs[0]
     jobs.wait_for("a")
-    jobs.store.pause()
+    jobs.store.kill()
     gate.touch()
     wait_until(lambda: "b" in jobs.counts())
     passes(2 * LEASE)
-    jobs.store.resume()
+    jobs.store.start()
     assert jobs.check() == {S.SUCCEEDED: 1}
     assert jobs.run(held.id).crashes == 0
 
