@@ -6,6 +6,7 @@ the other, over and over, and what is compared is the median of the ratios withi
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import statistics
@@ -94,8 +95,9 @@ def cpu_of(pids: Iterable[int], *, children: bool = False) -> float:
     """
     ticks = 0
     for pid in pids:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += sum(map(int, words[11 : 15 if children else 13]))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, words[11 : 15 if children else 13]))
     return ticks / _TICK
 
 
@@ -103,9 +105,10 @@ def memory_of(pids: Iterable[int]) -> float:
     """Return the memory of processes in MiB; what they share counts once."""
     total = 0
     for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1])
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
     return total / 1024
 
 

@@ -33,7 +33,12 @@ def program() -> Path:
         raise Unavailable("its server comes from npm, which is not installed: apt-get install npm")
     folder.mkdir(exist_ok=True)
     command = ["npm", "install", "--no-audit", "--no-fund", f"{PACKAGE}@{VERSION}"]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    try:
+        ended = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, check=False, timeout=300
+        )
+    except subprocess.TimeoutExpired:
+        raise Unavailable("npm did not install its server within five minutes") from None
     if ended.returncode or not found.exists():
         raise Unavailable(f"npm did not install its server: {ended.stderr.strip()[-300:]}")
     return found
