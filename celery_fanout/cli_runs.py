@@ -20,6 +20,9 @@ __all__ = ["COMMANDS"]
 #: How much of an error's message stands in a table.
 MAX_ERROR = 100
 
+#: How many runs of an event are listed with it.
+MAX_SHOWN = 1000
+
 
 def _run_data(run: RunRecord) -> dict[str, Any]:
     """Return a run as JSON data: texts of the ledger that are JSON are read."""
@@ -212,7 +215,7 @@ def _show_run(fanout: Fanout, run: RunRecord, *, traceback: bool, as_json: bool)
 def _show_event(fanout: Fanout, event: EventRecord, *, as_json: bool) -> None:
     from celery_fanout.timeline import describe_event
 
-    found = fanout.runs.list(event=event.key, limit=len(event.runs) + len(event.replayed))
+    found = fanout.runs.list(event=event.key, limit=MAX_SHOWN)
     if as_json:
         print_json({**_event_data(event), "runs": [_run_data(run) for run in found]})
         return
@@ -220,6 +223,8 @@ def _show_event(fanout: Fanout, event: EventRecord, *, as_json: bool) -> None:
     if found:
         click.echo("")
         _print_runs(found)
+    if len(found) == MAX_SHOWN:
+        click.echo(f"There are more: fanout runs --event {event.key}")
 
 
 #: The commands of this module, for the group.

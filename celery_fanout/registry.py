@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 from dataclasses import dataclass
@@ -287,6 +288,14 @@ def _place_of(exc: BaseException) -> str:
 
 
 def _check_signature(task: Any, declaration: Declaration) -> None:
+    body = getattr(task, "_orig_run", task.run)  # below autoretry
+    if inspect.iscoroutinefunction(body) or inspect.isgeneratorfunction(body):
+        kind = "a coroutine" if inspect.iscoroutinefunction(body) else "a generator"
+        raise InvalidSubscription(
+            f"The subscriber {task.name} at {declaration.where}",
+            f"is {kind} function, and a worker that calls it only makes {kind}",
+            "Write a function that does the work, with asyncio.run(...) inside if need be.",
+        )
     header = getattr(task, "__header__", None)
     if not getattr(task, "typing", False) or header is None:
         return

@@ -39,7 +39,12 @@ def _supervised(base: Any, supervisor: Supervisor) -> Any:
             if RUN_HEADER in self.request_dict:
                 supervisor.let_go(self.id)  # Celery forgets the request now
             given: Any = super()
-            return given.cancel(*args, **kwargs)
+            try:
+                return given.cancel(*args, **kwargs)
+            except NotImplementedError:
+                # A solo or threads pool cannot end a task. Celery calls this from a signal handler,
+                # and so, in a solo worker, inside the body: it would fail with the pool's error.
+                logger.warning("Task %s goes on: its pool cannot end it", self.id)
 
         def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
             error = getattr(exc_info.exception, "exc", exc_info.exception)

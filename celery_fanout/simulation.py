@@ -6,6 +6,7 @@ What would be published lies in :attr:`Simulation.inbox`; what a worker would do
 
 from __future__ import annotations
 
+import difflib
 import time
 import uuid
 from collections import deque
@@ -184,7 +185,7 @@ class Simulation:
     ) -> None:
         self._fanout = fanout
         self._alone = alone
-        self._invoked = {getattr(task, "name", task): end for task, end in (invoked or {}).items()}
+        self._invoked = _stand_ins(fanout, invoked or {})
         self.clock = clock or Clock()
         self.ledger = MemoryLedger(rules_of(fanout.settings), self.clock)
         self.events = CapturedEvents()
@@ -374,3 +375,16 @@ class Simulation:
         assert run is not None  # noqa: S101 - it is being executed
         self.ledger.settle(run_id, run.token, RunState.PENDING, reason="replayed")
         self.level2.wakeups.wake([run_id])
+
+
+def _stand_ins(fanout: Fanout, invoked: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return by name what stands in for tasks. With a typo the task itself would be called."""
+    found = {str(getattr(task, "name", task)): end for task, end in invoked.items()}
+    registered: Any = fanout.app.tasks
+    tasks = [str(name) for name in registered]
+    for name in found:
+        if name not in tasks:
+            near = difflib.get_close_matches(name, tasks, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else "Pass the task itself."
+            raise LookupError(f"invoked= names {name!r}, which is no task of the app. {hint}")
+    return found

@@ -68,7 +68,8 @@ def run(
 
     Raises:
         NonDeterministicBody: with ``always_replay``, if the body called other steps on replay.
-        LookupError: if the task has no such subscription.
+        LookupError: if the task has no such subscription, or ``invoked`` names no task.
+        TypeError: if ``subscriber`` is no task.
     """
     fanout = get_fanout(app or getattr(subscriber, "app", None))
     fanout.load()
@@ -107,7 +108,10 @@ def simulate(
 
 
 def _subscription(fanout: Fanout, task: Any, event: str | None) -> Subscription:
-    every = [sub for sub in fanout.registry if sub.task.name == task.name]
+    name = getattr(task, "name", None)
+    if not isinstance(name, str):
+        raise TypeError(f"{task!r} is no Celery task. Put @app.task or @shared_task above it.")
+    every = [sub for sub in fanout.registry if sub.task.name == name]
     own = every
     if event is not None:
         matching = {sub.id for sub in fanout.registry.candidates(event)}

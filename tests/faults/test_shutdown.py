@@ -61,6 +61,20 @@ def test_cold_shutdowns_are_no_crashes(jobs: Jobs, tmp_path: Path) -> None:
     assert (counts["a"], counts["b"], counts["c"]) == (1, 1, 1)
 
 
+def test_a_pool_that_cannot_end_its_task(jobs: Jobs, tmp_path: Path) -> None:
+    """Celery calls it from a signal handler, inside the body, which its error would end."""
+    run_id, gate = held_run(jobs, tmp_path)
+    worker = jobs.worker(pool="solo", concurrency=1)
+    stored(jobs, run_id)
+    send(worker, signal.SIGQUIT)
+    worker.wait_for_log("its pool cannot end it")
+    gate.touch()
+    ended(worker)
+    worker.start()
+    assert jobs.check() == {S.SUCCEEDED: 1}
+    assert jobs.run(run_id).crashes == 0
+
+
 def test_a_second_sigterm_is_no_crash(jobs: Jobs, tmp_path: Path) -> None:
     """People press Ctrl-C until it is over."""
     run_id, gate = held_run(jobs, tmp_path)

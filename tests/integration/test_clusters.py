@@ -72,7 +72,9 @@ def test_sentinel_puts_the_replica_in_the_masters_place() -> None:
         first, second = group.servers
         assert group.master is first
         with first.client() as client:
-            client.set("last", 1)  # WAIT is for what this connection has written, and what came before
+            client.set(
+                "last", 1
+            )  # WAIT is for what this connection has written, and what came before
             assert client.wait(1, 10_000) == 1
         assert group.fail_over() is first
         assert group.master is second

@@ -338,6 +338,27 @@ def bound_with_none(self): ...
 def bound_with_two(self, a, b): ...
 
 
+async def makes_a_coroutine(data): ...
+
+
+def makes_a_generator(data):
+    yield data
+
+
+@pytest.mark.parametrize("options", [{}, {"autoretry_for": (OSError,)}])
+@pytest.mark.parametrize(
+    ("function", "kind"), [(makes_a_coroutine, "a coroutine"), (makes_a_generator, "a generator")]
+)
+def test_a_subscriber_must_do_the_work_when_it_is_called(app, function, kind, options):
+    on_event("order/paid")(app.task(name="wrong", **options)(function))
+    where = declared.all[-1].where
+    assert error_of(finalised(app)) == (
+        f"The subscriber wrong at {where} is {kind} function, and a worker that calls it only "
+        f"makes {kind}. Write a function that does the work, with asyncio.run(...) inside if need "
+        "be."
+    )
+
+
 @pytest.mark.parametrize(
     ("function", "options", "problem"),
     [

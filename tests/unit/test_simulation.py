@@ -454,3 +454,25 @@ def test_a_simulation_in_an_eager_app(fanout: FanoutTester) -> None:
     finally:
         app.conf.task_always_eager = False
     gc.collect()
+
+
+def test_a_stand_in_for_no_task(fanout: FanoutTester) -> None:
+    """With a typo the task itself would be called: the customer's card, perhaps."""
+    for call in (
+        lambda: fanout.run(check_out, {"total": 5}, invoked={charge.name[:-1]: 1}),
+        lambda: fanout.simulate(invoked={charge.name[:-1]: 1}).__enter__(),
+    ):
+        with pytest.raises(LookupError) as caught:
+            call()
+        assert str(caught.value) == (
+            f"invoked= names {charge.name[:-1]!r}, which is no task of the app. "
+            f"Did you mean {charge.name!r}?"
+        )
+
+
+def test_a_run_of_what_is_no_task(fanout: FanoutTester) -> None:
+    with pytest.raises(TypeError) as caught:
+        fanout.run(len, {})
+    assert str(caught.value) == (
+        "<built-in function len> is no Celery task. Put @app.task or @shared_task above it."
+    )
