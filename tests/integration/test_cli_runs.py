@@ -39,6 +39,17 @@ def ship(order):
 @app.task(name="shop.audit", max_retries=0)
 def audit(order):
     step.sleep("night", 8 * 3600)
+
+
+@app.task(name="shop.file", max_retries=0)
+def file(number):
+    return number
+
+
+@on_event("order/closed", then=file)
+@app.task(name="shop.close", max_retries=0)
+def close(order):
+    return order["id"]
 """
 SHIP = "shop.ship@order/paid"
 #: All commands that need a ledger, with the arguments that they insist on.
@@ -124,6 +135,14 @@ def plain(text):
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>", text)
     text = re.sub(r"\+[\d.]+ m?s +", "<after> ", text)
     return "".join(f"{re.sub(' {2,}', '  ', line)}\n" for line in text.splitlines())
+
+
+def test_an_event_is_shown_with_what_its_runs_asked_for(shop):
+    with Worker("shop", cwd=shop.path, pool="solo"):
+        shop("emit", "order/closed", '{"id": "o-9", "total": 5}', "--id", "o-9")
+        shop.wait_for("succeeded", 2)
+    runs = shop.json("show", "o-9")["runs"]
+    assert sorted(run["kind"] for run in runs) == ["event", "then"]
 
 
 def test_looking(shop):
