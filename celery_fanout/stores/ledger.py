@@ -292,7 +292,10 @@ class Ledger(Protocol):
         ...
 
     def sweep(self, *, limit: int = 1000) -> int:
-        """Remove what has expired from the indexes; return how many runs."""
+        """Remove what has expired from the indexes; return how many runs.
+
+        What is held back though its subscription is not paused goes: a resume was cut short.
+        """
         ...
 
     # -- reading --------------------------------------------------------------------------------

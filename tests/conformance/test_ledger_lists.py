@@ -113,9 +113,6 @@ def test_a_run_that_has_expired_is_told_of_no_more(desk: Desk) -> None:
     assert desk.ledger.untold(older_than=0) == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="who was held back waits for the next resume if one was cut short"
-)
 def test_a_resume_that_was_cut_short_goes_on(desk: Desk) -> None:
     desk.ledger.pause("a@doc/up")
     for number in range(2):

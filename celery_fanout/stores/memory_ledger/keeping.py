@@ -187,5 +187,9 @@ class MemoryKeeping(MemoryViews):
 
     @operation
     def sweep(self, *, limit: int = 1000) -> int:
-        """Drop what has expired."""
-        return self.book.forget(limit)
+        """Drop what has expired, and let go of what a resume that was cut short has left."""
+        book = self.book
+        held = {row.subscription for row in book.rows.values() if row.state is _S.GATED}
+        for subscription in held - book.paused.keys():
+            self._let_go(subscription, limit)
+        return book.forget(limit)

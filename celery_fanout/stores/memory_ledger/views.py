@@ -216,17 +216,22 @@ class MemoryViews:
             if go_on and subscription in book.paused:
                 return 0, False
             book.paused.pop(subscription, None)
-            gated = [
-                row
-                for row in book.rows.values()
-                if row.state is RunState.GATED and row.subscription == subscription
-            ]
-            gated.sort(key=lambda row: (row.updated, row.id))
-            for row in gated[:limit]:
-                resume = row.resume if row.resume is not None else book.now
-                due = book.now if resume == float("inf") else max(resume, book.now)
-                book.enter(row, RunState.PENDING, due)
-            return len(gated[:limit]), len(gated) > limit
+            return self._let_go(subscription, limit)
+
+    def _let_go(self, subscription: str, limit: int) -> tuple[int, bool]:
+        """Let runs go that are held back; return how many, and whether any are left."""
+        book = self.book
+        gated = [
+            row
+            for row in book.rows.values()
+            if row.state is RunState.GATED and row.subscription == subscription
+        ]
+        gated.sort(key=lambda row: (row.updated, row.id))
+        for row in gated[:limit]:
+            resume = row.resume if row.resume is not None else book.now
+            due = book.now if resume == float("inf") else max(resume, book.now)
+            book.enter(row, RunState.PENDING, due)
+        return len(gated[:limit]), len(gated) > limit
 
     def paused(self) -> dict[str, float]:
         """Return the paused subscriptions, and since when."""

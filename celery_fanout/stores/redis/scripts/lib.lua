@@ -352,6 +352,20 @@ end
 -- Whether a token is that of the run's holder.
 local function holds(r, token) return r and r.s == 'running' and r.n == token end
 
+-- Let runs of a subscription go that are held back, the oldest first; return how many.
+local function let_go(sub, limit)
+  local gate = K .. ':g:' .. subhash(sub)
+  local ids = call('ZRANGEBYSCORE', gate, '-inf', '+inf', 'LIMIT', 0, limit)
+  for _, id in ipairs(ids) do
+    call('ZREM', gate, id)
+    local r = rec(id)
+    if r and r.s == 'gated' then
+      enter(r, 'pending', r.i and r.i ~= 'inf' and math.max(tonumber(r.i), now) or now)
+    end
+  end
+  return #ids
+end
+
 -- Run a dead letter or a cancelled run again.
 local function reopen(r, reason)
   for field, text in pairs(hash(dkey(r.id)) or {}) do

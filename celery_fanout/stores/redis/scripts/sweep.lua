@@ -1,5 +1,6 @@
--- Remove from the indexes what has outlived its retention. ARGV[3] limit
--- Returns how many runs.
+-- Remove from the indexes what has outlived its retention, and let go of what is held back though its
+-- subscription is not paused: a resume was cut short. ARGV[3] limit
+-- Returns how many runs it removed.
 local swept, limit = 0, tonumber(ARGV[3])
 for state, keep in pairs({succeeded = SUCCESS, cancelled = SUCCESS, failed = FAILURE}) do
   local index = K .. ':s:' .. state
@@ -14,4 +15,7 @@ for state, keep in pairs({succeeded = SUCCESS, cancelled = SUCCESS, failed = FAI
   end
 end
 call('ZREMRANGEBYSCORE', K .. ':ev', '-inf', '(' .. f(now - EVENTS))
+for h, sub in pairs(hash(K .. ':subs') or {}) do
+  if call('EXISTS', K .. ':g:' .. h) == 1 and call('HEXISTS', K .. ':paused', sub) == 0 then let_go(sub, limit) end
+end
 return swept
