@@ -8,13 +8,12 @@ others ``Task.apply_async`` is called. A test holds that both put equal messages
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
-from kombu.exceptions import OperationalError
 
 from celery_fanout.canvas import DATA_HEADER, RESUME_HEADER, FrozenChain, freeze
 from celery_fanout.connection import Deadline, ProducerPool, confirm_window
@@ -245,15 +244,20 @@ class Publisher:
             yield None
             return
         deadline = Deadline(self._settings.publish_timeout)
-        try:
-            with self._producers.acquire(deadline) as producer:
+        with ExitStack() as lent:
+            try:
+                producer = lent.enter_context(self._producers.acquire(deadline))
                 if self._one_redis is None:
                     self._one_redis = self._is_one_redis(producer.channel)
                 sending = Sending(self._app, self._templates, producer, deadline, retries=0)
-                yield Sealing(producer, sending) if self._one_redis else None
-        except OperationalError:
-            # a ledger that answers, on the same server, can do without
-            yield None
+                sealing = Sealing(producer, sending) if self._one_redis else None
+            except INTERRUPTS:
+                raise
+            except Exception as exc:  # noqa: BLE001 - a broker's library raises errors of its own
+                # a ledger that answers, on the same server, can do without
+                logger.debug("%s", _reason(exc))
+                sealing = None
+            yield sealing
 
     @cached_property
     def _may_be_one_redis(self) -> bool:

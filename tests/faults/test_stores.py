@@ -96,6 +96,8 @@ def test_the_broker_restarts_while_four_processes_emit(
         wait_until(lambda: outcomes(jobs.oracle)[0] > number // 2)
         breaks()
         wait_until(lambda: not any(producer.alive for producer in producers), timeout=240)
+        for producer in producers:
+            assert "Traceback" not in producer.log, producer.log
     accepted, refused = outcomes(jobs.oracle)
     assert accepted + refused == 4 * number
     if request.node.callspec.params["broken"] != "one redis":
