@@ -41,10 +41,12 @@ def test_workers_are_killed_again_and_again(
     runs, kills = (1_500, 3) if bounded else (5_000, 15)
     jobs.conf["fanout_max_crashes"] = 50  # what is killed at random is no poison
     workers = [jobs.worker(fast=fast) for _ in range(4)]
-    for data in payloads(runs):
-        jobs.emit("job/steps", data)
+    waiting = payloads(runs)
     for kill in range(kills):
         begun = time.monotonic()
+        # some at a time, or all would have ended before the first worker is killed
+        for data in waiting[kill::kills]:
+            jobs.emit("job/steps", data)
         victim = chance.choice(workers)
         victim.kill()
         victim.start()
