@@ -227,10 +227,6 @@ class Publisher:
         """Return the queue of the fast workers, if messages of a task go there."""
         return self._templates.queue_for_task(name, options)
 
-    def routed_to(self, name: str, options: Mapping[str, Any]) -> str:
-        """Return the queue that a task's messages go to; ``""`` if that is not simple."""
-        return routed_to(self._app, name, options)
-
     def queue_of(self, subscription: Subscription) -> str:
         """Return the queue that a subscription's messages go to; ``""`` if that is not simple."""
         template = self._templates.get(subscription)
@@ -311,7 +307,7 @@ class Publisher:
     def send(self, signature: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str:
         """Publish a task that is no subscriber; return its queue, ``""`` if that is not simple."""
         signature.apply_async(args, **options)
-        return self.routed_to(signature["task"], {**signature.options, **options})
+        return routed_to(self._app, signature["task"], {**signature.options, **options})
 
     def _send_batch(
         self, producer: Any, deliveries: list[Delivery], options: dict[str, Any], deadline: Deadline

@@ -173,14 +173,11 @@ class Templates:
         """
         if self._queue is None:
             return None
-        task: Any = self._app.tasks.get(name)
-        own: Mapping[str, Any] = {} if task is None else task._get_exec_options()
-        chosen = {**own, **options}
+        chosen = _chosen(self._app, name, options)
         if any(chosen.get(key) for key in ("queue", "exchange", "routing_key")):
             return None
-        default = self._app.conf.task_default_queue
-        found: Any = self._app.amqp.router.route({}, name, (), {}, task).get("queue")
-        return self._queue if str(getattr(found, "name", found)) == default else None
+        routed = routed_to(self._app, name, options)
+        return self._queue if routed == self._app.conf.task_default_queue else None
 
     def _build(self, subscription: Subscription) -> Template | None:
         app, task = self._app, subscription.task
@@ -221,14 +218,20 @@ def routed_to(app: Celery, name: str, options: Mapping[str, Any]) -> str:
 
     ``""`` if that is not simple: an exchange or a routing key may lead anywhere.
     """
-    task: Any = app.tasks.get(name)
-    own: Mapping[str, Any] = {} if task is None else task._get_exec_options()
-    chosen = {**own, **options}
+    chosen = _chosen(app, name, options)
     if not chosen.get("queue") and (chosen.get("exchange") or chosen.get("routing_key")):
         return ""
     given = {"queue": chosen["queue"]} if chosen.get("queue") else {}
+    task: Any = app.tasks.get(name)
     queue: Any = app.amqp.router.route(given, name, (), {}, task).get("queue")
     return "" if queue is None else str(getattr(queue, "name", queue))
+
+
+def _chosen(app: Celery, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a task's message: the task's own, and over them those given."""
+    task: Any = app.tasks.get(name)
+    own: Mapping[str, Any] = {} if task is None else task._get_exec_options()
+    return {**own, **options}
 
 
 def _methods(task: Any) -> tuple[Any, ...]:

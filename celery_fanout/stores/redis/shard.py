@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from celery_fanout.stores.redis.packing import event_args, recorded_of
+from celery_fanout.stores.redis.packing import event_args
 from celery_fanout.stores.redis.store import LOOK_BACK, RedisLedger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from celery_fanout.stores.ledger import NewEvent, Recorded
+    from celery_fanout.stores.ledger import NewEvent
     from celery_fanout.stores.redis.client import Link
 
 __all__ = ["ALWAYS", "Found", "News", "Shard"]
@@ -90,32 +90,8 @@ class Shard(RedisLedger):
 
     # -- events of its own, and those of others -------------------------------------------------
 
-    def record_one(self, event: NewEvent) -> Recorded:
-        """Record an event, and note that the other shards are to be told."""
-        return recorded_of(event, self._scripts.run("record", *event_args(event, news=True)))
-
-    def record_command(self, event: NewEvent) -> list[Any]:
-        """Return the command that does that."""
-        return self._scripts.command("record", *event_args(event, news=True))
-
-    def record_many(self, pairs: Sequence[tuple[Shard, NewEvent]]) -> list[Recorded]:
-        """Record events in several shards, in one round trip where that is possible."""
-        if not self._can_pipeline:
-            return [shard.record_one(event) for shard, event in pairs]
-        (shard, event), *others = pairs
-        first = shard.record_one(event)  # the others find the script loaded
-
-        def ask() -> list[Any]:
-            pipe = self.client.pipeline(transaction=False)
-            for other, given in others:
-                pipe.execute_command(*other.record_command(given))
-            return list(pipe.execute())
-
-        answers = self._scripts.ask(ask) if others else ()
-        later = [
-            recorded_of(event, answer) for (_, event), answer in zip(others, answers, strict=True)
-        ]
-        return [first, *later]
+    def _record_args(self, event: NewEvent) -> list[Any]:
+        return event_args(event, news=True)  # the other shards are to be told
 
     def announce(self, news: News) -> list[str]:
         """Tell the runs here that wait for an event of another shard; return whom it woke."""

@@ -84,7 +84,7 @@ class ShardedLedger(ShardedViews):
     def record(self, events: Sequence[NewEvent]) -> list[Recorded]:
         """Record events and their runs, and tell the other shards."""
         pairs = [(self._home(event.key), event) for event in events]
-        found = self._first.record_many(pairs) if pairs else []
+        found = self._first.record_many(pairs)
         news = [
             News(home, event.key, event.name, event.attributes, event.data)
             for (home, event), recorded in zip(pairs, found, strict=True)

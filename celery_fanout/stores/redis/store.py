@@ -93,21 +93,38 @@ class RedisLedger(RedisViews):
 
     def record(self, events: Sequence[NewEvent]) -> list[Recorded]:
         """Record events and their runs."""
-        if len(events) == 1 or not self._can_pipeline:
-            return [recorded_of(e, self._scripts.run("record", *event_args(e))) for e in events]
-        first = self._scripts.run("record", *event_args(events[0]))
-        others = self._scripts.ask(self._record_many, events[1:])  # they find the script loaded
-        return [recorded_of(events[0], first), *others]
+        return self.record_many([(self, event) for event in events])
 
-    def _record_many(self, events: Sequence[NewEvent]) -> list[Recorded]:
+    def record_many(self, pairs: Sequence[tuple[RedisLedger, NewEvent]]) -> list[Recorded]:
+        """Record events, each in its ledger of this Redis, in one round trip where possible."""
+        if len(pairs) <= 1 or not self._can_pipeline:
+            return [ledger.record_one(event) for ledger, event in pairs]
+        (ledger, event), *others = pairs
+        first = ledger.record_one(event)  # the others find the script loaded
+        return [first, *self._scripts.ask(self._record_rest, others)]
+
+    def record_one(self, event: NewEvent) -> Recorded:
+        """Record one event and its runs."""
+        return recorded_of(event, self._scripts.run("record", *self._record_args(event)))
+
+    def record_command(self, event: NewEvent) -> list[Any]:
+        """Return the command that does that."""
+        return self._scripts.command("record", *self._record_args(event))
+
+    def _record_rest(self, pairs: Sequence[tuple[RedisLedger, NewEvent]]) -> list[Recorded]:
         pipe = self._scripts.client.pipeline(transaction=False)
-        for event in events:
-            pipe.execute_command(*self._scripts.command("record", *event_args(event)))
+        for ledger, event in pairs:
+            pipe.execute_command(*ledger.record_command(event))
         answers = pipe.execute(raise_on_error=False)
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
-        return [recorded_of(*pair) for pair in zip(events, answers, strict=True)]
+        return [
+            recorded_of(event, answer) for (_, event), answer in zip(pairs, answers, strict=True)
+        ]
+
+    def _record_args(self, event: NewEvent) -> list[Any]:
+        return event_args(event)
 
     @property
     def _can_pipeline(self) -> bool:
