@@ -208,8 +208,8 @@ class Keeper:
         self._beat_if_time(now)
         if self._away:
             # nobody could renew a lease while the ledger was away: that is no crash
-            self._ledger.time()
-            self._away, self._back_at = False, now
+            self._ledger.time()  # which may take its time: the grace begins when it answers
+            self._away, self._back_at = False, time.monotonic()
         if not self.redrive:
             return
         if self._is_time("take", now, TICK):
