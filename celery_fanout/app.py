@@ -20,6 +20,7 @@ from celery_fanout.drafts import draft
 from celery_fanout.exceptions import EmitWhileImporting, InvalidEvent, StoreUnsupported
 from celery_fanout.fanin import fan_in_of
 from celery_fanout.level2 import Level2
+from celery_fanout.publication import Publication, deliver
 from celery_fanout.publisher import Publisher
 from celery_fanout.registry import Explanation, Registry
 from celery_fanout.requests import supervise_requests
@@ -197,6 +198,8 @@ class Fanout:
         )
 
     def _emit_from_step(self, event: Any, data: Any, *, cause: Run, **options: Any) -> Emission:
+        # its checkpoint says that it was emitted, so it does not wait for a transaction
+        options.setdefault("delivery", "now")
         return self.emit(event, data, cause=cause, **options)
 
     def _run_eagerly(self, chain: FrozenChain) -> Any:
@@ -265,6 +268,8 @@ class Fanout:
         delay: float | dt.timedelta | None = None,
         expires: float | dt.timedelta | None = None,
         then: Any = None,
+        delivery: str | None = None,
+        using: str | None = None,
         **attributes: Any,
     ) -> Emission:
         """Publish an event to the app's subscribers; see :func:`emit`."""
@@ -272,17 +277,35 @@ class Fanout:
         waits = _seconds(event, "delay", delay)
         patience = _seconds(event, "expiry", expires)
         drafted = draft(self.settings, event, data, **attributes)
-        if self._records:
-            level2 = self._level2("emit")
-            return level2.emit([drafted], delay=waits, expires=patience, then=then)[0]
-        if not self.app.conf.task_always_eager and (patience is not None or then is not None):
+        needs_ledger = patience is not None or then is not None
+        if needs_ledger and not self._records and not self.app.conf.task_always_eager:
             self._level2("emit(expires=)" if then is None else "emit(then=)")
-        resume_at = None if waits is None else self.clock() + waits
-        emission = self.publisher.emit([drafted], resume_at)[0]
+        now = self.clock()
+        publication = Publication(
+            [drafted],
+            resume_at=None if waits is None else now + waits,
+            expires_at=None if patience is None else now + patience,
+            then=then,
+            send=self.publish,
+        )
+        return deliver(publication, delivery, using)[0]
+
+    def publish(self, publication: Publication) -> list[Emission]:
+        """Publish events that were checked before, at once."""
+        events, then = publication.events, publication.then
+        if self._records:
+            now = self.clock()
+            delay, expires = (
+                None if when is None else max(0.0, when - now)
+                for when in (publication.resume_at, publication.expires_at)
+            )
+            level2 = self._level2("emit")
+            return level2.emit(events, delay=delay, expires=expires, then=then)
+        emissions = self.publisher.emit(events, publication.resume_at)
         if then is not None and self.app.conf.task_always_eager:
             called = then.s() if hasattr(then, "s") else then
-            called.apply(() if called.immutable else (fan_in_of(emission),))
-        return emission
+            called.apply(() if called.immutable else (fan_in_of(emissions[0]),))
+        return emissions
 
     @property
     def _records(self) -> bool:
@@ -293,7 +316,9 @@ class Fanout:
         eager = self.app.conf.task_always_eager
         return not captured and not eager and self.level2 is not None
 
-    def emit_many(self, events: Iterable[Any]) -> list[Emission]:
+    def emit_many(
+        self, events: Iterable[Any], *, delivery: str | None = None, using: str | None = None
+    ) -> list[Emission]:
         """Publish several events in one batch; see :func:`emit_many`."""
         self._load_to_emit()
         drafts: list[Event] = []
@@ -306,9 +331,9 @@ class Fanout:
                     "Pass pairs of name and data, typed events, or Event objects.",
                 )
             drafts.append(draft(self.settings, *pair))
-        if drafts and self._records:
-            return self._level2("emit_many").emit(drafts)
-        return self.publisher.emit(drafts)
+        if not drafts:
+            return []
+        return deliver(Publication(drafts, None, None, None, self.publish), delivery, using)
 
     def explain(self, event: str | BaseModel | Event, data: Any = None) -> list[Explanation]:
         """Return for every subscription why it does or does not match; see :func:`explain`."""

@@ -6,7 +6,7 @@ Also where this package attaches itself to every app.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from celery import _state
 from celery import signals as celery_signals
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["aemit", "emit", "emit_many", "explain"]
 
+Delivery: TypeAlias = Literal["on_commit", "outbox", "now"]
+
 
 @overload
 def emit(
@@ -42,6 +44,8 @@ def emit(
     delay: float | dt.timedelta | None = None,
     expires: float | dt.timedelta | None = None,
     then: Task[..., Any] | Signature[Any] | None = None,
+    delivery: Delivery | None = None,
+    using: str | None = None,
     app: Celery | None = None,
 ) -> Emission: ...
 
@@ -58,6 +62,8 @@ def emit(
     delay: float | dt.timedelta | None = None,
     expires: float | dt.timedelta | None = None,
     then: Task[..., Any] | Signature[Any] | None = None,
+    delivery: Delivery | None = None,
+    using: str | None = None,
     app: Celery | None = None,
 ) -> Emission: ...
 
@@ -73,6 +79,8 @@ def emit(
     delay: float | dt.timedelta | None = None,
     expires: float | dt.timedelta | None = None,
     then: Task[..., Any] | Signature[Any] | None = None,
+    delivery: Delivery | None = None,
+    using: str | None = None,
     app: Celery | None = None,
 ) -> Emission:
     """Publish an event to all its subscribers, each as its own Celery chain.
@@ -92,6 +100,11 @@ def emit(
         then: a task that is called once, when the last run of the event has ended, with a list of
             what became of each: ``run``, ``subscription``, ``state``, ``value`` and ``error``.
             Level 2.
+        delivery: with :mod:`celery_fanout.contrib.django`: ``"on_commit"``, when the transaction
+            that is under way commits; ``"outbox"``, by the relay, from a row that is part of the
+            transaction; ``"now"``, whatever becomes of it. ``fanout_delivery`` by default.
+        using: with :mod:`celery_fanout.contrib.django`: the alias of the database whose
+            transaction counts; Django's default one by default.
         app: the Celery app; the current one by default.
 
     Returns:
@@ -103,13 +116,19 @@ def emit(
         EmitError: if publishing was cut short, or on level 2 the ledger did not answer. It says
             what is known of each run.
         StoreUnsupported: on level 1, for ``expires`` and ``then``.
+        DeliveryUnsupported: for ``delivery`` and ``using`` where nothing offers them.
     """
     options: dict[str, Any] = {"id": id, "subject": subject, "source": source, "time": time}
+    options.update(delivery=delivery, using=using)
     return get_fanout(app).emit(event, data, delay=delay, expires=expires, then=then, **options)
 
 
 def emit_many(
-    events: Iterable[tuple[str, Any] | BaseModel | Event], *, app: Celery | None = None
+    events: Iterable[tuple[str, Any] | BaseModel | Event],
+    *,
+    delivery: Delivery | None = None,
+    using: str | None = None,
+    app: Celery | None = None,
 ) -> list[Emission]:
     """Publish several events in one batch.
 
@@ -117,6 +136,8 @@ def emit_many(
 
     Args:
         events: pairs of name and data, typed events, or :class:`Event` objects.
+        delivery: see :func:`emit`.
+        using: see :func:`emit`.
         app: the Celery app; the current one by default.
 
     Raises:
@@ -124,7 +145,7 @@ def emit_many(
         RegistrationError: if a subscription is wrong. Nothing was published.
         EmitError: if publishing was cut short, about the first event it concerns.
     """
-    return get_fanout(app).emit_many(events)
+    return get_fanout(app).emit_many(events, delivery=delivery, using=using)
 
 
 async def aemit(
@@ -138,6 +159,8 @@ async def aemit(
     delay: float | dt.timedelta | None = None,
     expires: float | dt.timedelta | None = None,
     then: Task[..., Any] | Signature[Any] | None = None,
+    delivery: Delivery | None = None,
+    using: str | None = None,
     app: Celery | None = None,
 ) -> Emission:
     """Like :func:`emit`, for async code: publishing happens in a thread.
@@ -147,6 +170,7 @@ async def aemit(
     fanout = get_fanout(app)  # the current app is thread-local
     call = partial(fanout.emit, event, data, delay=delay, expires=expires, then=then)
     call = partial(call, id=id, subject=subject, source=source, time=time)
+    call = partial(call, delivery=delivery, using=using)
     import asyncio  # costs as much as all the rest of this package
 
     return await asyncio.to_thread(call)

@@ -38,7 +38,16 @@ _SECONDS = (
     "failure_retention",
     "event_retention",
     "publish_timeout",
+    "outbox_retention",
 )
+
+_CHOICES: dict[str, tuple[str | bool, ...]] = {
+    "delivery": ("on_commit", "outbox", "now"),
+    "on_publish_error": ("log", "outbox", "raise"),
+    "results": ("ledger", "celery"),
+    "keeper": (True, False),
+    "outbox_require_atomic": (True, False),
+}
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,20 @@ class Settings:
         max_step_size: the largest step result, in bytes of JSON. Default: 1 MiB.
         publish_timeout: how long ``emit`` may block when the broker is down, in seconds. Default:
             5.
+        delivery: Django: when events are published: ``"on_commit"``, after the transaction that
+            emits them; ``"outbox"``, by ``manage.py fanout_relay`` from a table that is written in
+            that transaction; ``"now"``. Default: ``"on_commit"``.
+        on_publish_error: Django: what becomes of an event that cannot be published after the
+            commit: ``"log"``; ``"outbox"``, which keeps it for the relay; ``"raise"``, which raises
+            into whoever committed. Default: ``"log"``.
+        outbox_database: Django: alias of the database that has the outbox, where ``using=`` names
+            none. Default: ``"default"``.
+        outbox_require_atomic: Django: whether an event for the outbox must be emitted inside a
+            transaction. Default: ``True``.
+        outbox_max_attempts: Django: the how-manieth failure makes an event of the outbox a dead
+            row; a broker or ledger that is away does not count. Default: 5.
+        outbox_retention: Django: how long dead rows of the outbox are kept, in seconds. Default: 30
+            days.
     """
 
     source: str = "/"
@@ -98,6 +121,12 @@ class Settings:
     max_event_size: int = 256 * 1024
     max_step_size: int = 1024 * 1024
     publish_timeout: float = 5.0
+    delivery: str = "on_commit"
+    on_publish_error: str = "log"
+    outbox_database: str = "default"
+    outbox_require_atomic: bool = True
+    outbox_max_attempts: int = 5
+    outbox_retention: float = 30 * DAY
 
     @classmethod
     def from_app(cls, app: Celery) -> Settings:
@@ -134,20 +163,22 @@ class Settings:
             _check(self, name, (int, float), "a number of seconds greater than 0")
         for name in ("max_event_size", "max_step_size"):
             _check(self, name, (int,), "a number of bytes greater than 0")
-        for name in ("max_crashes", "max_depth"):
+        for name in ("max_crashes", "max_depth", "outbox_max_attempts"):
             _check(self, name, (int,), "a whole number greater than 0")
         _check(self, "shards", (int,), f"a whole number from 1 to {PLACES}", PLACES)
+        for name, choices in _CHOICES.items():
+            _check_choice(self, name, choices)
         given: Any = self  # not everybody runs a type checker
+        if not isinstance(given.outbox_database, str) or not given.outbox_database:
+            raise InvalidSetting(
+                f"{PREFIX}outbox_database", repr(given.outbox_database), "the alias of a database"
+            )
         if not isinstance(given.source, str) or not given.source:
             raise InvalidSetting(f"{PREFIX}source", repr(given.source), "a URI reference")
         if given.store_url is not None and not isinstance(given.store_url, str):
             raise InvalidSetting(
                 f"{PREFIX}store_url", repr(given.store_url), 'a URL, "backend" or "memory://"'
             )
-        if given.results not in ("ledger", "celery"):
-            raise InvalidSetting(f"{PREFIX}results", repr(given.results), '"ledger" or "celery"')
-        if not isinstance(given.keeper, bool):
-            raise InvalidSetting(f"{PREFIX}keeper", repr(given.keeper), "True or False")
         if given.queue is not None and (not isinstance(given.queue, str) or not given.queue):
             raise InvalidSetting(f"{PREFIX}queue", repr(given.queue), "the name of a queue")
         if not isinstance(given.store_prefix, str) or not _PREFIX.fullmatch(given.store_prefix):
@@ -164,6 +195,14 @@ def _check(
     value: Any = getattr(settings, name)
     is_number = isinstance(value, types) and not isinstance(value, bool)
     if not is_number or not 0 < value < math.inf or value > most:
+        raise InvalidSetting(PREFIX + name, repr(value), rule)
+
+
+def _check_choice(settings: Settings, name: str, choices: tuple[str | bool, ...]) -> None:
+    value: Any = getattr(settings, name)
+    if not any(value == choice and type(value) is type(choice) for choice in choices):
+        texts = [f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in choices]
+        rule = f"{', '.join(texts[:-1])} or {texts[-1]}"
         raise InvalidSetting(PREFIX + name, repr(value), rule)
 
 

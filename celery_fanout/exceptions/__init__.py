@@ -22,6 +22,7 @@
           │    ├── InvalidEventData
           │    └── EventTooLarge
           ├── EmitError
+          ├── DeliveryUnsupported
           ├── ControlError
           │    ├── RunNotFound (LookupError)
           │    ├── EventNotFound (LookupError)
@@ -81,6 +82,7 @@ from celery_fanout.exceptions.control import (
     WrongState,
 )
 from celery_fanout.exceptions.emission import (
+    DeliveryUnsupported,
     EmissionTimeout,
     EmitError,
     EventTooLarge,
@@ -128,6 +130,7 @@ __all__ = [
     "INTERRUPTS",
     "ConfigurationError",
     "ControlError",
+    "DeliveryUnsupported",
     "DuplicateEventType",
     "DuplicateSubscription",
     "EmissionTimeout",

@@ -169,3 +169,23 @@ class EmissionTimeout(FanoutError, CeleryTimeoutError):
             f"from: {', '.join(self.pending)}. Wait longer, or look whether a worker serves their "
             "queues."
         )
+
+
+class DeliveryUnsupported(FanoutError):
+    """An event was to wait for a transaction, and nothing here knows of transactions.
+
+    Args:
+        name: the event's name.
+        wanted: what was asked for.
+    """
+
+    def __init__(self, name: str, wanted: str) -> None:
+        super().__init__(name, wanted)
+        self.name = name
+        self.wanted = wanted
+
+    def __str__(self) -> str:
+        return (
+            f"The event {self.name!r} was emitted with {self.wanted}, which needs Django. Put "
+            '"celery_fanout.contrib.django" into INSTALLED_APPS, and call django.setup() first.'
+        )

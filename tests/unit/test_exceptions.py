@@ -10,6 +10,7 @@ from celery.exceptions import CeleryError, Ignore
 
 from celery_fanout import exceptions as package
 from celery_fanout.exceptions import (
+    DeliveryUnsupported,
     DuplicateEventType,
     DuplicateSubscription,
     EmissionTimeout,
@@ -213,6 +214,13 @@ MESSAGES = [
             "The event 'order/paid' was not published to all its subscribers: 1 published, 1 "
             "unknown, 2 unpublished (ConnectionError: gone). Emit it again with id='e-1': that is "
             "safe."
+        ),
+    ),
+    (
+        DeliveryUnsupported("order/paid", "delivery='outbox'"),
+        (
+            "The event 'order/paid' was emitted with delivery='outbox', which needs Django. Put "
+            '"celery_fanout.contrib.django" into INSTALLED_APPS, and call django.setup() first.'
         ),
     ),
     (

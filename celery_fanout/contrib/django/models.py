@@ -1,0 +1,88 @@
+"""The outbox: events that wait in the caller's database for a relay to publish them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+if TYPE_CHECKING:
+    import datetime as dt
+    import uuid
+
+__all__ = ["DeadOutboxEvent", "OutboxEvent"]
+
+
+class OutboxEvent(models.Model):
+    """One event that a committed transaction emitted and that no relay has published yet.
+
+    A published event's row is deleted. What a relay has claimed becomes available again when its
+    lease ends, and its token is what a relay that was too slow no longer has.
+    """
+
+    version: models.PositiveSmallIntegerField[int, int] = models.PositiveSmallIntegerField(
+        default=1, editable=False
+    )
+    app: models.CharField[str, str] = models.CharField(
+        _("Celery app"), max_length=200, blank=True, editable=False
+    )
+    name: models.CharField[str, str] = models.CharField(_("event"), max_length=200, editable=False)
+    event_id: models.CharField[str, str] = models.CharField(
+        _("event id"), max_length=1000, editable=False
+    )
+    # texts, not JSONField: PostgreSQL's jsonb changes numbers and refuses \u0000
+    event: models.TextField[str, str] = models.TextField(_("CloudEvent"), editable=False)
+    options: models.TextField[str, str] = models.TextField(
+        _("options"), default="{}", editable=False
+    )
+    created_at: models.DateTimeField[dt.datetime, dt.datetime] = models.DateTimeField(
+        _("emitted"), editable=False
+    )
+    available_at: models.DateTimeField[dt.datetime, dt.datetime] = models.DateTimeField(
+        _("next attempt"), editable=False
+    )
+    attempts: models.PositiveIntegerField[int, int] = models.PositiveIntegerField(
+        _("attempts"), default=0, editable=False
+    )
+    lease_token: models.UUIDField[uuid.UUID | None, uuid.UUID | None] = models.UUIDField(
+        _("lease"), null=True, editable=False
+    )
+    last_error: models.TextField[str, str] = models.TextField(
+        _("last error"), blank=True, editable=False
+    )
+    dead_at: models.DateTimeField[dt.datetime | None, dt.datetime | None] = models.DateTimeField(
+        _("given up"), null=True, editable=False
+    )
+
+    class Meta:
+        db_table = "celery_fanout_outbox"
+        verbose_name = _("outbox event")
+        verbose_name_plural = _("outbox events")
+        # ordered by availability, never by id: a lower id may commit after a higher one
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["dead_at", "available_at", "id"], name="celery_fanout_due"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.event_id}"
+
+
+class _DeadManager(models.Manager["DeadOutboxEvent"]):
+    def get_queryset(self) -> models.QuerySet[DeadOutboxEvent]:
+        found: Any = super().get_queryset()
+        return found.filter(dead_at__isnull=False)  # type: ignore[no-any-return]
+
+
+class DeadOutboxEvent(OutboxEvent):
+    """An event that the relay gave up, with its error."""
+
+    objects = _DeadManager()
+
+    class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
+        proxy = True
+        verbose_name = _("dead outbox event")
+        verbose_name_plural = _("dead outbox events")
+        permissions: ClassVar[list[tuple[str, Any]]] = [
+            ("requeue_outbox_event", _("Can requeue dead outbox events")),
+        ]
