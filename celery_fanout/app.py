@@ -280,28 +280,19 @@ class Fanout:
         needs_ledger = patience is not None or then is not None
         if needs_ledger and not self._records and not self.app.conf.task_always_eager:
             self._level2("emit(expires=)" if then is None else "emit(then=)")
-        now = self.clock()
-        publication = Publication(
-            [drafted],
-            resume_at=None if waits is None else now + waits,
-            expires_at=None if patience is None else now + patience,
-            then=then,
-            send=self.publish,
-        )
+        publication = Publication([drafted], waits, patience, then, self.publish)
         return deliver(publication, delivery, using)[0]
 
     def publish(self, publication: Publication) -> list[Emission]:
         """Publish events that were checked before, at once."""
         events, then = publication.events, publication.then
         if self._records:
-            now = self.clock()
-            delay, expires = (
-                None if when is None else max(0.0, when - now)
-                for when in (publication.resume_at, publication.expires_at)
-            )
             level2 = self._level2("emit")
-            return level2.emit(events, delay=delay, expires=expires, then=then)
-        emissions = self.publisher.emit(events, publication.resume_at)
+            return level2.emit(
+                events, delay=publication.delay, expires=publication.expires, then=then
+            )
+        delay = publication.delay
+        emissions = self.publisher.emit(events, None if delay is None else self.clock() + delay)
         if then is not None and self.app.conf.task_always_eager:
             called = then.s() if hasattr(then, "s") else then
             called.apply(() if called.immutable else (fan_in_of(emissions[0]),))

@@ -6,7 +6,7 @@ By default that is at once. A web framework with transactions may put itself in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery_fanout.exceptions import DeliveryUnsupported
@@ -26,25 +26,34 @@ class Publication:
 
     Attributes:
         events: the events.
-        resume_at: POSIX time before which their runs do not start; ``None``: at once.
-        expires_at: POSIX time by which their runs must have started; ``None``: whenever.
+        delay: seconds, from the emit on, before their runs start; ``None``: none.
+        expires: seconds, from the emit on, within which they must have started; ``None``: whenever.
         then: the task or signature that gets the outcome of all runs; one event only.
         send: publishes; see :meth:`publish`.
     """
 
     events: list[Event]
-    resume_at: float | None
-    expires_at: float | None
+    delay: float | None
+    expires: float | None
     then: Any
     send: Callable[[Publication], list[Emission]]
 
-    def publish(self) -> list[Emission]:
+    def publish(self, passed: float = 0.0) -> list[Emission]:
         """Publish the events, now. To repeat it is safe: ids stay the same.
+
+        Args:
+            passed: how many seconds ago they were emitted.
 
         Raises:
             EmitError: if publishing was cut short, or the ledger did not answer.
         """
-        return self.send(self)
+        if not passed:
+            return self.send(self)
+        delay, expires = (
+            None if seconds is None else max(0.0, seconds - passed)
+            for seconds in (self.delay, self.expires)
+        )
+        return self.send(replace(self, delay=delay, expires=expires))
 
 
 class Deliverer(Protocol):
