@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.utils import json as kombu_json
 
 from celery_fanout.endings import Endings
-from celery_fanout.exceptions import InvalidEvent
+from celery_fanout.exceptions import EmitError, InvalidEvent, StoreUnavailable
 from celery_fanout.keeper import Keeper
 from celery_fanout.recording import Recorder, Schedule
 from celery_fanout.supervising import Supervisor
@@ -88,13 +88,22 @@ class Level2:
         Raises:
             EmitError: if the ledger does not answer.
         """
-        now = 0.0 if delay is None and expires is None else self.ledger.time()
+        now = 0.0 if delay is None and expires is None else self._now(events)
         schedule = Schedule(
             resume_at=None if delay is None else now + delay,
             expires_at=None if expires is None else now + expires,
             then="" if then is None else self._fan_in(events[0], then),
         )
         return self._recorder.emit(events, schedule)
+
+    def _now(self, events: Sequence[Event]) -> float:
+        try:
+            return self.ledger.time()
+        except StoreUnavailable as exc:
+            first, *others = [event.id for event in events]
+            raise EmitError(
+                events[0].name, first, {}, f"{exc.store}: {exc.reason}", others
+            ) from exc
 
     def _fan_in(self, event: Event, then: Any) -> str:
         signature: Any = then.s() if hasattr(then, "s") else then
