@@ -309,9 +309,17 @@ class Fanout:
         """Whether emissions go to the ledger: not where subscribers run in place, or in a test."""
         if self._stand_in is not None and "publisher" not in self.__dict__:
             return True
-        captured = self.publisher is not self._own_publisher
         eager = self.app.conf.task_always_eager
-        return not captured and not eager and self.level2 is not None
+        return not self._captured and not eager and self.level2 is not None
+
+    @property
+    def _captured(self) -> bool:
+        return self.publisher is not self._own_publisher
+
+    @property
+    def in_test(self) -> bool:
+        """Whether a test records what is emitted, in place of publishing it."""
+        return self._stand_in is not None or self._captured
 
     def emit_many(
         self, events: Iterable[Any], *, delivery: str | None = None, using: str | None = None
