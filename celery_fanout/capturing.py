@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast, overload
 
 from celery_fanout.app import get_fanout
 from celery_fanout.canvas import freeze
@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
     from celery_fanout.app import Fanout
 
-__all__ = ["CapturedEvents", "Capturing", "capture"]
+__all__ = ["CapturedEvents", "Capturing", "capture", "nothing", "watching"]
+
+
+def nothing() -> None:
+    """Do nothing: what there is to do before somebody looks, where nothing waits."""
 
 
 class CapturedEvents(list[Event]):
@@ -30,7 +34,7 @@ class CapturedEvents(list[Event]):
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         super().__init__(events)
-        self._look: Callable[[], None] = _nothing
+        self._look: Callable[[], None] = nothing
 
     def look(self, look: Callable[[], None]) -> None:
         """Have a function called before anybody looks at the events; not for users."""
@@ -44,7 +48,13 @@ class CapturedEvents(list[Event]):
         self._look()
         return super().__iter__()
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Event: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Event]: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Event | list[Event]:
         self._look()
         return super().__getitem__(index)
 
@@ -56,7 +66,7 @@ class CapturedEvents(list[Event]):
         self._look()
         return super().__eq__(other)
 
-    __hash__ = None  # type: ignore[assignment]  # as any list
+    __hash__ = None  # as any list
 
     def __repr__(self) -> str:
         self._look()
@@ -126,10 +136,6 @@ class Capturing:
         return emissions
 
 
-def _nothing() -> None:
-    pass
-
-
 @contextmanager
 def watching(fanout: Fanout) -> Generator[Callable[[], None]]:
     """Treat transactions that are under way as if they committed, as far as a test can see.
@@ -139,7 +145,7 @@ def watching(fanout: Fanout) -> Generator[Callable[[], None]]:
         block.
     """
     if not deliverers:
-        yield _nothing
+        yield nothing
         return
     publish = deliverers[-1].watch(fanout)
     try:
@@ -168,7 +174,7 @@ def capture(app: Celery | None = None) -> Generator[CapturedEvents]:
             captured.look(look)
             yield captured
     finally:
-        captured.look(_nothing)
+        captured.look(nothing)
         if before is None:
             del fanout.__dict__["publisher"]
         else:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.emission import Emission
     from celery_fanout.events import Event
-    from celery_fanout.settings import Settings
 
 __all__ = ["Deliverer", "Publication", "Publishing", "deliver", "deliver_in_thread", "deliverers"]
 
@@ -31,11 +30,6 @@ class Publishing(Protocol):
     """What publishes the events of one app: its :class:`~celery_fanout.app.Fanout`."""
 
     app: Celery
-
-    @property
-    def settings(self) -> Settings:
-        """The app's settings."""
-        ...
 
     @property
     def in_test(self) -> bool:

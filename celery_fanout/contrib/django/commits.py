@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from celery.utils.log import get_logger
 from django.db import connections
 
+from celery_fanout.app import get_fanout
 from celery_fanout.contrib.django.rows import write_rows
 from celery_fanout.emission import Emission
 from celery_fanout.exceptions import INTERRUPTS, EmitError
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from celery_fanout.publication import Publication
+    from celery_fanout.settings import Settings
 
-__all__ = ["AfterCommit", "keep_after", "wait_for_commit"]
+__all__ = ["AfterCommit", "keep_after", "settings_of", "wait_for_commit"]
 
 logger = get_logger("celery_fanout.emit")
 
@@ -86,12 +88,17 @@ class AfterCommit:
 
     def _failed(self, error: Exception) -> None:
         if not keep_after(self.publication, error):
-            settings = self.publication.fanout.settings
+            settings = settings_of(self.publication)
             self.error = error if settings.on_publish_error == "raise" else None
 
     def waits(self) -> bool:
         """Whether it was neither called nor rolled back."""
         return not self.done and any(call is self for call in _callbacks(self.connection))
+
+
+def settings_of(publication: Publication) -> Settings:
+    """Return the settings of the app that publishes."""
+    return get_fanout(publication.fanout.app).settings
 
 
 def wait_for_commit(publication: Publication, connection: BaseDatabaseWrapper) -> AfterCommit:
@@ -134,10 +141,10 @@ def keep_after(publication: Publication, error: Exception) -> bool:
     Returns:
         Whether it is in the outbox now.
     """
-    fanout = publication.fanout
+    settings = settings_of(publication)
     kept = False
-    if fanout.settings.on_publish_error == "outbox":
-        kept = _keep(publication, fanout.settings.outbox_database)
+    if settings.on_publish_error == "outbox":
+        kept = _keep(publication, settings.outbox_database)
     # no traceback: texts of errors may quote data
     reason = error.reason if isinstance(error, EmitError) else type(error).__name__
     for event in publication.events:
@@ -150,7 +157,10 @@ def keep_after(publication: Publication, error: Exception) -> bool:
             extra={"action": "event_publish_failed"},
         )
     event_publish_failed.send(
-        sender=fanout.app, events=list(publication.events), exception=error, kept=kept
+        sender=publication.fanout.app,
+        events=list(publication.events),
+        exception=error,
+        kept=kept,
     )
     return kept
 

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from asgiref.sync import sync_to_async
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from celery_fanout.contrib.django.commits import AfterCommit, keep_after, wait_for_commit
+from celery_fanout.contrib.django.commits import (
+    AfterCommit,
+    keep_after,
+    settings_of,
+    wait_for_commit,
+)
 from celery_fanout.contrib.django.rows import write_rows
 from celery_fanout.emission import Emission
 from celery_fanout.exceptions import (
@@ -48,7 +53,7 @@ class DjangoDeliverer:
             NotInTransaction: for the outbox, outside of a transaction.
             NoCommitToWaitFor: if commits of that database cannot be waited for.
         """
-        settings = publication.fanout.settings
+        settings = settings_of(publication)
         wanted = delivery or settings.delivery
         if wanted == "now":
             return publication.publish()
@@ -72,7 +77,7 @@ class DjangoDeliverer:
             return publication.publish()
         except EmitError as exc:
             # what it tells of is committed already, as it is after a transaction
-            if publication.fanout.settings.on_publish_error != "outbox":
+            if settings_of(publication).on_publish_error != "outbox":
                 raise
             if not keep_after(publication, exc):
                 raise
@@ -87,7 +92,7 @@ class DjangoDeliverer:
 
     def _into_outbox(self, publication: Publication, using: str) -> list[Emission]:
         connection = connections[using]
-        settings = publication.fanout.settings
+        settings = settings_of(publication)
         if settings.outbox_require_atomic and not _is_in_transaction(connection):
             raise NotInTransaction(publication.events[0].name, using)
         if publication.fanout.in_test and connection.in_atomic_block:
@@ -135,7 +140,7 @@ class _Watch:
 
     def _is_inside(self, connection: Any) -> bool:
         """Whether a transaction is under way that was not when the test began to look."""
-        own = len([block for block in connection.atomic_blocks if block._from_testcase])
+        own = len([block for block in connection.atomic_blocks if _is_of_test(block)])
         return len(connection.atomic_blocks) > self._depths.get(id(connection), own)
 
 
@@ -147,8 +152,13 @@ def _is_in_transaction(connection: Any) -> bool:
     """Whether a transaction is under way, besides that which a TestCase runs in."""
     blocks = connection.atomic_blocks
     if blocks:
-        return not blocks[-1]._from_testcase
+        return not _is_of_test(blocks[-1])
     return bool(connection.in_atomic_block) or _commits_by_hand(connection)
+
+
+def _is_of_test(block: Any) -> bool:
+    """Whether a block of ``atomic()`` is one that a TestCase runs in."""
+    return bool(block._from_testcase)  # noqa: SLF001 - as Django asks for ``durable=True``
 
 
 def _commits_by_hand(connection: Any) -> bool:
