@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contrib.django.conftest import Database, Project
+from tests.contrib.django.conftest import Project
 from tests.processes import wait_until
 
 # --- on_commit -----------------------------------------------------------------------------------
@@ -156,8 +156,10 @@ def test_what_cannot_be_published_is_refused_where_it_is_emitted(project: Projec
     ) or told[3].startswith("InvalidEvent: The event 'order/placed' has then=")
     assert told[4:] == [
         "InvalidEvent: The event 'order/placed' has the delay -1.0. Use seconds, 0 or more.",
-        "InvalidEvent: The event 'order/placed' has the delivery 'later'. "
-        'Use "on_commit", "outbox" or "now".',
+        (
+            "InvalidEvent: The event 'order/placed' has the delivery 'later'. "
+            'Use "on_commit", "outbox" or "now".'
+        ),
     ]
 
 
@@ -179,7 +181,7 @@ def test_requests_that_are_atomic_and_those_that_are_not(project: Project) -> No
         """,
         TEST_DATABASES=json.dumps(databases),
     )
-    # in the transaction of the request there is no run yet; in an async view there is none to wait for
+    # a request that is atomic has no run before it ends; an async view has no transaction
     assert told == [["1", "3", "5"], True, ["0", "0", "2"]]
 
 
@@ -213,10 +215,15 @@ def test_on_a_connection_that_commits_by_hand(project: Project) -> None:
         """
     )
     assert told == [
-        "NoCommitToWaitFor: The event 'order/placed' was to be published when the transaction on "
-        "the database 'default' commits, but autocommit is off there, and Django tells nobody of "
-        "such commits. Turn it on and emit in a block of transaction.atomic(using='default'), or "
-        'emit with delivery="outbox"; or with delivery="now" after the commit.',
+        (
+            "NoCommitToWaitFor: The event 'order/placed' was to be published when the "
+            "transaction on "
+            "the database 'default' commits, but autocommit is off there, and Django tells "
+            "nobody of "
+            "such commits. Turn it on and emit in a block of "
+            "transaction.atomic(using='default'), or "
+            'emit with delivery="outbox"; or with delivery="now" after the commit.'
+        ),
         ["now"],
         ["kept"],
     ]
@@ -355,8 +362,8 @@ def test_a_row_becomes_what_was_emitted(project: Project) -> None:
         r"""
         import time
         from celery_fanout.contrib.django.rows import read_row
-        data = {"text": "\0 \u00e9 \U0001f6a2 \" \\ '", "number": 1e300, "whole": 12345678901234567890,
-                "none": None, "list": [True, [], {}]}
+        data = {"text": "\0 \u00e9 \U0001f6a2 \" \\ '", "number": 1e300,
+                "whole": 12345678901234567890, "none": None, "list": [True, [], {}]}
         with transaction.atomic():
             emission = emit("order/placed", data, id="\u00e9\U0001f6a2", subject="s\0", delay=60,
                             expires=600, then=app.tasks["celery.accumulate"].s(1, a={"b": 2}),
@@ -384,10 +391,13 @@ def test_outside_of_a_transaction_the_outbox_refuses(project: Project) -> None:
         "OutboxEvent.objects.count())"
     )
     assert told == [
-        "NotInTransaction: The event 'order/placed' was emitted into the outbox outside of a "
-        "transaction on the database 'default', where it could be kept though what it tells of is "
-        "not. Emit it in a block of transaction.atomic(using='default'), together with what "
-        "happened; or set fanout_outbox_require_atomic to False.",
+        (
+            "NotInTransaction: The event 'order/placed' was emitted into the outbox outside of a "
+            "transaction on the database 'default', where it could be kept though what it "
+            "tells of is "
+            "not. Emit it in a block of transaction.atomic(using='default'), together with what "
+            "happened; or set fanout_outbox_require_atomic to False."
+        ),
         0,
     ]
 
@@ -410,8 +420,11 @@ def test_the_outbox_is_checked_as_strictly(project: Project) -> None:
         """
     )
     assert told == [
-        "InvalidEvent: The event 'order/placed' has the id 'a\\x00', and PostgreSQL has no texts "
-        "with the character NUL. Use another id.",
+        (
+            "InvalidEvent: The event 'order/placed' has the id 'a\\x00', and PostgreSQL has "
+            "no texts "
+            "with the character NUL. Use another id."
+        ),
         "InvalidEventData",
         "InvalidEvent",
     ]
@@ -434,13 +447,24 @@ def test_rows_that_cannot_be_read(project: Project) -> None:
         """
     )
     assert told[:3] == [
-        "UnreadableRow: Row 7 of the outbox has version 2, and this celery-fanout knows version 1. "
-        "Start the relay with the version of celery-fanout that the web processes have.",
-        "UnreadableRow: Row 7 of the outbox is for the Celery app 'other', which is not in this "
-        "process. Import the module that makes it where Django starts, as Celery's documentation "
-        "has it.",
-        "UnreadableRow: Row 7 of the outbox is no event (The event '?' has specversion None. Send "
-        "CloudEvents 1.0.). Something else than celery-fanout has written or changed it. Delete it.",
+        (
+            "UnreadableRow: Row 7 of the outbox has version 2, and this celery-fanout knows "
+            "version 1. "
+            "Start the relay with the version of celery-fanout that the web processes have."
+        ),
+        (
+            "UnreadableRow: Row 7 of the outbox is for the Celery app 'other', which is not "
+            "in this "
+            "process. Import the module that makes it where Django starts, as Celery's "
+            "documentation "
+            "has it."
+        ),
+        (
+            "UnreadableRow: Row 7 of the outbox is no event (The event '?' has specversion "
+            "None. Send "
+            "CloudEvents 1.0.). Something else than celery-fanout has written or changed it. "
+            "Delete it."
+        ),
     ]
     assert told[3].startswith("UnreadableRow: Row 7 of the outbox is no event (")
 
