@@ -126,9 +126,7 @@ def test_a_thousand_interleavings(redis_server: RedisServer) -> None:
 # --- with workers ---------------------------------------------------------------------------------
 
 
-def test_control_races_with_working(
-    jobs: Jobs, chance: random.Random, bounded: bool
-) -> None:
+def test_control_races_with_working(jobs: Jobs, chance: random.Random, bounded: bool) -> None:
     """Cancel in a step, replay and rerun while others work: what a run ends as, it stays."""
     number = 30 if bounded else 300
     jobs.worker(concurrency=2)
