@@ -60,46 +60,60 @@ class Command(BaseCommand):
     help = HELP
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """Keep the lines of the texts as they are."""
+        """Add what the exit codes mean."""
         return super().create_parser(prog_name, subcommand, epilog=EPILOG, **kwargs)
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options."""
         add = parser.add_argument
         count, seconds = _positive(int), _positive(float)
-        add("--database", help="alias of the database; by default fanout_outbox_database")
-        add("--batch", type=count, default=100, help="rows that are claimed at once; 100")
+        add(
+            "--database",
+            metavar="ALIAS",
+            help="the database that has the outbox (default: fanout_outbox_database)",
+        )
+        add(
+            "--batch",
+            type=count,
+            default=100,
+            metavar="ROWS",
+            help="how many rows are claimed at once (default: 100)",
+        )
         add(
             "--lease",
             type=seconds,
             default=60.0,
-            help="seconds within which a batch must be published and deleted, or another relay "
-            "does it again; 60",
+            metavar="SECONDS",
+            help="within this time a batch must be published and deleted, or another relay does "
+            "it again (default: 60)",
         )
         add(
             "--poll",
             type=seconds,
             default=1.0,
-            help="seconds between two looks at an empty outbox; PostgreSQL with psycopg 3 wakes "
-            "the relay at once; 1",
+            metavar="SECONDS",
+            help="time between two looks at an empty outbox; PostgreSQL with psycopg 3 wakes the "
+            "relay at once (default: 1)",
         )
         add(
             "--backoff",
             type=seconds,
             default=30.0,
-            help="seconds before an event that failed is tried again; they double; 30",
+            metavar="SECONDS",
+            help="time before an event that failed is tried again; it doubles (default: 30)",
         )
         add("--once", action="store_true", help="publish what is due, and end")
         add(
             "--single",
             action="store_true",
-            help="promise that this is the only relay, for SQLite and other databases without "
-            "SKIP LOCKED",
+            help="promise that this is the only relay, on SQLite and other databases without SKIP "
+            "LOCKED",
         )
         add(
             "--liveness-file",
             type=Path,
-            help="a file to touch whenever the database has answered, idle or not",
+            metavar="FILE",
+            help="touched whenever the database has answered, idle or not",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:  # noqa: ARG002 - Django's
