@@ -2,36 +2,88 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
+import redis
 
 from tests.contrib.django.conftest import Project
 from tests.processes import Process, wait_until
 from tests.servers import ROOT
 
-__all__ = ["Relay", "Relays"]
+__all__ = ["OUTBOX", "Relay", "attempts", "deliveries", "messages", "once", "write"]
 
-#: Writes events named ``order/placed`` with the ids e-0, e-1 and so on into the outbox.
-WRITE = """
+OUTBOX = "celery_fanout_outbox"
+
+_WRITE = """
+from celery_fanout import Event
+from celery_fanout.contrib.django.rows import write_rows
+from celery_fanout.publication import Publication
+
+names = {names!r}
 with transaction.atomic():
-    emit_many([Event("order/placed", {"n": n}, id=f"e-{n}") for n in range(%d)], delivery="outbox")
+    events = [Event("order/" + name, {data!r}, id=f"{{name}}-{{n}}")
+              for n in range({count}) for name in names]
+    write_rows(Publication(get_fanout(), events, delay={delay!r}), "default")
 """
 
 
+def write(
+    project: Project,
+    count: int,
+    *names: str,
+    data: Any = None,
+    delay: float | None = None,
+) -> None:
+    """Commit events with the names ``order/NAME`` and the ids ``NAME-0`` and so on."""
+    names = names or ("changed",)
+    project.run(_WRITE.format(count=count, names=names, data=data, delay=delay))
+
+
+def once(project: Project, *arguments: str, **env: str) -> tuple[int, str]:
+    """Run a relay that ends by itself; return its exit code, and what it printed and logged."""
+    done = project.command("-m", "django", "fanout_relay", "--once", *arguments, **env)
+    return done.returncode, done.stdout + done.stderr
+
+
+def attempts(project: Project) -> Counter[int]:
+    """Return how many rows had how many attempts."""
+    return Counter(row[0] for row in project.database.fetch(f"SELECT attempts FROM {OUTBOX}"))
+
+
+def messages(project: Project, queue: str = "celery") -> list[str]:
+    """Return the ids of the runs whose messages lie in a queue, one for each message."""
+    with redis.Redis.from_url(project.environment["TEST_BROKER"]) as client:
+        found: Any = client.lrange(queue, 0, -1)
+    return [json.loads(message)["headers"]["id"] for message in found]
+
+
+def deliveries(project: Project) -> Counter[tuple[str, str]]:
+    """Return how often which event reached which subscriber."""
+    return Counter((entry["task"], entry["id"]) for entry in project.ran())
+
+
 class Relay(Process):
-    """``manage.py fanout_relay``."""
+    """``manage.py fanout_relay``.
+
+    Args:
+        project: the project.
+        arguments: further arguments.
+        env: further environment variables.
+    """
 
     name = "relay"
 
     def __init__(self, project: Project, *arguments: str, **env: str) -> None:
         super().__init__()
-        self._arguments = arguments
+        single = ["--single"] if project.database.vendor == "sqlite" else []
+        self._arguments: Sequence[str] = [*single, *arguments]
         self._env = {**project.environment, **env}
 
     def command(self) -> list[str]:
@@ -45,6 +97,14 @@ class Relay(Process):
 
     def is_ready(self) -> bool:
         return "relay ready" in self.log_since_start
+
+    def terminate(self) -> None:
+        """Ask it to end, and do not wait for it."""
+        os.kill(self.pid, signal.SIGTERM)
+
+    def wait_for_end(self) -> None:
+        """Wait until it has ended, however."""
+        wait_until(lambda: not self.alive, message=lambda: self.log_since_start[-5000:])
 
     def wait_for_log(self, text: str, timeout: float = 30) -> None:
         """Wait until it has printed or logged the text."""
