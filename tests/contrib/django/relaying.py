@@ -17,44 +17,34 @@ from tests.contrib.django.conftest import Project
 from tests.processes import Process, wait_until
 from tests.servers import ROOT
 
-__all__ = ["OUTBOX", "Relay", "attempts", "deliveries", "messages", "once", "write"]
-
-OUTBOX = "celery_fanout_outbox"
+__all__ = ["Relay", "attempts", "deliveries", "messages", "once", "write"]
 
 _WRITE = """
 from celery_fanout import Event
-from celery_fanout.contrib.django.rows import write_rows
-from celery_fanout.publication import Publication
 
-names = {names!r}
+events = [Event("order/" + name, {data!r}, id=f"{{name}}-{{n}}")
+          for n in range({count}) for name in {names!r}]
 with transaction.atomic():
-    events = [Event("order/" + name, {data!r}, id=f"{{name}}-{{n}}")
-              for n in range({count}) for name in names]
-    write_rows(Publication(get_fanout(), events, delay={delay!r}), "default")
+    emit_many(events, delivery="outbox")
 """
 
 
-def write(
-    project: Project,
-    count: int,
-    *names: str,
-    data: Any = None,
-    delay: float | None = None,
-) -> None:
+def write(project: Project, count: int, *names: str, data: Any = None) -> None:
     """Commit events with the names ``order/NAME`` and the ids ``NAME-0`` and so on."""
-    names = names or ("changed",)
-    project.run(_WRITE.format(count=count, names=names, data=data, delay=delay))
+    project.run(_WRITE.format(count=count, names=names or ("changed",), data=data))
 
 
 def once(project: Project, *arguments: str, **env: str) -> tuple[int, str]:
     """Run a relay that ends by itself; return its exit code, and what it printed and logged."""
-    done = project.command("-m", "django", "fanout_relay", "--once", *arguments, **env)
+    single = ["--single"] if project.database.vendor == "sqlite" else []
+    done = project.command("-m", "django", "fanout_relay", "--once", *single, *arguments, **env)
     return done.returncode, done.stdout + done.stderr
 
 
 def attempts(project: Project) -> Counter[int]:
     """Return how many rows had how many attempts."""
-    return Counter(row[0] for row in project.database.fetch(f"SELECT attempts FROM {OUTBOX}"))
+    found = project.database.fetch("SELECT attempts FROM celery_fanout_outbox")
+    return Counter(row[0] for row in found)
 
 
 def messages(project: Project, queue: str = "celery") -> list[str]:
