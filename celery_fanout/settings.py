@@ -17,6 +17,8 @@ from celery_fanout.exceptions import InvalidSetting, UnknownSetting
 from celery_fanout.ids import PLACES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
 
 __all__ = ["Settings"]
@@ -87,6 +89,9 @@ class Settings:
         max_step_size: the largest step result, in bytes of JSON. Default: 1 MiB.
         publish_timeout: how long ``emit`` may block when the broker is down, in seconds. Default:
             5.
+        redact: what is done to data before people see them, on the command line and in Django's
+            admin: a function of an event's name and data, or its dotted path, that returns what is
+            shown. Default: values whose keys sound like secrets are left out.
         delivery: Django: when events are published: ``"on_commit"``, after the transaction that
             emits them; ``"outbox"``, by ``manage.py fanout_relay`` from a table that is written in
             that transaction; ``"now"``. Default: ``"on_commit"``.
@@ -121,6 +126,7 @@ class Settings:
     max_event_size: int = 256 * 1024
     max_step_size: int = 1024 * 1024
     publish_timeout: float = 5.0
+    redact: Callable[[str, Any], Any] | str | None = None
     delivery: str = "on_commit"
     on_publish_error: str = "log"
     outbox_database: str = "default"
@@ -179,6 +185,10 @@ class Settings:
             raise InvalidSetting(
                 f"{PREFIX}store_url", repr(given.store_url), 'a URL, "backend" or "memory://"'
             )
+        if not (given.redact is None or callable(given.redact) or _is_path(given.redact)):
+            raise InvalidSetting(
+                f"{PREFIX}redact", repr(given.redact), "a function, or the dotted path of one"
+            )
         if given.queue is not None and (not isinstance(given.queue, str) or not given.queue):
             raise InvalidSetting(f"{PREFIX}queue", repr(given.queue), "the name of a queue")
         if not isinstance(given.store_prefix, str) or not _PREFIX.fullmatch(given.store_prefix):
@@ -187,6 +197,10 @@ class Settings:
                 repr(given.store_prefix),
                 "1 to 50 letters, digits, '.', '_', ':' and '-'",
             )
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"\w+([.:]\w+)+", value))
 
 
 def _check(
