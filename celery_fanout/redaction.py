@@ -53,10 +53,10 @@ def redact(name: str, data: Any) -> Any:
         data: its data, or the value of a step, of one of its runs.
     """
     if isinstance(data, dict):
-        items = cast("dict[Any, Any]", data).items()
+        found: dict[Any, Any] = data
         return {
             key: REDACTED if _is_secret(str(key), value) else redact(name, value)
-            for key, value in items
+            for key, value in found.items()
         }
     if isinstance(data, (list, tuple)):
         return [redact(name, value) for value in cast("list[Any]", data)]

@@ -175,6 +175,7 @@ class Settings:
         for name, choices in _CHOICES.items():
             _check_choice(self, name, choices)
         given: Any = self  # not everybody runs a type checker
+        _check_redact(given.redact)
         if not isinstance(given.outbox_database, str) or not given.outbox_database:
             raise InvalidSetting(
                 f"{PREFIX}outbox_database", repr(given.outbox_database), "the alias of a database"
@@ -184,10 +185,6 @@ class Settings:
         if given.store_url is not None and not isinstance(given.store_url, str):
             raise InvalidSetting(
                 f"{PREFIX}store_url", repr(given.store_url), 'a URL, "backend" or "memory://"'
-            )
-        if not (given.redact is None or callable(given.redact) or _is_path(given.redact)):
-            raise InvalidSetting(
-                f"{PREFIX}redact", repr(given.redact), "a function, or the dotted path of one"
             )
         if given.queue is not None and (not isinstance(given.queue, str) or not given.queue):
             raise InvalidSetting(f"{PREFIX}queue", repr(given.queue), "the name of a queue")
@@ -199,8 +196,11 @@ class Settings:
             )
 
 
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch(r"\w+([.:]\w+)+", value))
+def _check_redact(value: Any) -> None:
+    is_path = isinstance(value, str) and re.fullmatch(r"\w+([.:]\w+)+", value)
+    if value is not None and not is_path and not callable(value):
+        rule = "a function, or the dotted path of one"
+        raise InvalidSetting(f"{PREFIX}redact", repr(value), rule)
 
 
 def _check(
