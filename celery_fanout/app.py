@@ -187,7 +187,7 @@ class Fanout:
         return Engine(
             lazy_store(lambda: self.store),
             self.settings,
-            self._emit_from_step,
+            self.emit_from_step,
             self._now,
             ledger=None if level2 is None else level2.ledger,
             wake=None if level2 is None else level2.wakeups.wake,
@@ -196,11 +196,10 @@ class Fanout:
 
     @cached_property
     def _eager_engine(self) -> Engine:
-        return Engine(
-            self.memory_store, self.settings, self._emit_from_step, self._now, waits=False
-        )
+        return Engine(self.memory_store, self.settings, self.emit_from_step, self._now, waits=False)
 
-    def _emit_from_step(self, event: Any, data: Any, *, cause: Run, **options: Any) -> Emission:
+    def emit_from_step(self, event: Any, data: Any, *, cause: Run, **options: Any) -> Emission:
+        """Emit what a step of a run emits."""
         # its checkpoint says that it was emitted, so it does not wait for a transaction
         options.setdefault("delivery", "now")
         return self.emit(event, data, cause=cause, **options)
@@ -309,9 +308,17 @@ class Fanout:
         """Whether emissions go to the ledger: not where subscribers run in place, or in a test."""
         if self._stand_in is not None and "publisher" not in self.__dict__:
             return True
-        captured = self.publisher is not self._own_publisher
         eager = self.app.conf.task_always_eager
-        return not captured and not eager and self.level2 is not None
+        return not self._captured and not eager and self.level2 is not None
+
+    @property
+    def _captured(self) -> bool:
+        return self.publisher is not self._own_publisher
+
+    @property
+    def in_test(self) -> bool:
+        """Whether a test records what is emitted, in place of publishing it."""
+        return self._stand_in is not None or self._captured
 
     def emit_many(
         self, events: Iterable[Any], *, delivery: str | None = None, using: str | None = None

@@ -6,20 +6,24 @@ By default that is at once. A web framework with transactions may put itself in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from celery_fanout.exceptions import DeliveryUnsupported
 from celery_fanout.tracing import continued
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
 
     from celery_fanout.emission import Emission
     from celery_fanout.events import Event
-    from celery_fanout.settings import Settings
 
-__all__ = ["Deliverer", "Publication", "Publishing", "deliver", "deliverers"]
+__all__ = ["Deliverer", "Publication", "Publishing", "deliver", "deliver_in_thread", "deliverers"]
+
+T = TypeVar("T")
 
 
 class Publishing(Protocol):
@@ -28,8 +32,8 @@ class Publishing(Protocol):
     app: Celery
 
     @property
-    def settings(self) -> Settings:
-        """The app's settings."""
+    def in_test(self) -> bool:
+        """Whether a test records what is emitted, in place of publishing it."""
         ...
 
     def check(self, publication: Publication) -> None:
@@ -56,6 +60,7 @@ class Publication:
             only.
         trace: the trace to publish them in, see :mod:`celery_fanout.tracing`; ``""``: the one that
             is current then.
+        emitted: the POSIX time of the emit.
     """
 
     fanout: Publishing
@@ -64,6 +69,7 @@ class Publication:
     expires: float | None = None
     then: str = ""
     trace: str = ""
+    emitted: float = field(default_factory=time.time)
 
     def check(self) -> None:
         """Raise now what :meth:`publish` would raise later, as far as that is known.
@@ -110,6 +116,20 @@ class Deliverer(Protocol):
         """
         ...
 
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """Call a function of synchronous code in the thread where transactions are."""
+        ...
+
+    def watch(self, fanout: Publishing) -> Callable[[bool], None]:
+        """For tests: note what begins to wait for a commit from now on.
+
+        Returns:
+            A function that publishes what still waits, as if the transactions that are under way
+            now committed: ``True``: all of it; ``False``: without what is in a transaction that
+            was begun since. What was rolled back waits no more.
+        """
+        ...
+
 
 #: Who decides; the last one counts, and with none everything is published at once.
 deliverers: list[Deliverer] = []
@@ -127,3 +147,12 @@ def deliver(publication: Publication, delivery: str | None, using: str | None) -
         wanted = f"using={using!r}" if delivery in (None, "now") else f"delivery={delivery!r}"
         raise DeliveryUnsupported(publication.events[0].name, wanted)
     return publication.publish()
+
+
+async def deliver_in_thread(call: Callable[[], T]) -> T:
+    """Call a function that delivers, from a coroutine, in a thread."""
+    if deliverers:
+        return await deliverers[-1].in_thread(call)
+    import asyncio  # costs as much as all the rest of this package
+
+    return await asyncio.to_thread(call)

@@ -79,7 +79,7 @@ def read_row(row: OutboxEvent) -> tuple[Publication, float]:
     try:
         event = Event.from_cloudevent(row.event)
         options: dict[str, Any] = json.loads(row.options)
-        passed = max(0.0, time.time() - options["emitted"])
+        emitted = float(options["emitted"])
         publication = Publication(
             fanout,
             [event],
@@ -87,6 +87,7 @@ def read_row(row: OutboxEvent) -> tuple[Publication, float]:
             options.get("expires"),
             options.get("then", ""),
             options.get("trace", ""),
+            emitted,
         )
     except (InvalidEvent, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise UnreadableRow(
@@ -94,13 +95,13 @@ def read_row(row: OutboxEvent) -> tuple[Publication, float]:
             f"is no event ({exc})",
             "Something else than celery-fanout has written or changed it. Delete it.",
         ) from exc
-    return publication, passed
+    return publication, max(0.0, time.time() - emitted)
 
 
 def _options(publication: Publication) -> str:
     found: dict[str, Any] = {
         # the time of this machine, not a column: without USE_TZ those are local, and ambiguous
-        "emitted": time.time(),
+        "emitted": publication.emitted,
         "delay": publication.delay,
         "expires": publication.expires,
         "then": publication.then,

@@ -214,8 +214,8 @@ def database(
     if vendor not in migrated:
         migrated[vendor] = make_database(vendor, request, tmp_path_factory.mktemp(vendor))
     found = migrated[vendor]
-    for table in ("celery_fanout_outbox", "shop_order"):
-        found.fetch(f"DELETE FROM {table}")
+    found.fetch("DELETE FROM celery_fanout_outbox")
+    found.fetch("DELETE FROM shop_order")
     return found
 
 
