@@ -278,7 +278,7 @@ class LedgerAdmin(ModelAdmin):
         for id_ in ids:
             try:
                 chosen[id_] = self.find(control, id_)
-            except ControlError as exc:
+            except ControlError as exc:  # noqa: PERF203 - each by itself
                 self.message_user(request, str(exc), messages.WARNING)
         if request.POST.get("post") and chosen:
             self._change(request, control, change, chosen)

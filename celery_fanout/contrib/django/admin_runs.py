@@ -177,7 +177,9 @@ class RunAdmin(LedgerAdmin):
         names = sorted({sub.pattern for sub in fanout.registry if "*" not in sub.pattern})
         found = [
             choices_of(given, "state", _("state"), states),
-            choices_of(given, "since", _("time of change"), [(key, t) for key, (_s, t) in TIMES.items()]),
+            choices_of(
+                given, "since", _("time of change"), [(key, t) for key, (_s, t) in TIMES.items()]
+            ),
             choices_of(given, "name", _("event"), [(name, name) for name in names[:MAX_CHOICES]]),
             choices_of(given, "subscription", _("subscription"), [(s, s) for s in subscriptions]),
         ]
