@@ -515,7 +515,8 @@ def mistakes() -> dict[str, tuple[Any, dict[str, Any], str]]:
             Timed,
             {},
             (
-                "The model catalog.Timed is abstract, and has no rows. Name the models that inherit "
+                "The model catalog.Timed is abstract, and has no rows. Name "
+                "the models that inherit "
                 "from it."
             ),
         ),
@@ -523,7 +524,8 @@ def mistakes() -> dict[str, tuple[Any, dict[str, Any], str]]:
             Bargain,
             {},
             (
-                "The model catalog.Bargain is a proxy, and its rows are those of another model. Name "
+                "The model catalog.Bargain is a proxy, and its rows are "
+                "those of another model. Name "
                 "catalog.Product; when= can tell its rows apart."
             ),
         ),
@@ -531,8 +533,10 @@ def mistakes() -> dict[str, tuple[Any, dict[str, Any], str]]:
             Product.related.through,
             {},
             (
-                "The model catalog.Product_related is the table of a many-to-many field, and Django "
-                "sends no signals for its rows. Receive m2m_changed and emit there, or give the field "
+                "The model catalog.Product_related is the table of a "
+                "many-to-many field, and Django "
+                "sends no signals for its rows. Receive m2m_changed and emit "
+                "there, or give the field "
                 "a through= model."
             ),
         ),
@@ -550,7 +554,8 @@ def mistakes() -> dict[str, tuple[Any, dict[str, Any], str]]:
             Product,
             {"fields": ["related"]},
             (
-                "The model catalog.Product keeps 'related' in no column of its own, and Django sends "
+                "The model catalog.Product keeps 'related' in no column of "
+                "its own, and Django sends "
                 "no signal when it changes. Name fields with a column; for a many-to-many field, "
                 "receive m2m_changed."
             ),
@@ -560,7 +565,8 @@ def mistakes() -> dict[str, tuple[Any, dict[str, Any], str]]:
             Product,
             {"fields": ["sheet"]},
             (
-                "The model catalog.Product has bytes in 'sheet', and JSON has none. Leave it out: a "
+                "The model catalog.Product has bytes in 'sheet', and JSON "
+                "has none. Leave it out: a "
                 "subscriber can read it from the database."
             ),
         ),
@@ -568,7 +574,8 @@ def mistakes() -> dict[str, tuple[Any, dict[str, Any], str]]:
             Product,
             {"fields": ["pk"]},
             (
-                "The model catalog.Product cannot have 'pk' in fields=. The data have the primary key "
+                "The model catalog.Product cannot have 'pk' in fields=. The "
+                "data have the primary key "
                 "as 'pk' already, and 'changed' with track_changes."
             ),
         ),
