@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from django.apps import AppConfig
+from django.utils.module_loading import autodiscover_modules
 from django.utils.translation import gettext_lazy as _
 
 __all__ = ["FanoutConfig"]
 
 
 class FanoutConfig(AppConfig):
-    """The Django app, with the label ``celery_fanout``."""
+    """The Django app, with the label ``celery_fanout``.
+
+    Attributes:
+        discovers: modules of the installed apps that are imported when Django starts, in web
+            processes and workers alike: whoever emits must know the subscribers. To have others,
+            name a subclass of this class in ``INSTALLED_APPS``.
+    """
+
+    discovers: ClassVar[tuple[str, ...]] = ("events", "subscribers", "tasks")
 
     name = "celery_fanout.contrib.django"
     label = "celery_fanout"
@@ -17,8 +28,10 @@ class FanoutConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Attach emitting to transactions."""
+        """Attach emitting to transactions, and import subscribers."""
         # with the models, which Django has loaded by now
         from celery_fanout.contrib.django.publication import install
 
         install()
+        for module in self.discovers:  # the events of all apps first
+            autodiscover_modules(module)
