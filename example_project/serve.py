@@ -111,7 +111,7 @@ def run(stack: ExitStack, port: int, *, embedded: bool) -> int:
             for each in programs:
                 each.check()
             time.sleep(0.5)
-    return work_here()
+    return work_here(directory)
 
 
 # -- servers -----------------------------------------------------------------------------------
@@ -206,12 +206,13 @@ def open_port(stack: ExitStack, port: int) -> Any:
     return server
 
 
-def work_here() -> int:
+def work_here(directory: Path) -> int:
     """Be the worker, in the main thread, where Celery looks after Ctrl-C."""
     from example_project.website import celery_app
 
-    worker = celery_app.Worker(pool="threads", concurrency=6, loglevel="ERROR", quiet=True)
-    worker.start()
+    log = str(directory / "worker.log")
+    options = {"loglevel": "INFO", "logfile": log, "redirect_stdouts": False, "quiet": True}
+    celery_app.Worker(pool="threads", concurrency=6, **options).start()
     return 0
 
 

@@ -10,6 +10,10 @@ from django.template.defaultfilters import filesizeformat
 
 from example_project.inbox.models import Document
 
+SAMPLES = {
+    path.name: path
+    for path in sorted((Path(__file__).parent.parent / "sample_documents").iterdir())
+}
 SUFFIXES = (".md", ".markdown", ".txt", ".text")
 
 
@@ -36,7 +40,7 @@ def text_of(content: bytes) -> str:
 
 
 class UploadForm(forms.ModelForm):  # type: ignore[type-arg]
-    """A file or a pasted text, not both."""
+    """A file, a pasted text, or one of the samples."""
 
     file = forms.FileField(
         label="A text or Markdown file",
@@ -50,13 +54,19 @@ class UploadForm(forms.ModelForm):  # type: ignore[type-arg]
         widget=forms.Textarea(attrs={"rows": 5}),
     )
 
+    sample = forms.ChoiceField(
+        label="or a sample",
+        required=False,
+        choices=[("", "none"), *((name, name) for name in SAMPLES)],
+    )
+
     class Meta:
         model = Document
         fields = ("trouble",)
         labels = {"trouble": "The model that classifies is"}  # noqa: RUF012
         widgets = {"trouble": forms.RadioSelect}  # noqa: RUF012
 
-    field_order = ("file", "pasted", "trouble")
+    field_order = ("file", "pasted", "sample", "trouble")
 
     def clean_file(self) -> UploadedFile | None:
         file: UploadedFile | None = self.cleaned_data["file"]
@@ -80,13 +90,23 @@ class UploadForm(forms.ModelForm):  # type: ignore[type-arg]
             self.instance.name = (first or "Pasted text")[:60]
         return pasted
 
+    def clean_sample(self) -> str:
+        sample: str = self.cleaned_data["sample"]
+        if sample:
+            self.instance.text = SAMPLES[sample].read_text(encoding="utf-8")
+            self.instance.name = sample
+        return sample
+
     def clean(self) -> dict[str, Any]:
         found = super().clean() or {}
-        if "file" in self.errors or "pasted" in self.errors:
+        if self.errors.keys() & {"file", "pasted", "sample"}:
             return found
-        given = [bool(found.get("file")), bool(found.get("pasted", "").strip())]
-        if not any(given):
-            raise forms.ValidationError("Choose a file, or paste a text.")
-        if all(given):
-            raise forms.ValidationError("Choose a file or paste a text, not both.")
+        given = [found.get("file"), found.get("pasted", "").strip(), found.get("sample")]
+        count = sum(map(bool, given))
+        if not count:
+            raise forms.ValidationError("Choose a file, paste a text, or take a sample.")
+        if count > 1:
+            raise forms.ValidationError(
+                "These are several documents. Leave all but one of file, text and sample empty."
+            )
         return found

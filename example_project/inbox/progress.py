@@ -15,6 +15,7 @@ from celery_fanout.exceptions import EventNotFound
 from celery_fanout.stores import Checkpoint, key_of
 from celery_fanout.timeline import timeline
 from example_project.inbox.models import Document, Reading
+from example_project.inbox.tasks import FIELDS
 from example_project.website import celery_app
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ EVENT = "document/uploaded"
 
 #: The subscribers, by the end of their task's name, and what they find out.
 SUBJECTS = {"summarize": "summary", "classify": "category", "extract_entities": "entities"}
-TITLES = {"summary": "Summary", "category": "Category", "entities": "Names, dates, amounts"}
+TITLES = {"summary": "Summary", "category": "Category", "entities": "Entities"}
 
 #: A badge and its words for each state of a run.
 WORDS = {
@@ -88,6 +89,15 @@ class Card:
     @property
     def ended(self) -> bool:
         return self.badge in ENDS
+
+    @property
+    def found(self) -> list[tuple[str, str]]:
+        """What was extracted, in the order of the fields: a database may have another."""
+        return [(name, ", ".join(self.value.get(name, ()))) for name in FIELDS]
+
+    @property
+    def certainty(self) -> str:
+        return f"{self.value['confidence']:.0%}"
 
     @property
     def can_retry(self) -> bool:
@@ -184,8 +194,9 @@ def _card(
     if run.state == "succeeded" and badge in ("waiting", "working"):
         badge, words = "working", "Saving"
     at_its_tail = run.state == "succeeded" and badge == "failed"
-    now = dt.datetime.now(dt.timezone.utc)
-    due = _time(run.due) if badge == "retrying" and run.due else None
+    due = run.due if badge == "retrying" else None
+    # by the ledger's clock, as the times of its runs are
+    wait = max(0, round(due - get_fanout(celery_app).ledger.time())) if due else 0
     error = outcome.error or {}
     attempts = _attempts(run)
     return Card(
@@ -195,8 +206,8 @@ def _card(
         run_id=outcome.run_id if not at_its_tail else _failed_child(runs, run),
         value=readings.get(subject),
         has_value=subject in readings,
-        due=due,
-        wait=max(0, round((due - now).total_seconds())) if due else 0,
+        due=_time(due) if due else None,
+        wait=wait,
         error=f"{error.get('type')}: {error.get('message')}" if error else "",
         attempts=attempts,
         steps=_steps(run, attempts),
@@ -246,5 +257,5 @@ def _steps(run: RunRecord, attempts: Sequence[Attempt]) -> list[Step]:
         stored = _time(checkpoint.stored)
         begun = [attempt.number for attempt in attempts if attempt.started <= stored]
         later = sum(attempt.started > stored for attempt in attempts)
-        found.append(Step(key_of(name)[0], begun[-1] if begun else 1, later))
-    return found
+        found.append((stored, Step(key_of(name)[0], begun[-1] if begun else 1, later)))
+    return [step for _, step in sorted(found, key=lambda pair: pair[0])]
