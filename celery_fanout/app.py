@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+from celery.canvas import signature
+from kombu.utils import json as kombu_json
+
 from celery_fanout import (
     context,
     failures,  # noqa: F401  # pyright: ignore[reportUnusedImport] - registers the errback task
@@ -18,7 +21,7 @@ from celery_fanout import (
 from celery_fanout.context import Engine
 from celery_fanout.drafts import draft
 from celery_fanout.exceptions import EmitWhileImporting, InvalidEvent, StoreUnsupported
-from celery_fanout.fanin import fan_in_of
+from celery_fanout.fanin import fan_in_message, fan_in_of
 from celery_fanout.level2 import Level2
 from celery_fanout.publication import Publication, deliver
 from celery_fanout.publisher import Publisher
@@ -184,7 +187,7 @@ class Fanout:
         return Engine(
             lazy_store(lambda: self.store),
             self.settings,
-            self._emit_from_step,
+            self.emit_from_step,
             self._now,
             ledger=None if level2 is None else level2.ledger,
             wake=None if level2 is None else level2.wakeups.wake,
@@ -193,19 +196,16 @@ class Fanout:
 
     @cached_property
     def _eager_engine(self) -> Engine:
-        return Engine(
-            self.memory_store, self.settings, self._emit_from_step, self._now, waits=False
-        )
+        return Engine(self.memory_store, self.settings, self.emit_from_step, self._now, waits=False)
 
-    def _emit_from_step(self, event: Any, data: Any, *, cause: Run, **options: Any) -> Emission:
+    def emit_from_step(self, event: Any, data: Any, *, cause: Run, **options: Any) -> Emission:
+        """Emit what a step of a run emits."""
         # its checkpoint says that it was emitted, so it does not wait for a transaction
         options.setdefault("delivery", "now")
         return self.emit(event, data, cause=cause, **options)
 
     def _run_eagerly(self, chain: FrozenChain) -> Any:
         """Execute one chain in place, as ``task_always_eager`` does with any task."""
-        from celery.canvas import signature
-
         options = dict(chain.subscription.options)
         result = chain.subscription.task.apply_async(
             args=chain.args,
@@ -280,8 +280,13 @@ class Fanout:
         needs_ledger = patience is not None or then is not None
         if needs_ledger and not self._records and not self.app.conf.task_always_eager:
             self._level2("emit(expires=)" if then is None else "emit(then=)")
-        publication = Publication([drafted], waits, patience, then, self.publish)
+        called = "" if then is None else fan_in_message(drafted.name, then)
+        publication = Publication(self, [drafted], waits, patience, called)
         return deliver(publication, delivery, using)[0]
+
+    def check(self, publication: Publication) -> None:
+        """Raise what publishing would raise that does not depend on when it happens."""
+        self._own_publisher.check(publication.events)
 
     def publish(self, publication: Publication) -> list[Emission]:
         """Publish events that were checked before, at once."""
@@ -293,8 +298,8 @@ class Fanout:
             )
         delay = publication.delay
         emissions = self.publisher.emit(events, None if delay is None else self.clock() + delay)
-        if then is not None and self.app.conf.task_always_eager:
-            called = then.s() if hasattr(then, "s") else then
+        if then and self.app.conf.task_always_eager:
+            called = signature(kombu_json.loads(then)["signature"], app=self.app)
             called.apply(() if called.immutable else (fan_in_of(emissions[0]),))
         return emissions
 
@@ -303,9 +308,17 @@ class Fanout:
         """Whether emissions go to the ledger: not where subscribers run in place, or in a test."""
         if self._stand_in is not None and "publisher" not in self.__dict__:
             return True
-        captured = self.publisher is not self._own_publisher
         eager = self.app.conf.task_always_eager
-        return not captured and not eager and self.level2 is not None
+        return not self._captured and not eager and self.level2 is not None
+
+    @property
+    def _captured(self) -> bool:
+        return self.publisher is not self._own_publisher
+
+    @property
+    def in_test(self) -> bool:
+        """Whether a test records what is emitted, in place of publishing it."""
+        return self._stand_in is not None or self._captured
 
     def emit_many(
         self, events: Iterable[Any], *, delivery: str | None = None, using: str | None = None
@@ -324,7 +337,7 @@ class Fanout:
             drafts.append(draft(self.settings, *pair))
         if not drafts:
             return []
-        return deliver(Publication(drafts, None, None, None, self.publish), delivery, using)
+        return deliver(Publication(self, drafts), delivery, using)
 
     def explain(self, event: str | BaseModel | Event, data: Any = None) -> list[Explanation]:
         """Return for every subscription why it does or does not match; see :func:`explain`."""

@@ -3,25 +3,74 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast, overload
 
 from celery_fanout.app import get_fanout
 from celery_fanout.canvas import freeze
 from celery_fanout.emission import Emission, RunHandle
 from celery_fanout.events import Event
+from celery_fanout.publication import deliverers
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from celery import Celery
 
     from celery_fanout.app import Fanout
 
-__all__ = ["CapturedEvents", "Capturing", "capture"]
+__all__ = ["CapturedEvents", "Capturing", "capture", "nothing", "watching"]
+
+
+def nothing() -> None:
+    """Do nothing: what there is to do before somebody looks, where nothing waits."""
 
 
 class CapturedEvents(list[Event]):
-    """The events emitted while they were captured, in order."""
+    """The events emitted while they were captured, in order.
+
+    In Django with those that wait for the commit of a transaction which has begun before, such as
+    that of a ``TestCase``, as if it committed.
+    """
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        super().__init__(events)
+        self._look: Callable[[], None] = nothing
+
+    def look(self, look: Callable[[], None]) -> None:
+        """Have a function called before anybody looks at the events; not for users."""
+        self._look = look
+
+    def __len__(self) -> int:
+        self._look()
+        return super().__len__()
+
+    def __iter__(self) -> Iterator[Event]:
+        self._look()
+        return super().__iter__()
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Event: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Event]: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Event | list[Event]:
+        self._look()
+        return super().__getitem__(index)
+
+    def __contains__(self, event: object) -> bool:
+        self._look()
+        return super().__contains__(event)
+
+    def __eq__(self, other: object) -> bool:
+        self._look()
+        return super().__eq__(other)
+
+    __hash__ = None  # as any list
+
+    def __repr__(self) -> str:
+        self._look()
+        return super().__repr__()
 
     def named(self, name: str) -> list[Event]:
         """Return the events of one name."""
@@ -88,10 +137,30 @@ class Capturing:
 
 
 @contextmanager
+def watching(fanout: Fanout) -> Generator[Callable[[], None]]:
+    """Treat transactions that are under way as if they committed, as far as a test can see.
+
+    Yields:
+        A function that publishes what has begun to wait for them since; so does the end of the
+        block.
+    """
+    if not deliverers:
+        yield nothing
+        return
+    publish = deliverers[-1].watch(fanout)
+    try:
+        yield lambda: publish(False)
+    finally:
+        publish(True)
+
+
+@contextmanager
 def capture(app: Celery | None = None) -> Generator[CapturedEvents]:
     """Record the events that are emitted in the block instead of publishing them.
 
-    Events are validated and matched as always.
+    Events are validated and matched as always. In Django also those are captured that wait for the
+    commit of a transaction which has begun before the block, such as that of a ``TestCase``, and
+    those that would go into the outbox.
 
     Args:
         app: the Celery app; the current one by default.
@@ -101,8 +170,11 @@ def capture(app: Celery | None = None) -> Generator[CapturedEvents]:
     before = fanout.__dict__.get("publisher")
     fanout.__dict__["publisher"] = Capturing(fanout, captured)
     try:
-        yield captured
+        with watching(fanout) as look:
+            captured.look(look)
+            yield captured
     finally:
+        captured.look(nothing)
         if before is None:
             del fanout.__dict__["publisher"]
         else:

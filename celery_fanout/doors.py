@@ -15,6 +15,7 @@ from celery_fanout import context
 from celery_fanout.app import get_fanout
 from celery_fanout.boot import new_boot
 from celery_fanout.declarations import declared
+from celery_fanout.publication import deliver_in_thread
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -165,15 +166,15 @@ async def aemit(
 ) -> Emission:
     """Like :func:`emit`, for async code: publishing happens in a thread.
 
-    Context variables, such as the current trace, are those of the caller.
+    Context variables, such as the current trace, are those of the caller. With
+    :mod:`celery_fanout.contrib.django` it is the thread of ``sync_to_async``, where the ORM's
+    transactions are.
     """
     fanout = get_fanout(app)  # the current app is thread-local
     call = partial(fanout.emit, event, data, delay=delay, expires=expires, then=then)
     call = partial(call, id=id, subject=subject, source=source, time=time)
     call = partial(call, delivery=delivery, using=using)
-    import asyncio  # costs as much as all the rest of this package
-
-    return await asyncio.to_thread(call)
+    return await deliver_in_thread(call)
 
 
 def explain(

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
-from celery_fanout.exceptions import EmissionTimeout
+from celery_fanout.exceptions import EmissionTimeout, NotPublishedYet
 from celery_fanout.results import RunResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from celery import Celery
     from celery.result import AsyncResult
@@ -109,15 +109,26 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Emission:
-    """An event that was published.
+    """An event that was published, or that is going to be.
 
     Attributes:
         event: the event.
-        runs: one handle per subscription that matched, in the order of their declaration.
+        runs: one handle per subscription that matched, in the order of their declaration. Empty as
+            long as the event is not published.
+        published: whether it is published. In Django it may wait for the end of a transaction; if
+            this process then publishes it, this and ``runs`` change. What is published from the
+            outbox is published elsewhere.
     """
 
     event: Event
     runs: list[RunHandle]
+    published: bool = True
+
+    def publish(self, runs: Sequence[RunHandle]) -> None:
+        """Note that an event which waited is published; not for users."""
+        self.runs[:] = runs
+        # frozen for those who are handed it, and they hold this very object
+        object.__setattr__(self, "published", True)
 
     def get(self, timeout: float | None = None) -> list[Outcome]:
         """Wait for all runs and return their outcomes, errors included, in the order of ``runs``.
@@ -129,7 +140,10 @@ class Emission:
 
         Raises:
             EmissionTimeout: if some had no outcome by then. It has those of the others.
+            NotPublishedYet: if the event still waits for its transaction, or in the outbox.
         """
+        if not self.published:
+            raise NotPublishedYet(self.event.name, self.event.id)
         until = None if timeout is None else time.monotonic() + timeout
         outcomes: dict[str, Outcome] = {}
         late: list[str] = []

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
-
-from kombu.utils import json as kombu_json
+from typing import TYPE_CHECKING
 
 from celery_fanout.endings import Endings
-from celery_fanout.exceptions import InvalidEvent
 from celery_fanout.keeper import Keeper
 from celery_fanout.recording import Recorder, Schedule
 from celery_fanout.supervising import Supervisor
@@ -75,7 +72,7 @@ class Level2:
         *,
         delay: float | None = None,
         expires: float | None = None,
-        then: Any = None,
+        then: str = "",
     ) -> list[Emission]:
         """Record and publish events.
 
@@ -83,7 +80,7 @@ class Level2:
             events: the events, already validated.
             delay: seconds before their runs start.
             expires: seconds within which their runs must have started.
-            then: the task that gets the outcome of all runs of an event.
+            then: JSON of the signature that gets the outcome of all runs of an event.
 
         Raises:
             EmitError: if the ledger does not answer.
@@ -92,15 +89,9 @@ class Level2:
         schedule = Schedule(
             resume_at=None if delay is None else now + delay,
             expires_at=None if expires is None else now + expires,
-            then="" if then is None else self._fan_in(events[0], then),
+            then=then,
         )
         return self._recorder.emit(events, schedule)
-
-    def _fan_in(self, event: Event, then: Any) -> str:
-        signature: Any = then.s() if hasattr(then, "s") else then
-        if not hasattr(signature, "get") or not signature.get("task"):
-            raise InvalidEvent(event.name, f"has then={then!r}", "Use a task or a signature.")
-        return str(kombu_json.dumps({"signature": dict(signature)}))
 
     @cached_property
     def control(self) -> RunControl:

@@ -6,37 +6,80 @@ By default that is at once. A web framework with transactions may put itself in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from celery_fanout.exceptions import DeliveryUnsupported
+from celery_fanout.tracing import continued
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from celery import Celery
+
     from celery_fanout.emission import Emission
     from celery_fanout.events import Event
 
-__all__ = ["Deliverer", "Publication", "deliver", "deliverers"]
+__all__ = ["Deliverer", "Publication", "Publishing", "deliver", "deliver_in_thread", "deliverers"]
+
+T = TypeVar("T")
+
+
+class Publishing(Protocol):
+    """What publishes the events of one app: its :class:`~celery_fanout.app.Fanout`."""
+
+    app: Celery
+
+    @property
+    def in_test(self) -> bool:
+        """Whether a test records what is emitted, in place of publishing it."""
+        ...
+
+    def check(self, publication: Publication) -> None:
+        """Raise what publishing would raise that does not depend on when it happens."""
+        ...
+
+    def publish(self, publication: Publication) -> list[Emission]:
+        """Publish events that were checked before, at once."""
+        ...
 
 
 @dataclass(frozen=True)
 class Publication:
     """Checked events, and all that publishing them takes. Nothing was sent or stored yet.
 
+    It is a snapshot: what the caller changes afterwards changes nothing here.
+
     Attributes:
+        fanout: what publishes.
         events: the events.
         delay: seconds, from the emit on, before their runs start; ``None``: none.
         expires: seconds, from the emit on, within which they must have started; ``None``: whenever.
-        then: the task or signature that gets the outcome of all runs; one event only.
-        send: publishes; see :meth:`publish`.
+        then: the signature that gets the outcome of all runs, as JSON; ``""``: none. One event
+            only.
+        trace: the trace to publish them in, see :mod:`celery_fanout.tracing`; ``""``: the one that
+            is current then.
+        emitted: the POSIX time of the emit.
     """
 
+    fanout: Publishing
     events: list[Event]
-    delay: float | None
-    expires: float | None
-    then: Any
-    send: Callable[[Publication], list[Emission]]
+    delay: float | None = None
+    expires: float | None = None
+    then: str = ""
+    trace: str = ""
+    emitted: float = field(default_factory=time.time)
+
+    def check(self) -> None:
+        """Raise now what :meth:`publish` would raise later, as far as that is known.
+
+        Raises:
+            InvalidEvent: if the broker could not carry one of the events.
+            RegistrationError: if a subscription is wrong.
+            StoreUnsupported: if a subscription needs a ledger, and there is none.
+        """
+        self.fanout.check(self)
 
     def publish(self, passed: float = 0.0) -> list[Emission]:
         """Publish the events, now. To repeat it is safe: ids stay the same.
@@ -47,13 +90,15 @@ class Publication:
         Raises:
             EmitError: if publishing was cut short, or the ledger did not answer.
         """
-        if not passed:
-            return self.send(self)
-        delay, expires = (
-            None if seconds is None else max(0.0, seconds - passed)
-            for seconds in (self.delay, self.expires)
-        )
-        return self.send(replace(self, delay=delay, expires=expires))
+        found = self
+        if passed:
+            delay, expires = (
+                None if seconds is None else max(0.0, seconds - passed)
+                for seconds in (self.delay, self.expires)
+            )
+            found = replace(self, delay=delay, expires=expires)
+        with continued(self.trace):
+            return self.fanout.publish(found)
 
 
 class Deliverer(Protocol):
@@ -68,6 +113,20 @@ class Deliverer(Protocol):
             publication: what to publish.
             delivery: ``"on_commit"``, ``"outbox"`` or ``"now"``; ``None``: as the settings say.
             using: the database whose transaction counts; ``None``: as the settings say.
+        """
+        ...
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """Call a function of synchronous code in the thread where transactions are."""
+        ...
+
+    def watch(self, fanout: Publishing) -> Callable[[bool], None]:
+        """For tests: note what begins to wait for a commit from now on.
+
+        Returns:
+            A function that publishes what still waits, as if the transactions that are under way
+            now committed: ``True``: all of it; ``False``: without what is in a transaction that
+            was begun since. What was rolled back waits no more.
         """
         ...
 
@@ -88,3 +147,12 @@ def deliver(publication: Publication, delivery: str | None, using: str | None) -
         wanted = f"using={using!r}" if delivery in (None, "now") else f"delivery={delivery!r}"
         raise DeliveryUnsupported(publication.events[0].name, wanted)
     return publication.publish()
+
+
+async def deliver_in_thread(call: Callable[[], T]) -> T:
+    """Call a function that delivers, from a coroutine, in a thread."""
+    if deliverers:
+        return await deliverers[-1].in_thread(call)
+    import asyncio  # costs as much as all the rest of this package
+
+    return await asyncio.to_thread(call)

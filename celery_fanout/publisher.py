@@ -145,6 +145,17 @@ class Publisher:
                 self.deliver(deliveries, resume_at)
         return self.report(events, deliveries, results)
 
+    def check(self, events: Sequence[Event]) -> None:
+        """Raise what keeps events from being published, whatever the broker says.
+
+        Raises:
+            InvalidEvent: if the broker could not carry one of them.
+            RegistrationError: if a subscription is wrong.
+        """
+        for event in events:
+            if any(sub.tail or sub.cancel_on for sub in self._registry.candidates(event.name)):
+                self.freeze(event)
+
     def freeze(
         self, event: Event, generation: int | None = None, place: int | None = None
     ) -> list[Delivery]:

@@ -10,6 +10,7 @@ import difflib
 import time
 import uuid
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from kombu.utils import json as kombu_json
 
 from celery_fanout.boot import boot_id
 from celery_fanout.canvas import KIND_HEADER
-from celery_fanout.capturing import CapturedEvents, Capturing
+from celery_fanout.capturing import CapturedEvents, Capturing, nothing, watching
 from celery_fanout.context import Engine, engine_override
 from celery_fanout.exceptions import describe
 from celery_fanout.ids import event_key
@@ -32,8 +33,7 @@ from celery_fanout.stores.memory_ledger import MemoryLedger
 from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Generator, Mapping, Sequence
 
     from celery_fanout.app import Fanout
     from celery_fanout.control import RunControl
@@ -189,6 +189,7 @@ class Simulation:
         self.clock = clock or Clock()
         self.ledger = MemoryLedger(rules_of(fanout.settings), self.clock)
         self.events = CapturedEvents()
+        self._look = nothing
         self._inbox = _Inbox(fanout, self.ledger, alone=alone)
         self.level2 = _Recording(
             fanout.app, fanout.settings, fanout.registry, self._inbox, self.ledger
@@ -199,7 +200,7 @@ class Simulation:
         self._engine = Engine(
             fanout.memory_store,
             fanout.settings,
-            fanout.emit,
+            fanout.emit_from_step,
             self.clock,
             ledger=self.ledger,
             wake=self.level2.wakeups.wake,
@@ -217,9 +218,13 @@ class Simulation:
         """What workers would receive next."""
         return self._inbox.messages
 
-    def current(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def current(self) -> Generator[None]:
         """Make the app emit into this simulation in a block."""
-        return self._fanout.working_with(self.level2)
+        with self._fanout.working_with(self.level2), watching(self._fanout) as look:
+            self._look = look
+            self.events.look(look)
+            yield
 
     def begin(self, event: Event, subscription: Subscription) -> str:
         """Record an event for one subscription alone, and publish its run. Returns its id."""
@@ -235,6 +240,7 @@ class Simulation:
 
     def collect(self) -> float | None:
         """Do what a keeper does now; return when it has something to do next."""
+        self._look()
         taken = self.ledger.take(limit=1000)
         self.level2.wakeups.publish(taken)
         if not self._alone:

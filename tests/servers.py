@@ -26,6 +26,7 @@ from typing import Any, ClassVar
 
 import amqp
 import psycopg
+import pymysql
 import pytest
 import redis
 from typing_extensions import Self
@@ -33,6 +34,7 @@ from typing_extensions import Self
 from tests.processes import Process, free_port, is_listening, wait_until
 
 __all__ = [
+    "MariaDBServer",
     "MemcachedServer",
     "Oracle",
     "PostgresServer",
@@ -328,6 +330,74 @@ class PostgresServer(Process):
         """Execute one SQL statement outside of any transaction."""
         with psycopg.connect(self.url(database), autocommit=True, connect_timeout=5) as connection:
             connection.execute(statement.encode())
+
+    def add_database(self) -> str:
+        """Create an empty database, and return its name."""
+        database = f"test_{next(_numbers)}"
+        self.execute(f"CREATE DATABASE {database}")
+        return database
+
+
+class MariaDBServer(Process):
+    """A MariaDB server whose user ``root`` has no password.
+
+    It never waits for the disk, so it would not survive a power cut; killing it loses nothing.
+    """
+
+    name = "mariadb"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.port = free_port()
+        self._data = self.directory / "data"
+
+    def _options(self) -> list[str]:
+        user = ["--user=root"] if os.getuid() == 0 else []
+        return ["--no-defaults", f"--datadir={self._data}", *user]
+
+    def command(self) -> Sequence[str]:
+        return [
+            *(program("mariadbd", "mariadb-server", "/usr/sbin/mariadbd"), *self._options()),
+            *("--bind-address=127.0.0.1", f"--port={self.port}"),
+            *(f"--socket={self.directory / 'socket'}", f"--pid-file={self.directory / 'pid'}"),
+            *("--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=32M"),
+            *("--character-set-server=utf8mb4", "--skip-log-bin", "--skip-name-resolve"),
+        ]
+
+    def start(self, timeout: float = 60) -> Self:
+        if not self._data.exists():
+            subprocess.run(
+                [
+                    *(program("mariadb-install-db", "mariadb-server"), *self._options()),
+                    *("--auth-root-authentication-method=normal", "--skip-test-db"),
+                ],
+                cwd=self.directory,
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        return super().start(timeout)
+
+    def is_ready(self) -> bool:
+        with contextlib.suppress(pymysql.OperationalError):
+            self.execute("SELECT 1")
+            return True
+        return False
+
+    def execute(self, statement: str, database: str | None = None) -> None:
+        """Execute one SQL statement outside of any transaction."""
+        with (
+            pymysql.connect(
+                host="127.0.0.1",
+                port=self.port,
+                user="root",
+                database=database,
+                autocommit=True,
+                connect_timeout=5,
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(statement)
 
     def add_database(self) -> str:
         """Create an empty database, and return its name."""

@@ -23,6 +23,10 @@
           │    └── EventTooLarge
           ├── EmitError
           ├── DeliveryUnsupported
+          ├── NotInTransaction
+          ├── NoCommitToWaitFor
+          ├── NotPublishedYet
+          ├── UnreadableRow
           ├── ControlError
           │    ├── RunNotFound (LookupError)
           │    ├── EventNotFound (LookupError)
@@ -89,6 +93,10 @@ from celery_fanout.exceptions.emission import (
     InvalidEvent,
     InvalidEventData,
     InvalidEventName,
+    NoCommitToWaitFor,
+    NotInTransaction,
+    NotPublishedYet,
+    UnreadableRow,
 )
 from celery_fanout.exceptions.registration import (
     DuplicateEventType,
@@ -150,9 +158,12 @@ __all__ = [
     "InvalidSubscription",
     "NestedStep",
     "NoApp",
+    "NoCommitToWaitFor",
     "NonRetriable",
     "NotATask",
     "NotDurableWarning",
+    "NotInTransaction",
+    "NotPublishedYet",
     "RegistrationError",
     "ReplayContended",
     "RetryAfter",
@@ -174,6 +185,7 @@ __all__ = [
     "UnknownSetting",
     "UnknownStep",
     "UnknownSubscription",
+    "UnreadableRow",
     "WrongKind",
     "WrongState",
     "describe",

@@ -189,3 +189,87 @@ class DeliveryUnsupported(FanoutError):
             f"The event {self.name!r} was emitted with {self.wanted}, which needs Django. Put "
             '"celery_fanout.contrib.django" into INSTALLED_APPS, and call django.setup() first.'
         )
+
+
+class NotInTransaction(FanoutError):
+    """An event for the outbox was emitted outside of a transaction.
+
+    Args:
+        name: the event's name.
+        using: the alias of the outbox's database.
+    """
+
+    def __init__(self, name: str, using: str) -> None:
+        super().__init__(name, using)
+        self.name = name
+        self.using = using
+
+    def __str__(self) -> str:
+        return (
+            f"The event {self.name!r} was emitted into the outbox outside of a transaction on the "
+            f"database {self.using!r}, where it could be kept though what it tells of is not. Emit "
+            f"it in a block of transaction.atomic(using={self.using!r}), together with what "
+            "happened; or set fanout_outbox_require_atomic to False."
+        )
+
+
+class NoCommitToWaitFor(FanoutError):
+    """An event was to wait for a commit, on a connection whose commits Django does not see.
+
+    Args:
+        name: the event's name.
+        using: the alias of the database.
+    """
+
+    def __init__(self, name: str, using: str) -> None:
+        super().__init__(name, using)
+        self.name = name
+        self.using = using
+
+    def __str__(self) -> str:
+        return (
+            f"The event {self.name!r} was to be published when the transaction on the database "
+            f"{self.using!r} commits, but autocommit is off there, and Django tells nobody of such "
+            f"commits. Emit it in a block of transaction.atomic(using={self.using!r}), or with "
+            'delivery="now" after the commit.'
+        )
+
+
+class NotPublishedYet(FanoutError):
+    """The runs of an emission were asked for before it was published.
+
+    Args:
+        name: the event's name.
+        event_id: the event's id.
+    """
+
+    def __init__(self, name: str, event_id: str) -> None:
+        super().__init__(name, event_id)
+        self.name = name
+        self.event_id = event_id
+
+    def __str__(self) -> str:
+        return (
+            f"The event {self.name!r} ({self.event_id}) is not published yet: that happens when "
+            "its transaction commits, or from the outbox. Wait for its runs after that, and where "
+            "it was in the outbox look for them by the event's id."
+        )
+
+
+class UnreadableRow(FanoutError):
+    """A row of the outbox that this process cannot publish.
+
+    Args:
+        row: the row's primary key.
+        problem: what is wrong with it.
+        remedy: what to change.
+    """
+
+    def __init__(self, row: object, problem: str, remedy: str) -> None:
+        super().__init__(row, problem, remedy)
+        self.row = row
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"Row {self.row} of the outbox {self.problem}. {self.remedy}"

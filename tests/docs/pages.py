@@ -12,7 +12,8 @@ log"``
 ``console``                    ``$`` commands executed by a shell, output and exit codes compared;
                                a worker goes on in the background until the page ends or starts the
                                next, and by then what the block says it logs has to be in its log;
-                               a keeper goes on beside it
+                               a keeper, ``manage.py runserver`` and ``manage.py fanout_relay`` go
+                               on beside it, from when they have said what the block says
 ``conf title="redis.conf"``    a Redis server is started with it
 ``conf title="rabbitmq.conf"`` parsed
 =============================  =====================================================================
@@ -20,6 +21,11 @@ log"``
 At the end every module that the page wrote is imported, every test file is run, and what
 ``tests/docs/expect/<page>.py`` says is executed in the page's namespace, to which ``WORKER_LOG`` is
 added: what the last worker has logged.
+
+A page that has the line ``<!-- django: proj.settings -->`` is about Django: its Python blocks run
+as in ``manage.py shell`` with these settings. A how-to guide finds the project in
+``tests/docs/django`` around it, where its ``proj/settings.py`` and ``proj/urls.py`` are added to
+the ends of those files, and tables are made for whatever models it writes.
 """
 
 from __future__ import annotations
@@ -43,13 +49,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from tests.docs.blocks import ROOT, Block, blocks_of
+from tests.docs.blocks import PAGES, ROOT, Block, blocks_of
 from tests.docs.matching import appears, matches, normal
 from tests.processes import Process, wait_until
 from tests.servers import RedisServer
 
 HERE = Path(__file__).parent
 PROJECT = HERE / "project"  # what how-to guides take for granted
+DJANGO = HERE / "django"  # the same, for pages about Django
 EXPECT = HERE / "expect"
 
 #: The languages of the table above.
@@ -57,6 +64,8 @@ KINDS = {"conf", "console", "pycon", "python", "text"}
 
 _WORKER = re.compile(r"^celery\s.*\bworker\b")
 _KEEPER = re.compile(r"^celery\s.*\bfanout keeper\b")
+_BESIDE = re.compile(r"^python manage\.py (runserver|fanout_relay(?!.* --once))\b")
+_SETTINGS = re.compile(r"^<!-- django: (\S+) -->$", re.MULTILINE)
 #: What the pages were written with: ``check`` has more to say about earlier versions.
 _NEWEST = (5, 7)
 #: Commands that would change this machine, or take long: their arguments are looked at instead.
@@ -94,7 +103,7 @@ class Background(Process):
         self._environment = {**environment, "PYTHONUNBUFFERED": "1"}
 
     def command(self) -> Sequence[str]:
-        faster = "" if _KEEPER.match(self._command) else "--without-gossip --without-mingle"
+        faster = "--without-gossip --without-mingle" if _WORKER.match(self._command) else ""
         return ["bash", "-c", f"exec {self._command} {faster}"]
 
     def environment(self) -> dict[str, str]:
@@ -140,10 +149,13 @@ class Page:
         self._localise = localise
         self._globalise = globalise
         self._workers: list[_Worker] = []
-        self._keepers: list[Background] = []
+        self._beside: list[Background] = []
         self._written: dict[str, Block] = {}
         self._tested: set[str] = set()
         self._session: subprocess.Popen[str] | None = None
+        found = _SETTINGS.search(PAGES[name].read_text())
+        self._django = found[1] if found else None
+        self._in_django = self._lacks_tables = False
         self._environment = {
             **os.environ,
             "COLUMNS": "80",
@@ -159,7 +171,10 @@ class Page:
     def play(self) -> None:
         """Do everything that the page says."""
         if self.name.startswith("docs/") and not self.name.startswith("docs/tutorial/"):
-            shutil.copytree(PROJECT, self.directory, dirs_exist_ok=True)
+            self._in_django = self._lacks_tables = self._django is not None
+            shutil.copytree(
+                DJANGO if self._in_django else PROJECT, self.directory, dirs_exist_ok=True
+            )
             for file in self.directory.rglob("*.py"):
                 file.write_text(self._localise(file.read_text()))
         try:
@@ -214,7 +229,7 @@ class Page:
             self._ask("python", "".join(f"import {module}\n" for module in modules), self.name)
         expect = EXPECT / Path(self.name).relative_to("docs") if "docs/" in self.name else None
         if expect is not None and (file := expect.with_suffix(".py")).exists():
-            log = self._log(self._workers[-1]) if self._workers else ""
+            log = self._globalise(self._workers[-1].process.log) if self._workers else ""
             self._ask("python", f"WORKER_LOG = {log!r}", str(file))
             self._ask("python", file.read_text(), str(file))
         self._settle_worker()
@@ -223,7 +238,7 @@ class Page:
         if self._session is not None:
             self._session.kill()
             self._session.communicate()
-        for process in [*(worker.process for worker in self._workers), *self._keepers]:
+        for process in [*(worker.process for worker in self._workers), *self._beside]:
             process.kill()
             process.close()
 
@@ -236,8 +251,17 @@ class Page:
         file.parent.mkdir(parents=True, exist_ok=True)
         if block.title.endswith(".py"):
             compile(block.source, block.where, "exec")
-        file.write_text(self._localise(block.source))
+        source = self._localise(block.source)
+        if self._in_django and block.title in {"proj/settings.py", "proj/urls.py"}:
+            source = f"{file.read_text()}\n{source}"
+        file.write_text(source)
         self._written[block.title] = block
+        self._lacks_tables = self._in_django
+
+    def _make_tables(self) -> None:
+        if self._lacks_tables:
+            self._lacks_tables = False
+            self._run("python manage.py migrate --run-syncdb --verbosity 0", self.name)
 
     def _configuration(self, block: Block) -> None:
         if block.title == "redis.conf":
@@ -251,15 +275,23 @@ class Page:
                 assert re.fullmatch(r"[\w.]+ = \S.*", line), block.where
 
     def _ask(self, kind: str, source: str, name: str) -> str:
+        self._make_tables()
         if self._session is None:
+            settings = {"DJANGO_SETTINGS_MODULE": self._django} if self._django else {}
             self._session = subprocess.Popen(
                 [sys.executable, "-c", "from tests.docs.session import main; main()"],
                 cwd=self.directory,
-                env={**self._environment, "PYTHONPATH": str(ROOT)},
+                env={**self._environment, **settings, "PYTHONPATH": str(ROOT)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
             )
+            if self._django:
+                self._request("python", "import django\n\ndjango.setup()", self.name)
+        return self._request(kind, source, name)
+
+    def _request(self, kind: str, source: str, name: str) -> str:
+        assert self._session is not None
         assert self._session.stdin is not None
         assert self._session.stdout is not None
         request = json.dumps({"kind": kind, "source": source, "name": name})
@@ -281,12 +313,13 @@ class Page:
             else:
                 assert commands, f"{block.where}: begins with no command"
                 commands[-1] = (commands[-1][0], f"{commands[-1][1]}{line}\n")
+        self._make_tables()
         status = 0
         for number, (command, expected) in enumerate(commands):
             if command.split()[0] in _EXAMINED:
                 _examine(command, block.where)
-            elif _KEEPER.match(command):
-                self._start_keeper(block, command, expected)
+            elif _KEEPER.match(command) or _BESIDE.match(command):
+                self._start_beside(block, command, expected)
             elif _WORKER.match(command):
                 self._start_worker(block, command, expected)
             else:
@@ -339,18 +372,23 @@ class Page:
         self._workers.append(_Worker(block, expected, process))
         process.start()
 
-    def _start_keeper(self, block: Block, command: str, expected: str) -> None:
+    def _start_beside(self, block: Block, command: str, expected: str) -> None:
         process = Background(self._localise(command), self.directory, self._environment)
-        self._keepers.append(process)
+        self._beside.append(process)
         process.start()
-        self._compare(f"{block.where}: {command}", expected, process.log)
+        if _KEEPER.match(command):
+            self._compare(f"{block.where}: {command}", expected, process.log)
+        else:
+            self._wait_until_logged(process, expected, f"{block.where}: {command}")
 
     def _wait_for_log(self, expected: str, where: str) -> None:
-        worker = self._workers[-1]
+        self._wait_until_logged(self._workers[-1].process, expected, where)
+
+    def _wait_until_logged(self, process: Background, expected: str, where: str) -> None:
         wait_until(
-            lambda: appears(expected, self._log(worker)),
+            lambda: appears(expected, self._globalise(process.log)),
             60,
-            lambda: f"{where}\n--- says\n{expected}--- logs\n{self._log(worker)}---",
+            lambda: f"{where}\n--- says\n{expected}--- logs\n{self._globalise(process.log)}---",
         )
 
     def _settle_worker(self) -> None:
@@ -358,6 +396,3 @@ class Page:
         if self._workers:
             worker = self._workers[-1]
             self._wait_for_log(worker.expected, worker.block.where)
-
-    def _log(self, worker: _Worker) -> str:
-        return self._globalise(worker.process.log)

@@ -10,9 +10,11 @@ import pytest
 
 from tests.docs.blocks import DOCS, PAGES, ROOT, blocks_of
 from tests.docs.pages import EXPECT, KINDS, Page
+from tests.processes import free_port
 from tests.servers import RedisServer
 
 _REDIS = re.compile(r"redis://localhost(?::6379)?(/\d+)?")
+_HTTP = re.compile(r"(localhost|127\.0\.0\.1):8000|runserver$", re.MULTILINE)
 _AMQP = re.compile(r"amqp://(?:guest:guest@)?localhost(?::5672)?//?")
 
 
@@ -33,11 +35,19 @@ def _localise(request: pytest.FixtureRequest, text: str) -> Callable[[str], str]
 def test_a_page_does_what_it_says(
     page: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    localise = _localise(request, PAGES[page].read_text())
+    localise_servers = _localise(request, PAGES[page].read_text())
     port = request.getfixturevalue("redis_server").port
+    http_port = free_port() if _HTTP.search(PAGES[page].read_text()) else 8000
+
+    def localise(source: str) -> str:
+        source = _HTTP.sub(
+            lambda m: f"{m[1]}:{http_port}" if m[1] else f"runserver {http_port}", source
+        )
+        return localise_servers(source)
 
     def globalise(text: str) -> str:
         text = text.replace(f"localhost:{port}", "localhost:6379")
+        text = re.sub(rf"\b{http_port}\b", "8000", text)
         return text.replace(f"{tmp_path}/", "")
 
     Page(page, tmp_path, localise, globalise).play()

@@ -18,3 +18,7 @@ class FanoutConfig(AppConfig):
 
     def ready(self) -> None:
         """Attach emitting to transactions."""
+        # with the models, which Django has loaded by now
+        from celery_fanout.contrib.django.publication import install
+
+        install()

@@ -5,6 +5,12 @@ from __future__ import annotations
 import json
 import os
 
+import pymysql
+
+# in place of mysqlclient, which has to be compiled; Django asks for a version of that
+pymysql.version_info = (2, 2, 7, "final", 0)
+pymysql.install_as_MySQLdb()
+
 SECRET_KEY = "tests"
 USE_TZ = True
 ALLOWED_HOSTS = ["*"]
