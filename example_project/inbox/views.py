@@ -32,8 +32,7 @@ def inbox(request: HttpRequest) -> HttpResponse:
     form = UploadForm(request.POST or None, request.FILES or None)
     if request.method == "POST" and form.is_valid():
         return redirect(_upload(form))
-    status = 422 if form.is_bound else 200
-    return render(request, "inbox/inbox.html", {"form": form, **_page(request)}, status=status)
+    return render(request, "inbox/inbox.html", {"form": form, **_page(request)})
 
 
 def _upload(form: UploadForm) -> Document:

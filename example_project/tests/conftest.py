@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -84,17 +85,24 @@ class Site(Process):
         return str(found)
 
 
+def _start(stack: ExitStack, *arguments: str, **options: Any) -> Site:
+    site = Site(*arguments, **options)
+    site.directory.chmod(0o711)  # PostgreSQL, as its own user, passes through
+    return stack.enter_context(site)
+
+
 @pytest.fixture
-def start_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+def start_site() -> Iterator[Callable[..., Site]]:
     """A function like `Site`, whose sites end with the test."""
     with ExitStack() as stack:
+        yield functools.partial(_start, stack)
 
-        def start(*arguments: str, **options: Any) -> Site:
-            site = Site(*arguments, **options)
-            os.chmod(site.directory, 0o711)  # PostgreSQL, as its own user, passes through
-            return stack.enter_context(site)
 
-        yield start
+@pytest.fixture(scope="module")
+def start_sites() -> Iterator[Callable[..., Site]]:
+    """The same, for all tests of a module."""
+    with ExitStack() as stack:
+        yield functools.partial(_start, stack)
 
 
 @pytest.fixture(scope="session")

@@ -65,7 +65,7 @@ def test_it_starts_its_own_servers_and_ends_them(start_site: Callable[..., Site]
     assert "PostgreSQL, started for this: postgres://127.0.0.1:" in site.log
     assert site.shared["REDIS_URL"] not in site.log  # it has a password
     assert "Nothing yet." in get(site.url)
-    assert "inbox" in get(f"{site.url}/static/inbox/inbox.css")
+    assert "color-scheme" in get(f"{site.url}/static/inbox/inbox.css")
     files, family = site.files, family_of(site.pid)
     assert len(family) >= 4
     site.stop()
