@@ -244,6 +244,11 @@ class Fanout:
             finally:
                 self._loading = False
 
+    @property
+    def loading(self) -> bool:
+        """Whether :meth:`load` is under way: not all subscriptions are known yet."""
+        return self._loading
+
     def _load_to_emit(self) -> None:
         self.load()
         if self._loading:  # only the thread that is loading gets here meanwhile

@@ -13,6 +13,7 @@ import celery
 from kombu.utils.url import url_to_parts
 
 from celery_fanout.exceptions import ConfigurationError, FanoutError
+from celery_fanout.redaction import redactor_of
 from celery_fanout.suspension import VISIBILITY_TIMEOUT
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def findings(fanout: Fanout) -> list[Finding]:
     found: list[Finding] = []
     try:
         fanout.load()
-        _ = fanout.settings
+        redactor_of(fanout.settings)
     except ConfigurationError as exc:
         return [Finding("fanout.E001", "error", str(exc), "Correct the setting.")]
     for check in (_registrations, _content, _store, _broker, _acks, _others):

@@ -63,7 +63,10 @@ def events(
 
     found = fanout.runs.events(name=name, since=since, limit=limit)
     if as_json:
-        print_json([_event_data(event) for event in found])
+        from celery_fanout.redaction import redacted_event, redactor_of
+
+        redact = redactor_of(fanout.settings)
+        print_json([_event_data(redacted_event(event, redact)) for event in found])
         return
     if not found:
         click.echo("The ledger has no such event.")
@@ -196,15 +199,18 @@ def show(fanout: Fanout, id: str, name: str | None, traceback: bool, as_json: bo
 
 
 def _show_run(fanout: Fanout, run: RunRecord, *, traceback: bool, as_json: bool) -> None:
+    from celery_fanout.redaction import redacted_run, redactor_of
     from celery_fanout.timeline import timeline
 
+    event = fanout.ledger.event(run.event)
+    run = redacted_run(run, "" if event is None else event.name, redactor_of(fanout.settings))
     if as_json:
         print_json(_run_data(run))
         return
     children = [fanout.ledger.run(child) for child in run.detail["children"]]
     text = timeline(
         run,
-        fanout.ledger.event(run.event),
+        event,
         [child for child in children if child is not None],
         traceback=traceback,
         now=fanout.ledger.time(),
@@ -213,8 +219,10 @@ def _show_run(fanout: Fanout, run: RunRecord, *, traceback: bool, as_json: bool)
 
 
 def _show_event(fanout: Fanout, event: EventRecord, *, as_json: bool) -> None:
+    from celery_fanout.redaction import redacted_event, redactor_of
     from celery_fanout.timeline import describe_event
 
+    event = redacted_event(event, redactor_of(fanout.settings))
     found = fanout.runs.list(event=event.key, limit=MAX_SHOWN)
     if as_json:
         print_json({**_event_data(event), "runs": [_run_data(run) for run in found]})

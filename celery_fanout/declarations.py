@@ -10,7 +10,7 @@ import difflib
 import inspect
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from celery import Task
 from celery.canvas import Signature
@@ -39,7 +39,26 @@ if TYPE_CHECKING:
 
 __all__ = ["Declaration", "on_event"]
 
-TaskT = TypeVar("TaskT", bound="AnyTask")
+
+class OtherTask(Protocol):
+    """A task of something else than Celery: of ``django.tasks``; see :data:`adapters`."""
+
+    @property
+    def takes_context(self) -> bool:
+        """Whether it wants to know what calls it."""
+        ...
+
+    @property
+    def module_path(self) -> str:
+        """Where its function is."""
+        ...
+
+
+TaskT = TypeVar("TaskT", bound="AnyTask | OtherTask")
+
+#: Who knows how Celery calls tasks that are none of Celery's: each returns a Celery task and the
+#: options that follow from the other, or ``None``.
+adapters: list[Callable[[object], tuple[Any, Mapping[str, Any]] | None]] = []
 
 #: Options of ``apply_async`` that a subscription may set.
 _OPTIONS = {
@@ -168,7 +187,8 @@ def on_event(
     """Subscribe a Celery task to an event.
 
     Stack it on top of ``@app.task``, ``@shared_task`` or a task class; the task itself stays as
-    it is. The task receives the event's data as its first argument.
+    it is. With ``celery_fanout.contrib.django``, a Task of ``django.tasks`` will do as well.
+    The task receives the event's data as its first argument.
 
     Args:
         event: an event name, a pattern such as ``"document/*"`` or ``"*"``, or a class
@@ -208,13 +228,21 @@ def on_event(
     where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
     def subscribe(task: TaskT) -> TaskT:
+        subscriber: Any = task
+        options = chosen
         if not isinstance_unopened(task, (Task,)):
-            raise NotATask(
-                "on_event",
-                describe(task),
-                f"Put @app.task or @shared_task between @on_event({pattern!r}) and the function.",
-            )
-        declared.add(Declaration(task, pattern, filter, tail, on_failure, chosen, where, cancels))
+            adapted = next((found for adapt in adapters if (found := adapt(task))), None)
+            if adapted is None:
+                raise NotATask(
+                    "on_event",
+                    describe(task),
+                    f"Put @app.task or @shared_task between @on_event({pattern!r}) and the "
+                    "function.",
+                )
+            subscriber, options = adapted[0], {**adapted[1], **chosen}
+        declared.add(
+            Declaration(subscriber, pattern, filter, tail, on_failure, options, where, cancels)
+        )
         return task
 
     return subscribe

@@ -17,6 +17,8 @@ from celery_fanout.exceptions import InvalidSetting, UnknownSetting
 from celery_fanout.ids import PLACES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
 
 __all__ = ["Settings"]
@@ -87,6 +89,9 @@ class Settings:
         max_step_size: the largest step result, in bytes of JSON. Default: 1 MiB.
         publish_timeout: how long ``emit`` may block when the broker is down, in seconds. Default:
             5.
+        redact: what is done to data before people see them, on the command line and in Django's
+            admin: a function of an event's name and data, or its dotted path, that returns what is
+            shown. Default: values whose keys sound like secrets are left out.
         delivery: Django: when events are published: ``"on_commit"``, after the transaction that
             emits them; ``"outbox"``, by ``manage.py fanout_relay`` from a table that is written in
             that transaction; ``"now"``. Default: ``"on_commit"``.
@@ -121,6 +126,7 @@ class Settings:
     max_event_size: int = 256 * 1024
     max_step_size: int = 1024 * 1024
     publish_timeout: float = 5.0
+    redact: Callable[[str, Any], Any] | str | None = None
     delivery: str = "on_commit"
     on_publish_error: str = "log"
     outbox_database: str = "default"
@@ -169,6 +175,7 @@ class Settings:
         for name, choices in _CHOICES.items():
             _check_choice(self, name, choices)
         given: Any = self  # not everybody runs a type checker
+        _check_redact(given.redact)
         if not isinstance(given.outbox_database, str) or not given.outbox_database:
             raise InvalidSetting(
                 f"{PREFIX}outbox_database", repr(given.outbox_database), "the alias of a database"
@@ -187,6 +194,13 @@ class Settings:
                 repr(given.store_prefix),
                 "1 to 50 letters, digits, '.', '_', ':' and '-'",
             )
+
+
+def _check_redact(value: Any) -> None:
+    is_path = isinstance(value, str) and re.fullmatch(r"\w+([.:]\w+)+", value)
+    if value is not None and not is_path and not callable(value):
+        rule = "a function, or the dotted path of one"
+        raise InvalidSetting(f"{PREFIX}redact", repr(value), rule)
 
 
 def _check(

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.ledger import EventRecord, RunRecord
 
-__all__ = ["age", "describe_event", "moment", "timeline"]
+__all__ = [
+    "age",
+    "describe_event",
+    "happenings",
+    "moment",
+    "step_name",
+    "task_of",
+    "timeline",
+]
 
 #: How much of a value is shown, in characters.
 MAX_VALUE = 100
@@ -81,6 +89,20 @@ def timeline(
         traceback: whether to add the traceback of a dead letter.
         now: the POSIX time, for what is still to come.
     """
+    rows = happenings(run, children, now=now)
+    width = max(len(offset) for offset, _ in rows)
+    lines = [*_head(run, event, now), "", f"{moment(run.created)} UTC"]
+    lines += [f"  {offset:<{width}}  {text}" for offset, text in rows]
+    return "\n".join([*lines, *_end(run, traceback=traceback)])
+
+
+def happenings(
+    run: RunRecord, children: Sequence[RunRecord] = (), *, now: float | None = None
+) -> list[tuple[str, str]]:
+    """Return what a run did, in the order of time: how long after its beginning, and what.
+
+    What happened inside of an execution is indented. The arguments are those of :func:`timeline`.
+    """
     rows = [
         (run.created, RECORDED, "recorded"),
         *_executions(run),
@@ -91,12 +113,7 @@ def timeline(
         why = f" ({run.reason})" if run.reason and run.state is not RunState.SUCCEEDED else ""
         rows.append((run.finished, FINISHED, f"{run.state}{why}"))
     rows.sort(key=lambda row: row[:2])
-    offsets = [_offset(at - run.created) for at, _, _ in rows]
-    width = max(map(len, offsets))
-    lines = [*_head(run, event, now), "", f"{moment(run.created)} UTC"]
-    for offset, (_, _, text) in zip(offsets, rows, strict=True):
-        lines.append(f"  {offset:<{width}}  {text}")
-    return "\n".join([*lines, *_end(run, traceback=traceback)])
+    return [(_offset(at - run.created), text) for at, _, text in rows]
 
 
 def _offset(seconds: float) -> str:
@@ -167,7 +184,8 @@ def _executions(run: RunRecord) -> list[Row]:
     return rows
 
 
-def _step_name(field: str) -> str:
+def step_name(field: str) -> str:
+    """Return what a step is called, by the field of its checkpoint."""
     key = key_of(field)
     name = key[0] if key[1] == 1 else f"{key[0]} ({key[1]})"
     return f"{name} [{key[2]}]" if len(key) > 2 else name  # noqa: PLR2004 - an item of parallel
@@ -180,7 +198,7 @@ def _steps(run: RunRecord, now: float | None) -> list[Row]:
     for field, text in checkpoints.items():
         found = Checkpoint.loads(text)
         at = found.stored or run.created
-        words = [f"  step {_step_name(field)!r}", _step(found, waits.get(field), now)]
+        words = [f"  step {step_name(field)!r}", _step(found, waits.get(field), now)]
         if run.generation and at < run.created:  # a rerun begins with what another run has stored
             words.append("(of an earlier run)")
         row = "  ".join(word for word in words if word)
@@ -226,12 +244,13 @@ def _children(children: Sequence[RunRecord]) -> list[Row]:
             rows.append((first, INSIDE, f"  {kind}  {len(some):,} runs: {told}"))
             continue
         for child in some:
-            words = [f"  {kind}", _task_of(child), child.id, str(child.state)]
+            words = [f"  {kind}", task_of(child), child.id, str(child.state)]
             rows.append((child.created, INSIDE, "  ".join(word for word in words if word)))
     return rows
 
 
-def _task_of(run: RunRecord) -> str:
+def task_of(run: RunRecord) -> str:
+    """Return the name of a run's task, if it is no subscriber: its subscription names that."""
     message: str = run.detail.get("message", "")
     signature: dict[str, Any] = json.loads(message).get("signature", {}) if message else {}
     return str(signature.get("task", ""))

@@ -5,7 +5,14 @@ from __future__ import annotations
 from django.apps import AppConfig
 from django.utils.translation import gettext_lazy as _
 
+from celery_fanout.contrib.django.tasksubscribers import adapt
+from celery_fanout.declarations import adapters
+
 __all__ = ["FanoutConfig"]
+
+# here, not in ready(): models may import subscribers
+if adapt not in adapters:
+    adapters.append(adapt)
 
 
 class FanoutConfig(AppConfig):
@@ -17,8 +24,10 @@ class FanoutConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Attach emitting to transactions."""
+        """Attach emitting to transactions, and register the checks."""
         # with the models, which Django has loaded by now
+        from celery_fanout.contrib.django import checks
         from celery_fanout.contrib.django.publication import install
 
         install()
+        checks.install()

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from celery_fanout.contrib.django.ledgermodels import Event, Run
+
 if TYPE_CHECKING:
     import datetime as dt
     import uuid
 
-__all__ = ["DeadOutboxEvent", "OutboxEvent"]
+__all__ = ["DeadOutboxEvent", "Event", "OutboxEvent", "Run"]
 
 
 class OutboxEvent(models.Model):

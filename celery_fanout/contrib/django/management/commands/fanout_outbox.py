@@ -1,0 +1,113 @@
+"""``manage.py fanout_outbox``: how the outbox is, and requeueing what relays gave up."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connections
+
+from celery_fanout.app import get_fanout
+from celery_fanout.contrib.django.models import DeadOutboxEvent
+from celery_fanout.contrib.django.requeueing import requeue, status
+from celery_fanout.exceptions import FanoutError
+from celery_fanout.timeline import age
+
+if TYPE_CHECKING:
+    from django.core.management.base import CommandParser
+
+__all__ = ["Command"]
+
+
+class Command(BaseCommand):
+    """Says how the outbox is, or requeues dead rows."""
+
+    requires_system_checks = ()  # a monitor asks often, and wants nothing else
+    help = "Say how many events the outbox has, or requeue those that relays gave up."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the options."""
+        parser.add_argument(
+            "--requeue",
+            nargs="*",
+            metavar="ID",
+            type=int,
+            help="Let relays publish dead rows again: those with these numbers, or with --all or "
+            "--name.",
+        )
+        parser.add_argument("--all", action="store_true", help="Requeue all dead rows.")
+        parser.add_argument("--name", help="Requeue the dead rows of events with this name.")
+        parser.add_argument("--dead", action="store_true", help="List the dead rows.")
+        parser.add_argument("--limit", type=int, default=20, help="How many to list at most.")
+        parser.add_argument("--json", action="store_true", dest="as_json", help="Print JSON.")
+        parser.add_argument("--database", help="Default: the one of fanout_outbox_database.")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Do what the options say.
+
+        Raises:
+            CommandError: if they make no sense, or there is no such database.
+        """
+        del args
+        try:
+            alias = options["database"] or get_fanout().settings.outbox_database
+        except FanoutError as exc:
+            raise CommandError(str(exc)) from exc
+        if alias not in connections:
+            raise CommandError(f"DATABASES has no {alias!r}. It has: {', '.join(connections)}.")
+        if options["requeue"] is not None or options["all"] or options["name"]:
+            self._requeue(alias, options)
+        elif options["dead"]:
+            self._dead(alias, options)
+        else:
+            self._status(alias, options)
+
+    def _status(self, alias: str, options: dict[str, Any]) -> None:
+        found = status(alias)
+        if options["as_json"]:
+            self.stdout.write(json.dumps(found, indent=2))
+            return
+        oldest = "" if found["oldest"] is None else f", the oldest since {age(found['oldest'])}"
+        self.stdout.write(f"{found['pending']:,} pending{oldest}; {found['dead']:,} dead.")
+
+    def _dead(self, alias: str, options: dict[str, Any]) -> None:
+        rows = DeadOutboxEvent.objects.using(alias).order_by("-dead_at")[: options["limit"]]
+        found = [
+            {
+                "id": row.pk,
+                "name": row.name,
+                "event_id": row.event_id,
+                "dead_at": row.dead_at,
+                "attempts": row.attempts,
+                "last_error": row.last_error,
+            }
+            for row in rows
+        ]
+        if options["as_json"]:
+            self.stdout.write(json.dumps(found, indent=2, default=str))
+            return
+        for row in found:
+            error = (row["last_error"].splitlines() or [""])[0]
+            self.stdout.write(f"{row['id']}  {row['name']}  {row['event_id']}  {error}")
+        if not found:
+            self.stdout.write("The outbox has no dead row.")
+
+    def _requeue(self, alias: str, options: dict[str, Any]) -> None:
+        ids: list[int] = options["requeue"] or []
+        if bool(ids) + bool(options["all"]) + bool(options["name"]) != 1:
+            raise CommandError("Say which: --requeue ID ..., --all, or --name NAME.")
+        rows = DeadOutboxEvent.objects.using(alias)
+        if ids:
+            missing = set(ids) - set(rows.filter(pk__in=ids).values_list("pk", flat=True))
+            if missing:
+                numbers = ", ".join(str(number) for number in sorted(missing))
+                raise CommandError(f"No dead row has this number: {numbers}. Nothing was changed.")
+            chosen = rows.filter(pk__in=ids)
+        else:
+            chosen = rows.filter(name=options["name"]) if options["name"] else rows.all()
+        count = requeue(chosen)
+        if options["as_json"]:
+            self.stdout.write(json.dumps({"requeued": count}))
+        else:
+            self.stdout.write(f"{count:,} event(s) requeued.")
