@@ -100,6 +100,7 @@ def run(stack: ExitStack, port: int, *, embedded: bool) -> int:
         where["worker"] = "a process of its own"
         celery = [sys.executable, "-m", "celery", "-A", "example_project.website"]
         worker = [*celery, "worker", "--concurrency", "4", "--loglevel", "INFO"]
+        worker += ["--without-gossip", "--without-mingle"]  # it is alone
         programs.append(start(stack, "worker", worker, directory))
         where["relay"] = start_relay(stack, programs, directory)
     else:
@@ -154,11 +155,9 @@ def start(stack: ExitStack, name: str, command: list[str], directory: Path) -> P
 
 
 def start_relay(stack: ExitStack, programs: list[Program], directory: Path) -> str:
-    from django.core.management import get_commands
-
-    if "fanout_relay" not in get_commands():
-        return "none"
     command = [sys.executable, "-m", "example_project.manage", "fanout_relay"]
+    if not os.environ.get("DATABASE_URL"):
+        command.append("--single")  # SQLite does not let relays share an outbox
     programs.append(start(stack, "relay", command, directory))
     return "a process of its own"
 

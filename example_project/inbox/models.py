@@ -34,9 +34,6 @@ class Document(models.Model):
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["-uploaded_at", "id"], name="inbox_latest"),
         ]
-        permissions: ClassVar[list[tuple[str, str]]] = [
-            ("retry_reading", "Can try a failed reading again"),
-        ]
 
     def __str__(self) -> str:
         return self.name

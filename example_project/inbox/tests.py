@@ -208,7 +208,7 @@ class RetryTests(SiteTestCase):
         self.client.force_login(user)
 
     def test_try_again(self) -> None:
-        self.sign_in("retry_reading")
+        self.sign_in("retry_run")
         self.assertIn("<button id=\"retry-category\">Try again</button>", self.page(self.document))
         response = self.client.post(self.url, follow=True)
         self.assertContains(response, "It is tried again.")
@@ -218,7 +218,7 @@ class RetryTests(SiteTestCase):
         self.assertEqual(self.document.fetches, 3)
 
     def test_twice(self) -> None:
-        self.sign_in("retry_reading")
+        self.sign_in("retry_run")
         self.client.post(self.url)
         response = self.client.post(self.url, follow=True)
         self.assertContains(response, 'class="message error"')
@@ -234,14 +234,14 @@ class RetryTests(SiteTestCase):
         self.assertEqual(self.badges(self.document)[1], "Failed")
 
     def test_not_by_a_link_or_from_another_site(self) -> None:
-        self.sign_in("retry_reading")
+        self.sign_in("retry_run")
         self.assertEqual(self.client.get(self.url).status_code, 405)
         client = Client(enforce_csrf_checks=True)
         client.force_login(User.objects.get())
         self.assertEqual(client.post(self.url).status_code, 403)
 
     def test_the_run_of_another_document(self) -> None:
-        self.sign_in("retry_reading")
+        self.sign_in("retry_run")
         other = Document.objects.create(name="other", text="a")
         url = reverse("inbox:retry", args=[other.pk, self.run_id])
         self.assertEqual(self.client.post(url).status_code, 404)

@@ -75,7 +75,7 @@ def document_progress(request: HttpRequest, pk: UUID) -> HttpResponse:
 
 @require_POST
 @login_required
-@permission_required("inbox.retry_reading", raise_exception=True)
+@permission_required("celery_fanout.retry_run", raise_exception=True)
 def retry(request: HttpRequest, pk: UUID, run_id: UUID) -> HttpResponse:
     """Run a failed run of this document again, with the results of its finished steps."""
     found = get_object_or_404(Document, pk=pk)
