@@ -290,6 +290,7 @@ class Fanout:
 
     def publish(self, publication: Publication) -> list[Emission]:
         """Publish events that were checked before, at once."""
+        self._load_to_emit()  # in a relay nothing else does, and it would fan out to nobody
         events, then = publication.events, publication.then
         if self._records:
             level2 = self._level2("emit")

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from celery_fanout.endings import Endings
+from celery_fanout.exceptions import EmitError, StoreUnavailable
 from celery_fanout.keeper import Keeper
 from celery_fanout.recording import Recorder, Schedule
 from celery_fanout.supervising import Supervisor
@@ -85,7 +86,12 @@ class Level2:
         Raises:
             EmitError: if the ledger does not answer.
         """
-        now = 0.0 if delay is None and expires is None else self.ledger.time()
+        try:
+            now = 0.0 if delay is None and expires is None else self.ledger.time()
+        except StoreUnavailable as exc:
+            others = [event.id for event in events[1:]]
+            reason = f"{exc.store}: {exc.reason}"
+            raise EmitError(events[0].name, events[0].id, {}, reason, others) from exc
         schedule = Schedule(
             resume_at=None if delay is None else now + delay,
             expires_at=None if expires is None else now + expires,
