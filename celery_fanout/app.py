@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import os
 import threading
 import time as clock_module
 from contextlib import contextmanager
@@ -238,7 +239,8 @@ class Fanout:
                 return
             self._loading = True
             try:
-                self.app.loader.import_default_modules()
+                with _no_django_checks():
+                    self.app.loader.import_default_modules()
                 self.app.finalize()
                 self._loaded = True
             finally:
@@ -295,6 +297,7 @@ class Fanout:
 
     def publish(self, publication: Publication) -> list[Emission]:
         """Publish events that were checked before, at once."""
+        self._load_to_emit()  # in a relay nothing else does, and it would fan out to nobody
         events, then = publication.events, publication.then
         if self._records:
             level2 = self._level2("emit")
@@ -348,6 +351,23 @@ class Fanout:
         """Return for every subscription why it does or does not match; see :func:`explain`."""
         self.load()
         return self.registry.explain(draft(self.settings, event, data))
+
+
+@contextmanager
+def _no_django_checks() -> Generator[None]:
+    """Keep Celery from running Django's system checks, as it does before it imports tasks.
+
+    It is meant for workers, which have run them by then; here it would be the first emit that does,
+    in the middle of a request.
+    """
+    name = "CELERY_SKIP_CHECKS"
+    before = os.environ.get(name)
+    os.environ[name] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
 
 
 def get_fanout(app: Celery | None = None) -> Fanout:

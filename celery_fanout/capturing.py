@@ -30,14 +30,14 @@ class CapturedEvents(list[Event]):
 
     In Django with those that wait for the commit of a transaction which has begun before, such as
     that of a ``TestCase``, as if it committed.
+
+    Args:
+        events: those that there are already.
+        look: called before anybody looks at them.
     """
 
-    def __init__(self, events: Iterable[Event] = ()) -> None:
+    def __init__(self, events: Iterable[Event] = (), look: Callable[[], None] = nothing) -> None:
         super().__init__(events)
-        self._look: Callable[[], None] = nothing
-
-    def look(self, look: Callable[[], None]) -> None:
-        """Have a function called before anybody looks at the events; not for users."""
         self._look = look
 
     def __len__(self) -> int:
@@ -166,15 +166,13 @@ def capture(app: Celery | None = None) -> Generator[CapturedEvents]:
         app: the Celery app; the current one by default.
     """
     fanout = get_fanout(app)
-    captured = CapturedEvents()
     before = fanout.__dict__.get("publisher")
-    fanout.__dict__["publisher"] = Capturing(fanout, captured)
     try:
         with watching(fanout) as look:
-            captured.look(look)
+            captured = CapturedEvents(look=look)
+            fanout.__dict__["publisher"] = Capturing(fanout, captured)
             yield captured
     finally:
-        captured.look(nothing)
         if before is None:
             del fanout.__dict__["publisher"]
         else:

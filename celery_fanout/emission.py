@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from celery_fanout.registry import Subscription
     from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["Emission", "Outcome", "RunHandle"]
+__all__ = ["Emission", "Outcome", "RunHandle", "note_published"]
 
 
 @dataclass
@@ -124,12 +124,6 @@ class Emission:
     runs: list[RunHandle]
     published: bool = True
 
-    def publish(self, runs: Sequence[RunHandle]) -> None:
-        """Note that an event which waited is published; not for users."""
-        self.runs[:] = runs
-        # frozen for those who are handed it, and they hold this very object
-        object.__setattr__(self, "published", True)
-
     def get(self, timeout: float | None = None) -> list[Outcome]:
         """Wait for all runs and return their outcomes, errors included, in the order of ``runs``.
 
@@ -158,6 +152,13 @@ class Emission:
             error.outcomes = [outcomes[run.id] for run in self.runs if run.id in outcomes]
             raise error
         return [outcomes[run.id] for run in self.runs]
+
+
+def note_published(emission: Emission, runs: Sequence[RunHandle]) -> None:
+    """Tell an emission whose event waited that it is published now."""
+    emission.runs[:] = runs
+    # frozen for those who were handed it, and they hold this very object
+    object.__setattr__(emission, "published", True)
 
 
 def _outcome(run: RunHandle, timeout: float | None) -> Outcome:

@@ -188,8 +188,8 @@ class Simulation:
         self._invoked = _stand_ins(fanout, invoked or {})
         self.clock = clock or Clock()
         self.ledger = MemoryLedger(rules_of(fanout.settings), self.clock)
-        self.events = CapturedEvents()
-        self._look = nothing
+        self._publish_waiting = nothing
+        self.events = CapturedEvents(look=self._look)
         self._inbox = _Inbox(fanout, self.ledger, alone=alone)
         self.level2 = _Recording(
             fanout.app, fanout.settings, fanout.registry, self._inbox, self.ledger
@@ -222,9 +222,11 @@ class Simulation:
     def current(self) -> Generator[None]:
         """Make the app emit into this simulation in a block."""
         with self._fanout.working_with(self.level2), watching(self._fanout) as look:
-            self._look = look
-            self.events.look(look)
+            self._publish_waiting = look
             yield
+
+    def _look(self) -> None:
+        self._publish_waiting()
 
     def begin(self, event: Event, subscription: Subscription) -> str:
         """Record an event for one subscription alone, and publish its run. Returns its id."""

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import emit, imports, runs, sleeping, steps, timers
+from tests.benchmarks import django, emit, imports, runs, sleeping, steps, timers
 from tests.benchmarks.engines import comparing
 from tests.benchmarks.reporting import Tee, circumstances, replace
 from tests.processes import dismiss_guardian
 
 MODULES = {
     "emit": emit,
+    "django": django,
     "runs": runs,
     "steps": steps,
     "imports": imports,

@@ -392,3 +392,13 @@ def test_an_event_that_nobody_subscribes_to_asks_no_broker() -> None:
     add_task(app, "shop.mail")
 
     assert emit(Event("order/lost"), app=app).runs == []
+
+
+@pytest.mark.parametrize("option", ["delay", "expires"])
+def test_a_time_that_the_ledger_cannot_tell(option: str) -> None:
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    app = Celery("late", broker=url, backend=url, set_as_current=False)
+
+    with pytest.raises(EmitError, match=r"Emit it again with id='e-1': that is safe") as caught:
+        emit("order/paid", {}, id="e-1", app=app, **{option: 60})
+    assert caught.value.states == {}

@@ -32,8 +32,11 @@ from celery_fanout.exceptions import (
     InvalidWebhook,
     NestedStep,
     NoApp,
+    NoCommitToWaitFor,
     NonRetriable,
     NotATask,
+    NotInTransaction,
+    NotPublishedYet,
     ReplayContended,
     RetryAfter,
     RunFailed,
@@ -49,6 +52,7 @@ from celery_fanout.exceptions import (
     UnknownSetting,
     UnknownStep,
     UnknownSubscription,
+    UnreadableRow,
     WrongKind,
     WrongState,
     describe,
@@ -232,6 +236,36 @@ MESSAGES = [
             "The event 'order/paid' was emitted with delivery='outbox', which needs Django. Put "
             '"celery_fanout.contrib.django" into INSTALLED_APPS, and call django.setup() first.'
         ),
+    ),
+    (
+        NotInTransaction("order/paid", "default"),
+        (
+            "The event 'order/paid' was emitted into the outbox outside of a transaction on the "
+            "database 'default', where it could be kept though what it tells of is not. Emit it in "
+            "a block of transaction.atomic(using='default'), together with what happened; or set "
+            "fanout_outbox_require_atomic to False."
+        ),
+    ),
+    (
+        NoCommitToWaitFor("order/paid", "default"),
+        (
+            "The event 'order/paid' was to be published when the transaction on the database "
+            "'default' commits, but autocommit is off there, and Django tells nobody of such "
+            "commits. Turn it on and emit in a block of transaction.atomic(using='default'), or "
+            'emit with delivery="outbox"; or with delivery="now" after the commit.'
+        ),
+    ),
+    (
+        NotPublishedYet("order/paid", "e-1"),
+        (
+            "The event 'order/paid' (e-1) is not published yet: that happens when its transaction "
+            "commits, or from the outbox. Wait for its runs after that, and where it was in the "
+            "outbox look for them by the event's id."
+        ),
+    ),
+    (
+        UnreadableRow(7, "is no event", "Delete it."),
+        "Row 7 of the outbox is no event. Delete it.",
     ),
     (
         EmissionTimeout("order/paid", "e-1", 2.5, ["a@order/paid", "b@order/*"]),

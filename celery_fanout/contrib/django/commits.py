@@ -21,7 +21,7 @@ from django.db import connections
 
 from celery_fanout.app import get_fanout
 from celery_fanout.contrib.django.rows import write_rows
-from celery_fanout.emission import Emission
+from celery_fanout.emission import Emission, note_published
 from celery_fanout.exceptions import INTERRUPTS, EmitError
 from celery_fanout.failpoints import hit
 from celery_fanout.signals import event_publish_failed
@@ -84,7 +84,7 @@ class AfterCommit:
         passed = max(0.0, time.time() - self.publication.emitted)
         found = self.publication.publish(passed)
         for waiting, published in zip(self.emissions, found, strict=True):
-            waiting.publish(published.runs)
+            note_published(waiting, published.runs)
 
     def _failed(self, error: Exception) -> None:
         if not keep_after(self.publication, error):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery_fanout.app import get_fanout
 from celery_fanout.contrib.django.models import OutboxEvent
@@ -34,9 +34,12 @@ def drain_outbox(*, using: str | None = None, app: Celery | None = None) -> list
         EmitError: if publishing was cut short. The row is still there then.
     """
     alias = using or get_fanout(app).settings.outbox_database
-    rows = OutboxEvent.objects.using(alias).filter(dead_at__isnull=True)
+    everything: Any = OutboxEvent.objects.using(alias)
+    rows: list[OutboxEvent] = list(
+        everything.filter(dead_at__isnull=True).order_by("created_at", "id")
+    )
     published: list[Emission] = []
-    for row in rows.order_by("created_at", "id"):
+    for row in rows:
         publication, passed = read_row(row)
         published += publication.publish(passed)
         row.delete()

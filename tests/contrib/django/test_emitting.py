@@ -239,6 +239,20 @@ def test_to_emit_opens_no_connection_and_waits_for_none(project: Project) -> Non
     assert told == [["a"], True]
 
 
+def test_the_first_event_does_not_run_the_system_checks(project: Project) -> None:
+    told = project.told(
+        """
+        import os
+        from django.core import checks
+        called = []
+        checks.register(lambda **_: called.append(1) or [])
+        emission = emit("order/placed", {})
+        tell(len(emission.runs), called, "CELERY_SKIP_CHECKS" in os.environ)
+        """
+    )
+    assert told == [2, [], False]
+
+
 def test_durable_blocks_and_management_commands(project: Project) -> None:
     told = project.told(
         """
