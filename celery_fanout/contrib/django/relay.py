@@ -232,12 +232,13 @@ class Relay:
             )
 
     def _fail(self, lease: Lease, row: OutboxEvent, error: Exception) -> None:
+        text = describe(error)
         dead = row.attempts + 1 >= self._settings.outbox_max_attempts
         if dead:
-            self._outbox.bury(lease, row, describe(error))
+            self._outbox.bury(lease, row, text)
         else:
             pause = min(self._options.backoff * 2.0**row.attempts, MAX_BACKOFF)
-            self._outbox.fail(lease, row, describe(error), jittered(pause))
+            self._outbox.fail(lease, row, text, jittered(pause))
         self._count(failed=1, dead=int(dead))
         logger.log(
             logging.ERROR if dead else logging.WARNING,
@@ -245,7 +246,7 @@ class Relay:
             row.name,
             row.event_id,
             row.pk,
-            type(error).__name__,  # its text may have data in it, and stands in the row
+            text.partition(":")[0],  # the rest may have data in it, and stands in the row
             row.attempts + 1,
             ": given up" if dead else "",
             extra={"action": "relay_event_dead" if dead else "relay_event_failed"},

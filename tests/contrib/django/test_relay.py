@@ -287,7 +287,7 @@ def test_a_lease_ends_before_the_batch_is_done(project: Project, points: Path) -
             project,
             "--poll",
             "0.05",
-            CELERY_FANOUT_FAILPOINTS="relay.after_claim=hang@2",
+            CELERY_FANOUT_FAILPOINTS="relay.after_claim=hang@1",
             CELERY_FANOUT_FAILPOINT_FILE=str(other),
         ):
             tokens = project.database.fetch(TOKENS)
