@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from django.db import Error as DatabaseError
-from django.db import connections
+from django.db import InterfaceError, OperationalError, connections
 
 from celery_fanout.contrib.django.dispatch import describe, publish_rows
 from celery_fanout.contrib.django.postgres import Ears
@@ -262,7 +262,7 @@ class Relay:
         logger.warning(
             "The database %r does not answer (%s), next try in %.1f s",
             self._outbox.alias,
-            type(exc).__name__,  # its text quotes parameters
+            _shown(exc),
             pause,
             extra={"action": "relay_database_away"},
         )
@@ -312,6 +312,13 @@ class Relay:
         )
         self._told_at = time.monotonic()
         self._untold = Counts()
+
+
+def _shown(exc: DatabaseError) -> str:
+    text = type(exc).__name__
+    if isinstance(exc, (OperationalError, InterfaceError)):  # those of others may quote values
+        text = f"{text}: {str(exc).partition(chr(10))[0]}"
+    return text
 
 
 def jittered(seconds: float) -> float:

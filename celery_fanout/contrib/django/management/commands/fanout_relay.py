@@ -125,6 +125,8 @@ class Command(BaseCommand):
         if alias not in connections:
             known = ", ".join(sorted(connections))
             raise CommandError(f"There is no database {alias!r} in DATABASES. It has: {known}.")
+        if options["liveness_file"] is not None:
+            _try_to_touch(options["liveness_file"])
         outbox = Outbox(alias, options["lease"])
         how = Options(
             options["batch"], options["poll"], options["backoff"], options["liveness_file"]
@@ -158,6 +160,15 @@ class Command(BaseCommand):
 
 def _told(counts: Counts) -> str:
     return f"{counts.published:,} published, {counts.failed:,} failed, {counts.dead:,} given up"
+
+
+def _try_to_touch(file: Path) -> None:
+    try:
+        file.touch()
+    except OSError as exc:
+        raise CommandError(
+            f"--liveness-file cannot be written: {exc}. Name a file in a directory that is there."
+        ) from exc
 
 
 def _project() -> Fanout:
