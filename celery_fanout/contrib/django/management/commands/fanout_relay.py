@@ -134,8 +134,7 @@ class Command(BaseCommand):
         with Stop() as stop:
             relay = Relay(outbox, fanout.settings, how, stop)
             if options["once"]:
-                _check(outbox, single=options["single"])
-                self._drain(relay, outbox)
+                self._drain(relay, outbox, single=options["single"])
             else:
 
                 def begin() -> None:
@@ -145,8 +144,9 @@ class Command(BaseCommand):
                 relay.run(begin)
                 self.stdout.write(f"relay ended: {_told(relay.counts)}.")
 
-    def _drain(self, relay: Relay, outbox: Outbox) -> None:
+    def _drain(self, relay: Relay, outbox: Outbox, *, single: bool) -> None:
         try:
+            _check(outbox, single=single)
             reason = relay.drain()
             left = outbox.left()
         except DatabaseError as exc:
