@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import django, emit, imports, runs, sleeping, steps, timers
+from tests.benchmarks import django, emit, imports, relays, runs, sleeping, steps, timers
 from tests.benchmarks.engines import comparing
 from tests.benchmarks.reporting import Tee, circumstances, replace
 from tests.processes import dismiss_guardian
@@ -23,11 +23,12 @@ MODULES = {
     "imports": imports,
     "sleeping": sleeping,
     "timers": timers,
+    "relays": relays,
     "engines": comparing,
 }
 
 #: What takes long is measured only when it is asked for.
-LONG = ("sleeping", "timers", "engines")
+LONG = ("sleeping", "timers", "relays", "engines")
 
 parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
 parser.add_argument(

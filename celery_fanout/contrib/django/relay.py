@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from django.db import Error as DatabaseError
-from django.db import connections
+from django.db import InterfaceError, OperationalError, connections
 
 from celery_fanout.contrib.django.dispatch import describe, publish_rows
 from celery_fanout.contrib.django.postgres import Ears
@@ -232,12 +232,13 @@ class Relay:
             )
 
     def _fail(self, lease: Lease, row: OutboxEvent, error: Exception) -> None:
+        text = describe(error)
         dead = row.attempts + 1 >= self._settings.outbox_max_attempts
         if dead:
-            self._outbox.bury(lease, row, describe(error))
+            self._outbox.bury(lease, row, text)
         else:
             pause = min(self._options.backoff * 2.0**row.attempts, MAX_BACKOFF)
-            self._outbox.fail(lease, row, describe(error), jittered(pause))
+            self._outbox.fail(lease, row, text, jittered(pause))
         self._count(failed=1, dead=int(dead))
         logger.log(
             logging.ERROR if dead else logging.WARNING,
@@ -245,7 +246,7 @@ class Relay:
             row.name,
             row.event_id,
             row.pk,
-            type(error).__name__,  # its text may have data in it, and stands in the row
+            text.partition(":")[0],  # the rest may have data in it, and stands in the row
             row.attempts + 1,
             ": given up" if dead else "",
             extra={"action": "relay_event_dead" if dead else "relay_event_failed"},
@@ -261,7 +262,7 @@ class Relay:
         logger.warning(
             "The database %r does not answer (%s), next try in %.1f s",
             self._outbox.alias,
-            type(exc).__name__,  # its text quotes parameters
+            _shown(exc),
             pause,
             extra={"action": "relay_database_away"},
         )
@@ -311,6 +312,13 @@ class Relay:
         )
         self._told_at = time.monotonic()
         self._untold = Counts()
+
+
+def _shown(exc: DatabaseError) -> str:
+    text = type(exc).__name__
+    if isinstance(exc, (OperationalError, InterfaceError)):  # those of others may quote values
+        text = f"{text}: {str(exc).partition(chr(10))[0]}"
+    return text
 
 
 def jittered(seconds: float) -> float:

@@ -125,6 +125,8 @@ class Command(BaseCommand):
         if alias not in connections:
             known = ", ".join(sorted(connections))
             raise CommandError(f"There is no database {alias!r} in DATABASES. It has: {known}.")
+        if options["liveness_file"] is not None:
+            _try_to_touch(options["liveness_file"])
         outbox = Outbox(alias, options["lease"])
         how = Options(
             options["batch"], options["poll"], options["backoff"], options["liveness_file"]
@@ -132,8 +134,7 @@ class Command(BaseCommand):
         with Stop() as stop:
             relay = Relay(outbox, fanout.settings, how, stop)
             if options["once"]:
-                _check(outbox, single=options["single"])
-                self._drain(relay, outbox)
+                self._drain(relay, outbox, single=options["single"])
             else:
 
                 def begin() -> None:
@@ -143,8 +144,9 @@ class Command(BaseCommand):
                 relay.run(begin)
                 self.stdout.write(f"relay ended: {_told(relay.counts)}.")
 
-    def _drain(self, relay: Relay, outbox: Outbox) -> None:
+    def _drain(self, relay: Relay, outbox: Outbox, *, single: bool) -> None:
         try:
+            _check(outbox, single=single)
             reason = relay.drain()
             left = outbox.left()
         except DatabaseError as exc:
@@ -158,6 +160,15 @@ class Command(BaseCommand):
 
 def _told(counts: Counts) -> str:
     return f"{counts.published:,} published, {counts.failed:,} failed, {counts.dead:,} given up"
+
+
+def _try_to_touch(file: Path) -> None:
+    try:
+        file.touch()
+    except OSError as exc:
+        raise CommandError(
+            f"--liveness-file cannot be written: {exc}. Name a file in a directory that is there."
+        ) from exc
 
 
 def _project() -> Fanout:
