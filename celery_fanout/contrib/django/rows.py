@@ -12,6 +12,7 @@ from django.utils import timezone
 from celery_fanout.app import get_fanout
 from celery_fanout.context import app_in_use
 from celery_fanout.contrib.django.models import OutboxEvent
+from celery_fanout.contrib.django.postgres import notify
 from celery_fanout.events import Event
 from celery_fanout.exceptions import InvalidEvent, NoApp, UnreadableRow
 from celery_fanout.publication import Publication
@@ -55,7 +56,9 @@ def write_rows(publication: Publication, using: str) -> list[OutboxEvent]:
         )
         for event in publication.events
     ]
-    return OutboxEvent.objects.using(using).bulk_create(rows)
+    written = OutboxEvent.objects.using(using).bulk_create(rows)
+    notify(using)
+    return written
 
 
 def read_row(row: OutboxEvent) -> tuple[Publication, float]:

@@ -1,0 +1,11 @@
+"""The site's Celery app, as Celery's documentation has it."""
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "example_project.website.settings")
+
+app = Celery("website")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
