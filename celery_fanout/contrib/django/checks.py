@@ -178,7 +178,7 @@ def _table(alias: str, settings: Settings) -> Iterator[Finding]:
         skips = connection.features.has_select_for_update_skip_locked
     except DatabaseError:  # whoever asks for the database will hear of it
         return
-    if model._meta.db_table not in tables:  # noqa: SLF001 - Django documents it
+    if model._meta.db_table not in tables:
         # no error: `migrate`, which makes it, runs the checks before
         yield Finding(
             "fanout.W104",
