@@ -419,7 +419,7 @@ def test_the_models_have_no_table_and_ask_no_database(desk: Desk) -> None:
         buffer = StringIO()
         call_command("dumpdata", "celery_fanout", stdout=buffer)
         call_command("dumpdata", "celery_fanout", "--all", stdout=buffer)
-        print(buffer.getvalue())
+        print(buffer.getvalue().replace("\\n", ""))
         tables = connection.introspection.table_names()
         print([name for name in tables if name.startswith("celery_fanout")])
         codes = ContentType.objects.get_for_model(Run).permission_set

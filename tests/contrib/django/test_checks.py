@@ -144,6 +144,15 @@ def test_a_database_that_is_away(project: Project) -> None:
 
 
 @ONE
+def test_a_project_without_steps_needs_no_result_backend(project: Project) -> None:
+    project.environment["TEST_BACKEND"] = "disabled://"
+    project.settings(CELERY_TASK_ACKS_LATE=True)
+    done = project.command("-m", "django", "check")
+    assert "WARNINGS:\n?: (celery_fanout.E004)" in done.stderr
+    assert done.returncode == 0
+
+
+@ONE
 def test_no_server_is_asked(project: Project) -> None:
     for name in ("TEST_BROKER", "TEST_BACKEND"):
         project.environment[name] = f"redis://127.0.0.1:{free_port()}/0"
