@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from celery_fanout.contrib import django as admin
 from tests.contrib.django.conftest import Project, make_database
 from tests.contrib.django.desk import BIG, NASTY, SECRET
 from tests.processes import free_port, wait_until
@@ -489,3 +491,30 @@ def test_the_outbox_is_read_only_and_dead_rows_are_requeued(desk: Desk) -> None:
         "1",
         "True deadoutboxevent True Requeued. the app is back",
     ]
+
+
+#: Words that are the same in German.
+SAME = {"Filter", "Generation", "Id", "Status", "Task", "Traceback", "Worker"}
+
+
+def test_the_pages_speak_german(desk: Desk) -> None:
+    templates = Path(admin.__file__).parent / "templates"
+    texts = {
+        text
+        for file in templates.rglob("*.html")
+        for text in re.findall(r'{% translate "([^"]+)" %}', file.read_text())
+    }
+    assert len(texts) > 50
+    german = {"LANGUAGE_CODE": "de", "CELERY_IMPORTS": ["tests.contrib.django.desk"]}
+    lines = desk.script(
+        f"""
+        from django.utils.translation import gettext
+        c = client("view_event_data", "retry_run")
+        print(text(c.get(RUNS, {{"state": "succeeded"}})).replace("\\n", " "))
+        print([one for one in {sorted(texts - SAME)!r} if gettext(one) == one])
+        """,
+        TEST_SETTINGS=json.dumps(german),
+    )
+    for part in ("Ausgewählte Läufe erneut versuchen", "erfolgreich (", "Letzte Stunde", "Nach"):
+        assert part in lines[0]
+    assert lines[1] == "[]"
