@@ -9,13 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from celery_fanout.contrib import django as admin
 from tests.contrib.django.conftest import Project, make_database
 from tests.contrib.django.desk import BIG, NASTY, SECRET
 from tests.processes import free_port, wait_until
-from tests.servers import RedisServer
+from tests.servers import RedisServer, program
 
+CHROMIUM = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
 IMPORTS = "from tests.contrib.django.desking import *\n"
 #: After how long the worker has nothing more to do.
 SETTLED = """
@@ -518,3 +523,46 @@ def test_the_pages_speak_german(desk: Desk) -> None:
     for part in ("Ausgewählte Läufe erneut versuchen", "erfolgreich (", "Letzte Stunde", "Nach"):
         assert part in lines[0]
     assert lines[1] == "[]"
+
+
+def test_a_person_replays_an_event_in_a_browser(desk: Desk) -> None:
+    port = free_port()
+    server = desk.start(
+        f"""
+        from django.contrib.auth.models import User
+        from django.core.management import call_command
+        User.objects.create_superuser("alice", password="pw")
+        call_command("runserver", "127.0.0.1:{port}", use_reloader=False, skip_checks=True)
+        """,
+        "Quit the server",
+        TEST_SETTINGS=json.dumps({"CELERY_IMPORTS": ["tests.contrib.django.desk"], "DEBUG": True}),
+    )
+    problems: list[str] = []
+    with server, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program("chromium", "chromium"), args=CHROMIUM
+        )
+        page = browser.new_page(base_url=f"http://127.0.0.1:{port}")
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
+        page.on("response", lambda r: r.ok or r.status < 400 or problems.append(r.url))
+        page.goto("/admin/")
+        page.fill("#id_username", "alice")
+        page.fill("#id_password", "pw")
+        page.click("[type=submit]")
+        page.click("#content >> text=Runs")
+        page.check("#action-toggle")
+        shown = page.locator(".action-select").count()
+        assert page.locator(".action-counter").inner_text() == f"{shown} of {shown} selected"
+        page.click("td:text-is('desk.pay@desk/paid') >> xpath=../th/a")
+        assert page.locator("h2", has_text="Timeline").is_visible()
+        page.click("text=desk/paid paid-1")
+        page.click("button:text-is('Replay')")
+        page.fill("#reason", NASTY)
+        page.click("#content input[type=submit]")
+        assert page.locator(".messagelist").inner_text() == "1 event is replayed: 2 new runs."
+        assert page.locator("tr", has_text="published").count() == 2
+        page.click("text=History")
+        assert page.locator("td", has_text=f"Replayed. {NASTY}").is_visible()
+        browser.close()
+    assert problems == []
