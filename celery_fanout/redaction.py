@@ -38,7 +38,7 @@ REDACTED = "[redacted]"
 #: What a key contains whose value is a secret; compared in lower case, letters and digits only.
 _SECRET = re.compile(
     "passw(or)?d|passphrase|secret|token|authori[sz]ation|cookie|credential|signature"
-    "|apikey|accesskey|privatekey|encryptionkey|sessionid|cvv|cvc|ssn$|iban$|^auth$|^pwd$|^pin$"
+    "|apikey|accesskey|privatekey|encryptionkey|sessionid|cvv|cvc|^ssn$|iban$|^auth$|^pwd$|^pin$"
 )
 
 

@@ -69,14 +69,17 @@ def test_what_an_error_is_besides(row: list[str]) -> None:
 
 
 def test_every_check_and_its_level() -> None:
-    source = Path(checks.__file__).read_text()
-    ids = re.findall(r'"(fanout\.[EWI]\d{3})",\s+"(error|warning|info)"', source)
-    assert len(ids) == len(re.findall(r'"fanout\.[EWI]\d{3}",', source))
-    assert {level[0].upper() == name[7] for name, level in ids} == {True}
+    in_django = Path(checks.__file__).parent / "contrib" / "django" / "checks.py"
     listed = [code(row[0])[0] for row in rows("checks.md")]
-    assert listed == sorted(
-        {name for name, _ in ids}, key=lambda name: ("EWI".index(name[7]), name)
-    )
+    expected: list[str] = []
+    for file, prefix in ((Path(checks.__file__), ""), (in_django, "celery_")):
+        source = file.read_text()
+        ids = re.findall(r'"(fanout\.[EWI]\d{3})",\s+"(error|warning|info)"', source)
+        assert len(ids) == len(re.findall(r'"fanout\.[EWI]\d{3}",', source)) > 0
+        assert {level[0].upper() == name[7] for name, level in ids} == {True}
+        names = sorted({name for name, _ in ids}, key=lambda name: ("EWI".index(name[7]), name))
+        expected += [prefix + name for name in names]
+    assert listed == expected
 
 
 def test_every_signal_and_its_arguments() -> None:

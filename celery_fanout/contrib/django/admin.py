@@ -138,7 +138,7 @@ class DeadOutboxEventAdmin(OutboxEventAdmin):
             "opts": self.opts,
             "media": self.media,
             "action": "requeue",
-            "chosen": [{"id": row.pk, "text": str(row), "url": ""} for row in rows],
+            "chosen": [{"id": str(row.pk), "text": str(row), "url": ""} for row in rows],
             "back": request.get_full_path(),
             "max_reason": MAX_REASON,
         }

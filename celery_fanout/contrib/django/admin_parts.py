@@ -76,8 +76,8 @@ def pretty(value: Any) -> str:
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     if len(text) <= MAX_VALUE:
         return text
-    left = len(text) - MAX_VALUE
-    return f"{text[:MAX_VALUE]}\n\u2026 {_('%(count)s characters more') % {'count': f'{left:,}'}}"
+    more = _("%(count)s characters more") % {"count": f"{len(text) - MAX_VALUE:,}"}
+    return f"{text[:MAX_VALUE]}\n\u2026 {more}"
 
 
 def may_see_data(request: HttpRequest) -> bool:

@@ -35,6 +35,9 @@ _MESSAGES: dict[str, Any] = {
     "warning": checks.Warning,
     "info": checks.Info,
 }
+#: Errors that must not keep every command of manage.py from running: whoever uses no steps needs no
+#: result backend.
+_MILD = {"E004"}
 _busy = threading.local()
 
 
@@ -46,7 +49,8 @@ def install() -> None:
 
 def _message(finding: Finding) -> checks.CheckMessage:
     number = finding.id.rpartition(".")[2]
-    found: checks.CheckMessage = _MESSAGES[finding.level](
+    kind = _MESSAGES["warning" if number in _MILD else finding.level]
+    found: checks.CheckMessage = kind(
         finding.message, hint=finding.remedy, id=f"celery_fanout.{number}"
     )
     return found
@@ -178,7 +182,7 @@ def _table(alias: str, settings: Settings) -> Iterator[Finding]:
         skips = connection.features.has_select_for_update_skip_locked
     except DatabaseError:  # whoever asks for the database will hear of it
         return
-    if model._meta.db_table not in tables:  # noqa: SLF001 - Django documents it
+    if model._meta.db_table not in tables:
         # no error: `migrate`, which makes it, runs the checks before
         yield Finding(
             "fanout.W104",

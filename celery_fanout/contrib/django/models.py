@@ -59,6 +59,7 @@ class OutboxEvent(models.Model):
 
     class Meta:
         db_table = "celery_fanout_outbox"
+        default_permissions = ("view",)  # only emit() and relays write and delete
         verbose_name = _("outbox event")
         verbose_name_plural = _("outbox events")
         # ordered by availability, never by id: a lower id may commit after a higher one
@@ -83,6 +84,7 @@ class DeadOutboxEvent(OutboxEvent):
 
     class Meta:  # pyright: ignore[reportIncompatibleVariableOverride]
         proxy = True
+        default_permissions = ("view",)
         verbose_name = _("dead outbox event")
         verbose_name_plural = _("dead outbox events")
         permissions: ClassVar[list[tuple[str, Any]]] = [

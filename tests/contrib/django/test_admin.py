@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import sync_playwright
 
+from celery_fanout.contrib import django as admin
 from tests.contrib.django.conftest import Project, make_database
 from tests.contrib.django.desk import BIG, NASTY, SECRET
 from tests.processes import free_port, wait_until
-from tests.servers import RedisServer
+from tests.servers import RedisServer, program
 
+CHROMIUM = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
 IMPORTS = "from tests.contrib.django.desking import *\n"
 #: After how long the worker has nothing more to do.
 SETTLED = """
@@ -419,7 +426,7 @@ def test_the_models_have_no_table_and_ask_no_database(desk: Desk) -> None:
         buffer = StringIO()
         call_command("dumpdata", "celery_fanout", stdout=buffer)
         call_command("dumpdata", "celery_fanout", "--all", stdout=buffer)
-        print(buffer.getvalue())
+        print(buffer.getvalue().replace("\\n", ""))
         tables = connection.introspection.table_names()
         print([name for name in tables if name.startswith("celery_fanout")])
         codes = ContentType.objects.get_for_model(Run).permission_set
@@ -489,3 +496,73 @@ def test_the_outbox_is_read_only_and_dead_rows_are_requeued(desk: Desk) -> None:
         "1",
         "True deadoutboxevent True Requeued. the app is back",
     ]
+
+
+#: Words that are the same in German.
+SAME = {"Filter", "Generation", "Id", "Status", "Task", "Traceback", "Worker"}
+
+
+def test_the_pages_speak_german(desk: Desk) -> None:
+    templates = Path(admin.__file__).parent / "templates"
+    texts = {
+        text
+        for file in templates.rglob("*.html")
+        for text in re.findall(r'{% translate "([^"]+)" %}', file.read_text())
+    }
+    assert len(texts) > 50
+    german = {"LANGUAGE_CODE": "de", "CELERY_IMPORTS": ["tests.contrib.django.desk"]}
+    lines = desk.script(
+        f"""
+        from django.utils.translation import gettext
+        c = client("view_event_data", "retry_run")
+        print(text(c.get(RUNS, {{"state": "succeeded"}})).replace("\\n", " "))
+        print([one for one in {sorted(texts - SAME)!r} if gettext(one) == one])
+        """,
+        TEST_SETTINGS=json.dumps(german),
+    )
+    for part in ("Ausgewählte Läufe erneut versuchen", "erfolgreich (", "Letzte Stunde", "Nach"):
+        assert part in lines[0]
+    assert lines[1] == "[]"
+
+
+def test_a_person_replays_an_event_in_a_browser(desk: Desk) -> None:
+    port = free_port()
+    server = desk.start(
+        f"""
+        from django.contrib.auth.models import User
+        from django.core.management import call_command
+        User.objects.create_superuser("alice", password="pw")
+        call_command("runserver", "127.0.0.1:{port}", use_reloader=False, skip_checks=True)
+        """,
+        "Quit the server",
+        TEST_SETTINGS=json.dumps({"CELERY_IMPORTS": ["tests.contrib.django.desk"], "DEBUG": True}),
+    )
+    problems: list[str] = []
+    with server, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program("chromium", "chromium"), args=CHROMIUM
+        )
+        page = browser.new_page(base_url=f"http://127.0.0.1:{port}")
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
+        page.on("response", lambda r: r.ok or r.status < 400 or problems.append(r.url))
+        page.goto("/admin/")
+        page.fill("#id_username", "alice")
+        page.fill("#id_password", "pw")
+        page.click("[type=submit]")
+        page.click("#content >> text=Runs")
+        page.check("#action-toggle")
+        shown = page.locator(".action-select").count()
+        assert page.locator(".action-counter").inner_text() == f"{shown} of {shown} selected"
+        page.click("td:text-is('desk.pay@desk/paid') >> xpath=../th/a")
+        assert page.locator("h2", has_text="Timeline").is_visible()
+        page.click("text=desk/paid paid-1")
+        page.click("button:text-is('Replay')")
+        page.fill("#reason", NASTY)
+        page.click("#content input[type=submit]")
+        assert page.locator(".messagelist").inner_text() == "1 event is replayed: 2 new runs."
+        assert page.locator("tr", has_text="published").count() == 2
+        page.click("text=History")
+        assert page.locator("td", has_text=f"Replayed. {NASTY}").is_visible()
+        browser.close()
+    assert problems == []

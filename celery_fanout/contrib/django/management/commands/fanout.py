@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import sys
 from types import SimpleNamespace
@@ -32,7 +33,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """For ``call_command("fanout", "runs", "--json")``."""
-        parser.add_argument("args", nargs="*")
+        parser.add_argument("args", nargs=argparse.REMAINDER)
 
     def print_help(self, prog_name: str, subcommand: str) -> None:
         """Print what the commands are: ``manage.py help fanout``."""
