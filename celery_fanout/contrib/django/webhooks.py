@@ -230,9 +230,7 @@ def _read(request: HttpRequest, max_size: int) -> bytes:
 
 def _load(body: bytes) -> dict[str, Any]:
     try:
-        data: Any = json.loads(
-            body.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant
-        )
+        data: Any = json.loads(body.decode(), object_pairs_hook=_unique)  # emit() refuses NaN
     except (ValueError, RecursionError) as exc:
         raise _Refused(400, "The body is no JSON.") from exc
     if not isinstance(data, dict):
@@ -245,7 +243,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("two keys are the same")  # and readers differ about which counts
     return found
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(name)  # NaN and Infinity are no JSON
