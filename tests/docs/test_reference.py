@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from dataclasses import fields
@@ -17,6 +18,9 @@ from celery_fanout.settings import Settings
 from tests.docs.blocks import DOCS
 
 REFERENCE = DOCS / "reference"
+
+#: Where the public names of the Django app are.
+DJANGO_MODULES = ("contrib/django/model_events", "contrib/django/signatures")
 
 
 def rows(page: str) -> list[list[str]]:
@@ -38,6 +42,15 @@ def test_every_public_name_is_in_the_api_reference() -> None:
     listed = re.findall(r"^::: (\S+)$", (REFERENCE / "api.md").read_text(), re.MULTILINE)
     public = [f"celery_fanout.{name}" for name in celery_fanout.__all__]
     public += [f"celery_fanout.testing.{name}" for name in testing.__all__]
+    for module in DJANGO_MODULES:  # read, not imported: this process has no settings
+        tree = ast.parse((Path(celery_fanout.__file__).parent / f"{module}.py").read_text())
+        [names] = [
+            ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        ]
+        public += [f"celery_fanout.{module.replace('/', '.')}.{name}" for name in names]
+    public.append("celery_fanout.contrib.django.webhooks.webhook")  # its other names are the last's
     assert sorted(listed) == sorted(public)
 
 
