@@ -10,6 +10,7 @@ and the ledger are in this process. Without PostgreSQL the database is a file of
 from __future__ import annotations
 
 import argparse
+import base64
 import importlib.util
 import os
 import secrets
@@ -82,7 +83,8 @@ def run(stack: ExitStack, port: int, *, embedded: bool) -> int:
     os.environ["DJANGO_SETTINGS_MODULE"] = "example_project.website.settings"
     os.environ["EXAMPLE_DIR"] = str(directory)
     os.environ.setdefault("EXAMPLE_SECRET_KEY", secrets.token_urlsafe(40))
-    os.environ.setdefault("EXAMPLE_WEBHOOK_SECRET", f"whsec_{secrets.token_urlsafe(24)}")
+    secret = base64.b64encode(secrets.token_bytes(24)).decode()
+    os.environ.setdefault("EXAMPLE_WEBHOOK_SECRET", f"whsec_{secret}")
 
     import django
 
@@ -221,9 +223,10 @@ def say(url: str, login: str, where: Mapping[str, str], directory: Path) -> None
     for what, how in {"site": "Django's development server", **where}.items():
         print(f"  {what:<16}{how}")
     print(f"  {'files':<16}{directory}, removed at the end")
+    print("\nIn another terminal, for example:\n")
+    print(f"  . {directory}/environment")
+    print("  .venv/bin/python -m example_project.manage send_document README.md")
     if os.environ.get("REDIS_URL"):
-        print("\nIn another terminal:\n")
-        print(f"  . {directory}/environment")
         print("  .venv/bin/celery -A example_project.website fanout runs")
     print("\nStop all of it with Ctrl-C.\n", flush=True)
 

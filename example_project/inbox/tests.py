@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import tempfile
 import uuid
@@ -12,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import Permission, User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client, TestCase, override_settings
@@ -19,7 +22,9 @@ from django.urls import reverse
 
 from celery_fanout import emit, get_fanout
 from celery_fanout.testing import simulate
+from example_project.inbox.documents import id_of_delivery
 from example_project.inbox.events import DocumentUploaded
+from example_project.inbox.management.commands.send_document import signed
 from example_project.inbox.models import Document, Reading
 from example_project.inbox.progress import EVENT
 from example_project.inbox.tasks import FAILURES, RETRIES
@@ -245,6 +250,51 @@ class RetryTests(SiteTestCase):
         other = Document.objects.create(name="other", text="a")
         url = reverse("inbox:retry", args=[other.pk, self.run_id])
         self.assertEqual(self.client.post(url).status_code, 404)
+
+
+class WebhookTests(SiteTestCase):
+    def send(self, delivery: str = "msg_1", secret: str | None = None, **data: Any) -> int:
+        body = json.dumps({"type": "document.sent", **data}).encode()
+        headers = signed(delivery, body, secret or settings.WEBHOOK_SECRET)
+        client = Client(enforce_csrf_checks=True)
+        with self.captureOnCommitCallbacks(execute=True):
+            return client.post(
+                "/webhooks/documents/", body, content_type="application/json", headers=headers
+            ).status_code
+
+    def test_a_document(self) -> None:
+        self.assertEqual(self.send(name="in.md", text=INVOICE.read_text()), 202)
+        self.assertFalse(Document.objects.exists())  # it is an event as yet
+        self.simulation.finish()
+        document = Document.objects.get()
+        self.assertEqual(document.pk, id_of_delivery("msg_1"))
+        self.assertEqual((document.name, document.text), ("in.md", INVOICE.read_text()))
+        self.assertContains(self.client.get("/"), "sent by a webhook")
+        self.assertEqual(self.badges(document), ["Done"] * 3)
+
+    def test_a_delivery_that_comes_twice(self) -> None:
+        for _ in range(2):
+            self.assertEqual(self.send(name="in.md", text="Dear Ada", trouble="none"), 202)
+        self.simulation.finish()
+        self.assertEqual(Document.objects.get().fetches, 3)
+
+    def test_what_is_refused(self) -> None:
+        other = "whsec_" + base64.b64encode(b"another secret, as long").decode()
+        self.assertEqual(self.send(secret=other, name="in.md", text="a"), 403)
+        for data in (
+            {"name": "in.md"},
+            {"name": "in.md", "text": " "},
+            {"name": "in.md", "text": "a\0b"},
+            {"name": "in.md", "text": "a" * 204_801},
+            {"name": "", "text": "a"},
+            {"name": "n" * 201, "text": "a"},
+            {"name": "in.md", "text": "a", "trouble": "?"},
+        ):
+            with self.subTest(data=str(data)[:60]):
+                self.assertEqual(self.send(**data), 400)
+        self.assertEqual(self.send(name="in.md", text="a" * 300_000), 413)
+        self.simulation.finish()
+        self.assertFalse(Document.objects.exists())
 
 
 class SecurityTests(SiteTestCase):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -30,6 +31,19 @@ CHROMIUM = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+def manage(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run one of Django's commands."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "example_project.manage", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **env},
+        check=False,
+        timeout=110,
+    )
 
 
 class Site(Process):

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from example_project.tests.conftest import Site
+from example_project.tests.conftest import Site, manage
+from tests.processes import wait_until
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_documents"
 SECONDS = 30_000
@@ -88,6 +89,26 @@ def test_a_failed_run_is_tried_again(site: Site, new_page: Callable[..., Page]) 
     page.get_by_role("link", name="Admin").click()
     page.get_by_role("link", name="Documents", exact=True).click()
     expect(page.get_by_role("link", name="contract.txt").first).to_be_visible()
+
+
+def test_a_document_comes_by_webhook(site: Site, new_page: Callable[..., Page]) -> None:
+    done = manage("send_document", str(SAMPLES / "quarterly_report.md"), **site.shared)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("202 quarterly_report.md: ")
+    url = done.stdout.split()[-1]
+    page = new_page()
+
+    def has_come() -> bool:
+        page.goto(site.url)
+        return page.get_by_role("link", name="quarterly_report.md").count() == 1
+
+    wait_until(has_come)
+    expect(page.locator(".documents > li").first).to_contain_text("sent by a webhook")
+    page.get_by_role("link", name="quarterly_report.md").click()
+    assert page.url == url
+    expect(badge(page, "category")).to_have_text("Done", timeout=SECONDS)
+    expect(page.locator("#card-category")).to_contain_text("report")
+    expect(page.locator(".badge.done")).to_have_count(3)
 
 
 def test_a_mistake_is_explained(site: Site, new_page: Callable[..., Page]) -> None:

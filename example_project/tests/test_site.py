@@ -10,22 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from example_project.tests.conftest import ROOT, Site
+from example_project.tests.conftest import ROOT, Site, manage
 from tests.processes import family_of, free_port, is_alive, wait_until
-
-
-def manage(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    import os
-
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "example_project.manage", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, **env},
-        check=False,
-        timeout=110,
-    )
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
