@@ -7,12 +7,14 @@
           ├── ConfigurationError (ImproperlyConfigured)
           │    ├── UnknownSetting
           │    ├── InvalidSetting
+          │    ├── InvalidWebhook (ValueError)
           │    ├── NoApp
           │    └── StoreUnsupported
           ├── RegistrationError
           │    ├── NotATask (TypeError)
           │    ├── InvalidPattern (ValueError)
           │    ├── InvalidSubscription (ValueError)
+          │    ├── InvalidModelEvents (ValueError)
           │    ├── InvalidEventType (ValueError)
           │    ├── DuplicateEventType
           │    ├── EmitWhileImporting
@@ -70,6 +72,7 @@ from __future__ import annotations
 from celery_fanout.exceptions.configuration import (
     ConfigurationError,
     InvalidSetting,
+    InvalidWebhook,
     NoApp,
     StoreUnsupported,
     UnknownSetting,
@@ -103,6 +106,7 @@ from celery_fanout.exceptions.registration import (
     DuplicateSubscription,
     EmitWhileImporting,
     InvalidEventType,
+    InvalidModelEvents,
     InvalidPattern,
     InvalidSubscription,
     NotATask,
@@ -152,10 +156,12 @@ __all__ = [
     "InvalidEventData",
     "InvalidEventName",
     "InvalidEventType",
+    "InvalidModelEvents",
     "InvalidPattern",
     "InvalidSetting",
     "InvalidStep",
     "InvalidSubscription",
+    "InvalidWebhook",
     "NestedStep",
     "NoApp",
     "NoCommitToWaitFor",

@@ -67,6 +67,25 @@ class StoreUnsupported(ConfigurationError):
         return f"{self.store} does not support {self.feature}. {self.remedy}"
 
 
+class InvalidWebhook(ConfigurationError, ValueError):
+    """A webhook view that could not do its work.
+
+    Args:
+        what: the view or the verifier, by name.
+        problem: what is wrong. Never a secret.
+        remedy: what to change.
+    """
+
+    def __init__(self, what: str, problem: str, remedy: str) -> None:
+        super().__init__(what, problem, remedy)
+        self.what = what
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.problem}. {self.remedy}"
+
+
 class NoApp(ConfigurationError):
     """There is no Celery app to emit with, or there are several and none is current.
 

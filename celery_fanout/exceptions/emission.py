@@ -230,8 +230,8 @@ class NoCommitToWaitFor(FanoutError):
         return (
             f"The event {self.name!r} was to be published when the transaction on the database "
             f"{self.using!r} commits, but autocommit is off there, and Django tells nobody of such "
-            f"commits. Emit it in a block of transaction.atomic(using={self.using!r}), or with "
-            'delivery="now" after the commit.'
+            f"commits. Turn it on and emit in a block of transaction.atomic(using={self.using!r}), "
+            'or emit with delivery="outbox"; or with delivery="now" after the commit.'
         )
 
 

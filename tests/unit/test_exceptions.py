@@ -24,10 +24,12 @@ from celery_fanout.exceptions import (
     InvalidEventData,
     InvalidEventName,
     InvalidEventType,
+    InvalidModelEvents,
     InvalidPattern,
     InvalidSetting,
     InvalidStep,
     InvalidSubscription,
+    InvalidWebhook,
     NestedStep,
     NoApp,
     NonRetriable,
@@ -53,6 +55,14 @@ from celery_fanout.exceptions import (
 )
 
 MESSAGES = [
+    (
+        InvalidModelEvents("shop.Order", "has no field 'stat'", "Did you mean 'status'?"),
+        "The model shop.Order has no field 'stat'. Did you mean 'status'?",
+    ),
+    (
+        InvalidWebhook("GitHub", "has no secret", "Pass secrets=[...]."),
+        "GitHub has no secret. Pass secrets=[...].",
+    ),
     (
         Superseded("r-1"),
         (

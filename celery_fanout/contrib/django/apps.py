@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from django.apps import AppConfig
+from django.utils.module_loading import autodiscover_modules
 from django.utils.translation import gettext_lazy as _
 
 from celery_fanout.contrib.django.tasksubscribers import adapt
@@ -16,7 +19,15 @@ if adapt not in adapters:
 
 
 class FanoutConfig(AppConfig):
-    """The Django app, with the label ``celery_fanout``."""
+    """The Django app, with the label ``celery_fanout``.
+
+    Attributes:
+        discovers: modules of the installed apps that are imported when Django starts, in web
+            processes and workers alike: whoever emits must know the subscribers. To have others,
+            name a subclass of this class in ``INSTALLED_APPS``.
+    """
+
+    discovers: ClassVar[tuple[str, ...]] = ("events", "subscribers", "tasks")
 
     name = "celery_fanout.contrib.django"
     label = "celery_fanout"
@@ -24,10 +35,12 @@ class FanoutConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Attach emitting to transactions, and register the checks."""
+        """Attach emitting to transactions, register the checks, and import subscribers."""
         # with the models, which Django has loaded by now
         from celery_fanout.contrib.django import checks
         from celery_fanout.contrib.django.publication import install
 
         install()
         checks.install()
+        for module in self.discovers:  # the events of all apps first
+            autodiscover_modules(module)

@@ -116,6 +116,12 @@ class Project:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def told(self, script: str, **env: str) -> list[Any]:
+        """Run a script; return what it has told last."""
+        lines = self.run(script, **env).splitlines()
+        found: list[Any] = json.loads(lines[-1])
+        return found
+
     def attempt(self, script: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Like :meth:`run`, whatever comes of it."""
         return self.command("-c", PREAMBLE + textwrap.dedent(script), **env)
