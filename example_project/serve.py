@@ -57,7 +57,9 @@ def main() -> int:
     )
     options = parser.parse_args()
     if importlib.util.find_spec("django") is None:
-        parser.error("Django is missing. Run `make example`, or: pip install 'celery-fanout[django]'")
+        parser.error(
+            "Django is missing. Run `make example`, or: pip install 'celery-fanout[django]'"
+        )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     with ExitStack() as stack:
         try:
@@ -94,7 +96,9 @@ def run(stack: ExitStack, port: int, *, embedded: bool) -> int:
     url = f"http://127.0.0.1:{server.server_port}/"
     os.environ["EXAMPLE_URL"] = url
     file = directory / "environment"
-    lines = [f"export {name}={shlex.quote(os.environ[name])}" for name in SHARED if os.environ.get(name)]
+    lines = [
+        f"export {name}={shlex.quote(os.environ[name])}" for name in SHARED if os.environ.get(name)
+    ]
     file.write_text("\n".join(lines) + "\n")
     file.chmod(0o600)
     programs: list[Program] = []
@@ -201,7 +205,9 @@ def open_port(stack: ExitStack, port: int) -> Any:
     try:
         server = ThreadedWSGIServer(("127.0.0.1", port), WSGIRequestHandler)
     except OSError as exc:
-        raise RuntimeError(f"Port {port}: {exc.strerror}. Choose another: EXAMPLE_PORT=8001") from exc
+        raise RuntimeError(
+            f"Port {port}: {exc.strerror}. Choose another: EXAMPLE_PORT=8001"
+        ) from exc
     stack.callback(server.server_close)
     server.set_app(StaticFilesHandler(application))
     return server

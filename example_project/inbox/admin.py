@@ -6,7 +6,6 @@ from django.contrib import admin
 
 from example_project.inbox.models import Document, Reading
 
-
 if TYPE_CHECKING:
     from django.http import HttpRequest
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
-from uuid import UUID
+from uuid import UUID  # noqa: TC003 - pydantic looks it up
 
 from pydantic import AfterValidator, BaseModel, Field
 

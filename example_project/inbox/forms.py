@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from django import forms
-from django.conf import settings
-from django.core.files.uploadedfile import UploadedFile
 
 from example_project.inbox.documents import check_size, checked_text
 from example_project.inbox.models import Document
+
+if TYPE_CHECKING:
+    from django.core.files.uploadedfile import UploadedFile
 
 SAMPLES = {
     path.name: path

@@ -62,7 +62,9 @@ class SiteTestCase(TestCase):
 class UploadTests(SiteTestCase):
     def test_a_file(self) -> None:
         document = self.uploaded(file=SimpleUploadedFile("in.md", "\ufeff# Invoice 7".encode()))
-        self.assertEqual((document.name, document.text, document.source), ("in.md", "# Invoice 7", "form"))
+        self.assertEqual(
+            (document.name, document.text, document.source), ("in.md", "# Invoice 7", "form")
+        )
         event = get_fanout(celery_app).runs.event(str(document.pk), EVENT)
         self.assertEqual(len(event.runs), 3)
         self.assertIn('"name":"in.md"', event.data)
@@ -132,11 +134,17 @@ class ProgressTests(SiteTestCase):
         self.simulation.finish()
         self.assertEqual(self.badges(document), ["Done"] * 3)
         page = self.page(document)
-        for text in ('data-ended="true"', "<strong>invoice</strong>", "Katharina Vogel", "3 of 3 done."):
+        for text in (
+            'data-ended="true"',
+            "<strong>invoice</strong>",
+            "Katharina Vogel",
+            "3 of 3 done.",
+        ):
             self.assertIn(text, page)
         self.assertNotIn("refresh", page)
         self.assertEqual(
-            set(Reading.objects.values_list("subject", flat=True)), {"summary", "category", "entities"}
+            set(Reading.objects.values_list("subject", flat=True)),
+            {"summary", "category", "entities"},
         )
 
     def test_it_fails_twice_and_recovers(self) -> None:
@@ -191,7 +199,11 @@ class ProgressTests(SiteTestCase):
 
     def test_an_event_twice_saves_one_result(self) -> None:
         document = self.uploaded(pasted="Dear Ada")
-        emit(DocumentUploaded(id=document.pk, name=document.name), id=str(document.pk), app=celery_app)
+        emit(
+            DocumentUploaded(id=document.pk, name=document.name),
+            id=str(document.pk),
+            app=celery_app,
+        )
         self.simulation.finish()
         self.assertEqual(Reading.objects.count(), 3)
         document.refresh_from_db()
@@ -214,7 +226,7 @@ class RetryTests(SiteTestCase):
 
     def test_try_again(self) -> None:
         self.sign_in("retry_run")
-        self.assertIn("<button id=\"retry-category\">Try again</button>", self.page(self.document))
+        self.assertIn('<button id="retry-category">Try again</button>', self.page(self.document))
         response = self.client.post(self.url, follow=True)
         self.assertContains(response, "It is tried again.")
         self.simulation.finish()
@@ -231,11 +243,13 @@ class RetryTests(SiteTestCase):
 
     def test_who_may_not(self) -> None:
         self.assertRedirects(
-            self.client.post(self.url), f"/admin/login/?next={self.url}", fetch_redirect_response=False
+            self.client.post(self.url),
+            f"/admin/login/?next={self.url}",
+            fetch_redirect_response=False,
         )
         self.sign_in()
         self.assertEqual(self.client.post(self.url).status_code, 403)
-        self.assertNotIn("<button id=\"retry", self.page(self.document))
+        self.assertNotIn('<button id="retry', self.page(self.document))
         self.assertEqual(self.badges(self.document)[1], "Failed")
 
     def test_not_by_a_link_or_from_another_site(self) -> None:
@@ -279,20 +293,21 @@ class WebhookTests(SiteTestCase):
         self.assertEqual(Document.objects.get().fetches, 3)
 
     def test_what_is_refused(self) -> None:
-        other = "whsec_" + base64.b64encode(b"another secret, as long").decode()
-        self.assertEqual(self.send(secret=other, name="in.md", text="a"), 403)
-        for data in (
-            {"name": "in.md"},
-            {"name": "in.md", "text": " "},
-            {"name": "in.md", "text": "a\0b"},
-            {"name": "in.md", "text": "a" * 204_801},
-            {"name": "", "text": "a"},
-            {"name": "n" * 201, "text": "a"},
-            {"name": "in.md", "text": "a", "trouble": "?"},
-        ):
-            with self.subTest(data=str(data)[:60]):
-                self.assertEqual(self.send(**data), 400)
-        self.assertEqual(self.send(name="in.md", text="a" * 300_000), 413)
+        with self.assertLogs("celery_fanout.contrib.django.webhooks", "WARNING"):
+            other = "whsec_" + base64.b64encode(b"another secret, as long").decode()
+            self.assertEqual(self.send(secret=other, name="in.md", text="a"), 403)
+            for data in (
+                {"name": "in.md"},
+                {"name": "in.md", "text": " "},
+                {"name": "in.md", "text": "a\0b"},
+                {"name": "in.md", "text": "a" * 204_801},
+                {"name": "", "text": "a"},
+                {"name": "n" * 201, "text": "a"},
+                {"name": "in.md", "text": "a", "trouble": "?"},
+            ):
+                with self.subTest(data=str(data)[:60]):
+                    self.assertEqual(self.send(**data), 400)
+            self.assertEqual(self.send(name="in.md", text="a" * 300_000), 413)
         self.simulation.finish()
         self.assertFalse(Document.objects.exists())
 
@@ -308,8 +323,10 @@ class SecurityTests(SiteTestCase):
         document = self.uploaded(sample="invoice.md")
         self.simulation.finish()
         for page in (self.client.get("/").content.decode(), self.page(document)):
-            self.assertIsNone(re.search(r"\sstyle=|\son\w+=|<style|<script(?! src=\"/static/)", page))
-            self.assertIsNone(re.search(r"(src|href)=\"(https?:)?//", page))
+            self.assertIsNone(
+                re.search(r"\sstyle=|\son\w+=|<style|<script(?! src=\"/static/)", page)
+            )
+            self.assertIsNone(re.search(r"<(script|link|img)\b[^>]*=\"(https?:)?//", page))
 
     def test_another_host_is_refused(self) -> None:
         self.assertEqual(self.client.get("/", headers={"host": "example.org"}).status_code, 400)

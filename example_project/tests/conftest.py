@@ -64,7 +64,9 @@ class Site(Process):
 
     def environment(self) -> dict[str, str]:
         inherited = {
-            key: value for key, value in os.environ.items() if key not in ("REDIS_URL", "DATABASE_URL")
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("REDIS_URL", "DATABASE_URL")
         }
         return {
             **inherited,

@@ -62,7 +62,9 @@ def test_a_document_is_read_and_the_classifier_recovers(
     expect(page.locator("#card-category .steps")).to_contain_text(
         "fetch done once, in attempt 1; 2 later attempts took it from the checkpoint"
     )
-    expect(page.locator(".evidence")).to_contain_text("5 attempts so far, and the text was fetched 3 times")
+    expect(page.locator(".evidence")).to_contain_text(
+        "5 attempts so far, and the text was fetched 3 times"
+    )
     expect(page.get_by_role("status")).to_have_text("3 of 3 done.")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -85,7 +87,9 @@ def test_a_failed_run_is_tried_again(site: Site, new_page: Callable[..., Page]) 
     expect(badge(page, "category")).to_have_text("Done", timeout=SECONDS)
     expect(page.locator("#card-category")).to_contain_text("contract")
     expect(page.locator("#card-category .attempts li")).to_have_count(4)
-    expect(page.locator(".evidence")).to_contain_text("6 attempts so far, and the text was fetched 3 times")
+    expect(page.locator(".evidence")).to_contain_text(
+        "6 attempts so far, and the text was fetched 3 times"
+    )
     page.get_by_role("link", name="Admin").click()
     page.get_by_role("link", name="Documents", exact=True).click()
     expect(page.get_by_role("link", name="contract.txt").first).to_be_visible()
@@ -141,9 +145,7 @@ def test_with_the_keyboard(site: Site, new_page: Callable[..., Page]) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone(
-    scheme: str, site: Site, new_page: Callable[..., Page], tmp_path: Path
-) -> None:
+def test_on_a_phone(scheme: str, site: Site, new_page: Callable[..., Page], tmp_path: Path) -> None:
     page = new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
     send(page, site, "invoice.md", "Well")
     expect(page.locator(".badge.done")).to_have_count(3, timeout=SECONDS)

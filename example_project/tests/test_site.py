@@ -15,9 +15,7 @@ from tests.processes import family_of, free_port, is_alive, wait_until
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
-def test_the_sites_own_tests(
-    database: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_the_sites_own_tests(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = "" if database == "sqlite" else request.getfixturevalue("postgres_url")
     done = manage("test", "example_project.inbox", EXAMPLE_DIR=str(tmp_path), DATABASE_URL=url)
     assert done.returncode == 0, done.stderr

@@ -1,12 +1,12 @@
 """Settings of the example site. What differs from machine to machine is in the environment.
 
-    DATABASE_URL             postgres://user:password@host:port/name; without it SQLite
-    REDIS_URL                broker and ledger; without it both are in the site's own process
-    EXAMPLE_DIR              where SQLite and the model's state are
-    EXAMPLE_SECRET_KEY       Django's SECRET_KEY; without it a new one for each process
-    EXAMPLE_WEBHOOK_SECRET   what senders of documents sign with: whsec_ and base64
-    EXAMPLE_MODEL_SECONDS    how long the toy model thinks
-    EXAMPLE_HOSTS            host names that the site answers to, beside this machine's own
+DATABASE_URL             postgres://user:password@host:port/name; without it SQLite
+REDIS_URL                broker and ledger; without it both are in the site's own process
+EXAMPLE_DIR              where SQLite and the model's state are
+EXAMPLE_SECRET_KEY       Django's SECRET_KEY; without it a new one for each process
+EXAMPLE_WEBHOOK_SECRET   what senders of documents sign with: whsec_ and base64
+EXAMPLE_MODEL_SECONDS    how long the toy model thinks
+EXAMPLE_HOSTS            host names that the site answers to, beside this machine's own
 """
 
 from __future__ import annotations

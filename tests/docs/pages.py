@@ -3,8 +3,8 @@
 =============================  =====================================================================
 block                          what is done with it
 =============================  =====================================================================
-``python title="proj/x.py"``   written to that file, below the page's directory; with ``At the end of
-                               proj/x.py`` added to what is there
+``python title="proj/x.py"``   written to that file, below the page's directory; with ``At the end
+                               of proj/x.py`` added to what is there
 ``python``                     executed; all such blocks of a page share one namespace
 ``pycon``                      executed in the same namespace, output and exceptions compared
 ``text``                       compared with what the ``python`` block before it printed
