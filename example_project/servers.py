@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import time
-from typing import IO, Any, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -27,6 +27,12 @@ def site(request: pytest.FixtureRequest, start_sites: Callable[..., Site]) -> Si
     return start_sites(env=urls)
 
 
+@pytest.fixture(scope="module")
+def embedded(start_sites: Callable[..., Site]) -> Site:
+    """One that needs no servers, for what does not depend on them."""
+    return start_sites("--embedded")
+
+
 def badge(page: Page, subject: str) -> Any:
     return page.locator(f"#card-{subject} .badge")
 
@@ -115,9 +121,9 @@ def test_a_document_comes_by_webhook(site: Site, new_page: Callable[..., Page]) 
     expect(page.locator(".badge.done")).to_have_count(3)
 
 
-def test_a_mistake_is_explained(site: Site, new_page: Callable[..., Page]) -> None:
+def test_a_mistake_is_explained(embedded: Site, new_page: Callable[..., Page]) -> None:
     page = new_page()
-    page.goto(site.url)
+    page.goto(embedded.url)
     page.get_by_role("button", name="Send").click()
     expect(page.get_by_text("Choose a file, paste a text, or take a sample.")).to_be_visible()
     page.get_by_label("or a pasted text").fill("Dear Ada,\nyours, Bo")
@@ -126,16 +132,16 @@ def test_a_mistake_is_explained(site: Site, new_page: Callable[..., Page]) -> No
     expect(page.get_by_role("heading", level=1)).to_have_text("Dear Ada,")
 
 
-def test_without_javascript(site: Site, new_page: Callable[..., Page]) -> None:
+def test_without_javascript(embedded: Site, new_page: Callable[..., Page]) -> None:
     page = new_page(java_script_enabled=False)
-    send(page, site, "letter.txt", "Overloaded")
+    send(page, embedded, "letter.txt", "Overloaded")
     expect(badge(page, "category")).to_have_text("Done", timeout=SECONDS)  # it reloads itself
     expect(page.locator(".badge.done")).to_have_count(3)
 
 
-def test_with_the_keyboard(site: Site, new_page: Callable[..., Page]) -> None:
+def test_with_the_keyboard(embedded: Site, new_page: Callable[..., Page]) -> None:
     page = new_page()
-    send(page, site, "contract.txt", "Down")
+    send(page, embedded, "contract.txt", "Down")
     page.locator("#timeline-category summary").focus()
     page.keyboard.press("Enter")
     # cards are replaced while it goes on: what was open stays open, and the focus where it was
@@ -145,12 +151,14 @@ def test_with_the_keyboard(site: Site, new_page: Callable[..., Page]) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone(scheme: str, site: Site, new_page: Callable[..., Page], tmp_path: Path) -> None:
+def test_on_a_phone(
+    scheme: str, embedded: Site, new_page: Callable[..., Page], tmp_path: Path
+) -> None:
     page = new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
-    send(page, site, "invoice.md", "Well")
+    send(page, embedded, "invoice.md", "Well")
     expect(page.locator(".badge.done")).to_have_count(3, timeout=SECONDS)
     page.locator("#timeline-category summary").click()
-    for url in (page.url, site.url):
+    for url in (page.url, embedded.url):
         page.goto(url)
         assert page.evaluate("document.documentElement.scrollWidth") == 360  # nothing sticks out
         page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
