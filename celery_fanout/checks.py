@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "findings", "live_findings"]
 
-#: How many names a message lists.
-SHOWN = 5
-
 Level = Literal["error", "warning", "info"]
 
 
@@ -61,8 +58,8 @@ def findings(fanout: Fanout) -> list[Finding]:
     return sorted(found, key=lambda finding: order[finding.level])
 
 
-def _names(names: list[str]) -> str:
-    shown, rest = sorted(names)[:SHOWN], len(names) - SHOWN
+def _names(names: list[str], most: int = 5) -> str:
+    shown, rest = sorted(names)[:most], len(names) - most
     return ", ".join(shown) + (f" and {rest} more" if rest > 0 else "")
 
 
@@ -165,6 +162,14 @@ def _ledger(fanout: Fanout) -> Iterator[Finding]:
             "they are gone after a restart.",
             "Use a Redis result backend, or set fanout_store_url to a Redis URL.",
         )
+    lease, least = fanout.settings.lease, 2 * fanout.settings.publish_timeout
+    if lease < least and fanout.settings.store_url != "memory://":
+        yield Finding(
+            "fanout.W014",
+            "warning",
+            f"fanout_lease is {lease:g} s: a Redis that hangs for longer looks like a dead worker.",
+            f"Raise it to {least:g} s, twice fanout_publish_timeout, or lower that.",
+        )
     if not fanout.settings.keeper:
         yield Finding(
             "fanout.I003",
@@ -197,12 +202,8 @@ def _retry_horizon(task: Any) -> float:
     return float(sum(min(longest, factor * 2**n) for n in range(min(retries, 10_000))))
 
 
-def _driver(fanout: Fanout) -> str:
-    return str(fanout.app.connection_for_write().transport.driver_type)
-
-
 def _broker(fanout: Fanout) -> Iterator[Finding]:
-    driver = _driver(fanout)
+    driver = str(fanout.app.connection_for_write().transport.driver_type)
     options: dict[str, Any] = dict(fanout.app.conf.broker_transport_options or {})
     if driver == "amqp" and not options.get("confirm_publish"):
         yield Finding(

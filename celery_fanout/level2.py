@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from celery_fanout.endings import Endings
+from celery_fanout.exceptions import EmitError, StoreUnavailable
 from celery_fanout.keeper import Keeper
 from celery_fanout.recording import Recorder, Schedule
 from celery_fanout.supervising import Supervisor
@@ -85,13 +86,22 @@ class Level2:
         Raises:
             EmitError: if the ledger does not answer.
         """
-        now = 0.0 if delay is None and expires is None else self.ledger.time()
+        now = 0.0 if delay is None and expires is None else self._now(events)
         schedule = Schedule(
             resume_at=None if delay is None else now + delay,
             expires_at=None if expires is None else now + expires,
             then=then,
         )
         return self._recorder.emit(events, schedule)
+
+    def _now(self, events: Sequence[Event]) -> float:
+        try:
+            return self.ledger.time()
+        except StoreUnavailable as exc:
+            first, *others = [event.id for event in events]
+            raise EmitError(
+                events[0].name, first, {}, f"{exc.store}: {exc.reason}", others
+            ) from exc
 
     @cached_property
     def control(self) -> RunControl:

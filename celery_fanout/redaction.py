@@ -53,13 +53,14 @@ def redact(name: str, data: Any) -> Any:
         data: its data, or the value of a step, of one of its runs.
     """
     if isinstance(data, dict):
-        found: dict[Any, Any] = data
+        found: dict[Any, Any] = cast("Any", data)
         return {
             key: REDACTED if _is_secret(str(key), value) else redact(name, value)
             for key, value in found.items()
         }
     if isinstance(data, (list, tuple)):
-        return [redact(name, value) for value in cast("list[Any]", data)]
+        items: list[Any] = cast("Any", data)
+        return [redact(name, value) for value in items]
     return data
 
 
@@ -174,8 +175,7 @@ def _checkpoint(text: str, name: str, redact: Redact, *, texts: bool) -> str:
 def _message(text: str, name: str, redact: Redact) -> str:
     message: Any = json.loads(text)
     signature: Any = message.get("signature")
-    if isinstance(signature, dict):
-        given = {key: signature[key] for key in ("args", "kwargs") if key in signature}
-        shown = {key: redact(name, value) for key, value in given.items()}
-        message = {**message, "signature": {**signature, **shown}}
+    for key in ("args", "kwargs"):
+        if signature and key in signature:
+            signature[key] = redact(name, signature[key])
     return encode(message)

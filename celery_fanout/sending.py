@@ -21,6 +21,7 @@ from celery.utils.nodenames import anon_nodename
 from kombu.serialization import dumps
 
 from celery_fanout.connection import hurry
+from celery_fanout.pipeline import dumps as dumps_json
 from celery_fanout.pipeline import is_stock, open_pipeline
 from celery_fanout.templates import KWARGSREPR
 
@@ -205,35 +206,35 @@ class Sending:
 
     def _send_template(self, chain: FrozenChain, template: Template) -> bool:
         run_id, producer = chain.run_id, self._producer
-        headers = {
-            **template.headers,
+        own = {
             **self._ids,
             "id": run_id,
             "root_id": self._root_id or run_id,
             "argsrepr": argsrepr_of(chain),
+            "retries": chain.retries or template.headers["retries"],
+            "ignore_result": template.headers["ignore_result"] or not chain.celery_results,
         }
-        if chain.retries:
-            headers["retries"] = chain.retries
-        if not chain.celery_results:
-            headers["ignore_result"] = True
-        if self._prepare is not None and not headers["ignore_result"]:
+        if self._prepare is not None and not own["ignore_result"]:
             self._prepare(producer, run_id)
         if self._hooked:
-            self._send_hooked(chain, template, headers)
+            self._send_hooked(chain, template, {**template.headers, **own})
             return True
         told = template.told(self._app)
-        headers.update(chain.headers)
-        ids = {"correlation_id": run_id, "reply_to": self._reply_to}
+        own.update(chain.headers)
         body = self._body(chain, template)
         undeclared = _Undeclared(template.queues, producer.connection)
         pipeline = self._pipeline
         envelope = None if pipeline is None else template.held_by(pipeline, self._app)
         if pipeline is None or envelope is None:
+            ids = {"correlation_id": run_id, "reply_to": self._reply_to}
+            headers = {**template.headers, **own}
             self._publish(body, {"headers": headers, "declare": undeclared, **told, **ids})
             return True
         for queue in undeclared or ():
             producer.maybe_declare(queue)
-        pipeline.add(envelope, body, headers, **ids)
+        # ours begin with ce_ or fanout_, so no name is there twice
+        texts = f"{template.text[:-1]}, {dumps_json(own)[1:]}"
+        pipeline.add(envelope, body, texts, run_id, self._reply_to)
         return False
 
     def _publish(self, body: tuple[str, str, Any], told: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from celery_fanout.durable import invoke_step, parallel_step, wait_step
 from celery_fanout.entering import enter
 from celery_fanout.events import Event
 from celery_fanout.eventtypes import name_of
-from celery_fanout.exceptions import InvalidStep
+from celery_fanout.exceptions import EmitError, InvalidStep, StoreUnavailable
 from celery_fanout.ids import child_id
 from celery_fanout.policy import NO_RETRIES, StepPolicy
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from celery import Task
     from pydantic import BaseModel
+
+    from celery_fanout.context import Execution
 
 __all__ = ["BoundStep", "Step", "step"]
 
@@ -185,7 +187,8 @@ class Step:
 
         Raises:
             InvalidEvent: if the event cannot be emitted.
-            EmitError: if publishing was cut short; the next attempt repeats it with the same ids.
+            EmitError: on level 1, if publishing was cut short; the next attempt repeats it with the
+                same ids.
         """
         options = {"subject": subject, "source": source, "time": time, "delay": delay}
         execution = enter(id)
@@ -196,15 +199,14 @@ class Step:
             whole = event
 
             def forward() -> str:
-                return str(execution.engine.emit(whole, None, cause=run, delay=delay).event.id)
+                return _emitted(execution, whole, None, cause=run, delay=delay)
 
             return str(run_step(execution, id, NO_RETRIES, forward, (), {}))
         # fixed before the first try, so that a repeat after a lost answer gives the same runs
         event_id = child_id(run.id, "emit", id, execution.numbers[id] + 1)
 
         def publish() -> str:
-            emission = execution.engine.emit(event, data, id=event_id, cause=run, **options)
-            return str(emission.event.id)
+            return _emitted(execution, event, data, id=event_id, cause=run, **options)
 
         return str(run_step(execution, id, NO_RETRIES, publish, (), {}))
 
@@ -297,6 +299,30 @@ class Step:
         """
         found = inside.get()
         return child_id(found[1], *found[2]) if found else None
+
+
+def _emitted(execution: Execution, event: Any, data: Any, **options: Any) -> str:
+    """Emit, and return the event's id.
+
+    On level 2 a ledger that cannot be reached is waited for, as it is when a result is stored: a
+    task without retries would otherwise fail for good because Redis restarts.
+    """
+
+    def emit() -> str:
+        try:
+            return str(execution.engine.emit(event, data, **options).event.id)
+        except EmitError as exc:
+            if isinstance(exc.__cause__, StoreUnavailable):
+                raise exc.__cause__ from exc
+            raise
+
+    if execution.claimed is None:
+        return emit()
+    try:
+        return str(execution.claimed.patiently(emit))
+    except StoreUnavailable as exc:
+        execution.suspension = exc  # it leaves the body though that catches it
+        raise
 
 
 #: Durable steps of the current run.

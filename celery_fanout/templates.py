@@ -15,7 +15,7 @@ from celery.app import task as celery_task
 from celery.app.amqp import task_message
 from celery.app.routes import MapRoute
 
-from celery_fanout.pipeline import is_stock
+from celery_fanout.pipeline import dumps, is_stock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from celery_fanout.pipeline import Envelope, Pipeline
     from celery_fanout.registry import Subscription
 
-__all__ = ["KWARGSREPR", "Template", "Templates", "routed_to"]
+__all__ = ["KWARGSREPR", "OWN_HEADERS", "Template", "Templates", "routed_to"]
 
 #: Options that a template can hold. Anything else goes through ``apply_async``.
 _PLAIN_OPTIONS = {
@@ -45,6 +45,11 @@ _PLAIN_OPTIONS = {
     "expires",
 }
 
+#: Celery's headers that each message has of its own.
+OWN_HEADERS = frozenset(
+    ("argsrepr", "id", "ignore_result", "origin", "parent_id", "retries", "root_id")
+)
+
 #: What monitors and logs show as the keyword arguments: a subscriber has none.
 KWARGSREPR = "{}"
 
@@ -60,6 +65,7 @@ class Template:
         publish: what ``send_task_message`` tells the producer, once it was asked.
         queues: what it would have the producer declare.
         envelope: what kombu makes of that on Redis, once it was asked.
+        text: JSON of the headers apart from :data:`OWN_HEADERS`.
     """
 
     __slots__ = (
@@ -71,6 +77,7 @@ class Template:
         "queues",
         "route",
         "serializer",
+        "text",
     )
 
     def __init__(
@@ -88,6 +95,8 @@ class Template:
         self.queues: list[Any] = []
         self.asked = False
         self.envelope: Envelope | None = None
+        same = {name: value for name, value in headers.items() if name not in OWN_HEADERS}
+        self.text = dumps(same)
 
     def told(self, app: Celery) -> dict[str, Any]:
         """Return what ``send_task_message`` tells the producer apart from ids."""
@@ -138,18 +147,27 @@ class Templates:
         self._queue = queue
         self._state: tuple[Any, ...] | None = None
         self._known: dict[str, tuple[Subscription, Template | None]] = {}
+        self._checked: dict[str, tuple[Subscription, Template | None]] = {}
 
     def refresh(self) -> None:
-        """Forget the templates if the configuration that they follow from has changed."""
+        """Forget what may have changed since the last emission: configuration, and other tools."""
         app = self._app
         conf = app.conf
         # Celery makes a new router when its routes change
         state = (app.amqp.router, conf.task_send_sent_event, conf.task_inherit_parent_priority)
         if state != self._state:
             self._state, self._known = state, {}
+        self._checked = {}
 
     def get(self, subscription: Subscription) -> Template | None:
         """Return the template of a subscription; ``None`` if it needs ``apply_async``."""
+        checked = self._checked.get(subscription.id)
+        if checked is None or checked[0] is not subscription:
+            checked = (subscription, self._unpatched(subscription))
+            self._checked[subscription.id] = checked
+        return checked[1]
+
+    def _unpatched(self, subscription: Subscription) -> Template | None:
         known = self._known.get(subscription.id)
         if known is None or known[0] is not subscription:
             known = (subscription, self._build(subscription))

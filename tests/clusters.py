@@ -96,7 +96,7 @@ class _Sentinel(Process):
             f"sentinel monitor {group} 127.0.0.1 {master} 1\n"
             f"sentinel known-replica {group} 127.0.0.1 {replica}\n"  # or it asks after 10 s
             f"sentinel down-after-milliseconds {group} {milliseconds}\n"
-            f"sentinel failover-timeout {group} {10 * milliseconds}\n"
+            f"sentinel failover-timeout {group} 5000\n"  # it tries again after twice that
         )
 
     def command(self) -> Sequence[str]:
@@ -125,7 +125,11 @@ class RedisSentinel:
     """A master, a replica, and a Sentinel that decides alone. Use it as a context manager.
 
     Args:
-        down_after: after how many seconds without an answer the master is given up.
+        down_after: after how many seconds without an answer the master is given up. More than one:
+            after a fail-over Sentinel may take a second to connect to the new master, since it
+            tries a connection that is down once a second only, and had tried the old one just
+            before. With less it gives up the new master, too, and goes back to the old one, which
+            has forgotten everything.
 
     Attributes:
         name: what Sentinel calls the master.
@@ -134,7 +138,7 @@ class RedisSentinel:
 
     name = "fanout-master"
 
-    def __init__(self, down_after: float = 0.5) -> None:
+    def __init__(self, down_after: float = 2) -> None:
         self._stack = ExitStack()
         self._down_after = down_after
         self.servers: list[RedisServer] = []
@@ -174,13 +178,21 @@ class RedisSentinel:
         (other,) = (server for server in self.servers if server is not dead)
         dead.kill()
 
-        def is_master() -> bool:
-            with other.client() as client:
-                found: dict[str, Any] = client.info("replication")
-            return self.master is other and found["role"] == "master"
-
-        wait_until(is_master, 60, lambda: f"no failover\n{self._sentinel.log[-5000:]}")
+        self.wait_for_role(other, "master")
+        wait_until(lambda: self.master is other, 60)
         return dead
+
+    def wait_for_role(self, server: RedisServer, role: str) -> None:
+        """Wait until a server is a ``master`` or a ``slave``."""
+
+        def has_it() -> bool:
+            # Sentinel cuts the connections of a server's clients when it gives it another role
+            with contextlib.suppress(redis.ConnectionError), server.client() as client:
+                found: dict[str, Any] = client.info("replication")
+                return bool(found["role"] == role)
+            return False
+
+        wait_until(has_it, 60, lambda: f"no {role}\n{self._sentinel.log[-5000:]}")
 
 
 # --- a cluster -----------------------------------------------------------------------------------

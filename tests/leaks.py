@@ -86,6 +86,9 @@ class _Audit:
         elif kind == "e":
             if int(_text(self.client.hget(key, "o") or 0)) <= 0:
                 yield f"{key} has no expiry, and none of its runs is open"
+        elif kind == "t":
+            if f"{self.root}:e:{rest}" not in self.keys or self._expires(f"{self.root}:e:{rest}"):
+                yield f"{key} has no expiry, and its event is at rest"
         else:
             yield f"{key} has no expiry"
 
@@ -119,6 +122,11 @@ class _Audit:
         really = sum(
             run.get("e") == event and run["s"] not in FINAL_STATES for run in self.runs.values()
         )
+        text = f"{self.root}:t:{event}"
+        if text not in self.keys:
+            yield f"event {event} has lost its text"
+        elif self._expires(text) != self._expires(key):
+            yield f"event {event} and its text do not expire together"
         if noted != really:
             yield f"event {event} has {really} open runs, and notes {noted}"
 

@@ -27,7 +27,7 @@ IDLE_CPU, IDLE_COMMANDS = 1.0, 2.0
 EVENT = "document/sleeping"
 
 #: The kinds of keys, and what they are for.
-KEYS = {"r": "its record", "d": "its checkpoint", "e": "its event"}
+KEYS = {"r": "its record", "d": "its checkpoint", "e": "its event", "t": "what that says"}
 
 
 class Sleepers:

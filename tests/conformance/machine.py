@@ -789,7 +789,7 @@ class Ledgers:
         for pattern in ("r:*", "d:*", "s:*", "u:*", "due", "wp:*", "wv:*", "g:*"):
             assert client.keys(f"{{fanout*}}:{pattern}") == []
         assert client.keys("*:news") == []
-        for key in client.keys("{fanout*}:e:*"):
+        for key in client.keys("{fanout*}:[et]:*"):
             assert client.ttl(key) > 0
 
 

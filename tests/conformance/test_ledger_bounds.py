@@ -47,9 +47,9 @@ def with_rules(desk: Desk, **rules: Any) -> Desk:
 def is_kept(desk: Desk, key: str, at_least: float) -> bool:
     """Whether an event is kept as long; in Redis by its expiry, as no test moves its clock."""
     if isinstance(desk.ledger, (RedisLedger, ShardedLedger)):
-        (name,) = desk.ledger.client.keys(f"{{fanout*}}:e:{key}")
-        left = desk.ledger.client.ttl(name)
-        return left == -1 or left >= at_least
+        names = desk.ledger.client.keys(f"{{fanout*}}:[et]:{key}")
+        left = [desk.ledger.client.ttl(name) for name in names]
+        return len(left) == 2 and all(each == -1 or each >= at_least for each in left)
     desk.clock.advance(at_least)
     return desk.ledger.event(key) is not None
 
@@ -263,9 +263,9 @@ def test_the_indexes_of_a_lost_event_expire(redis: Desk) -> None:
 def test_nothing_is_written_of_an_event_that_is_gone(redis: Desk) -> None:
     redis.emit("e1", "a")
     redis.ledger.cancel(["e1-a"], "enough")
-    client(redis).delete("{fanout}:e:e1")
+    client(redis).delete("{fanout}:e:e1", "{fanout}:t:e1")
     assert redis.ledger.reopen("e1-a", "mended")
-    assert not client(redis).exists("{fanout}:e:e1")
+    assert not client(redis).exists("{fanout}:e:e1", "{fanout}:t:e1")
     assert redis.emit("e1", "b").status == "new"
     client(redis).flushdb()  # an event without one of its runs is what the test has made
 

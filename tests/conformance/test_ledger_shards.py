@@ -258,7 +258,7 @@ def test_news_that_are_late_concern_nobody_who_came_after(desk: Desk) -> None:
 def test_of_an_event_that_is_gone_nobody_is_told(desk: Desk, ledger: ShardedLedger) -> None:
     waiting = suspended(desk, key_at(1))
     lost_news(desk, key_at(0, "x"))
-    for key in ledger.client.keys("*:e:x*"):
+    for key in ledger.client.keys("*:[et]:x*"):
         ledger.client.delete(key)
     desk.clock.advance(RULES.grace)
     assert desk.taken() == []

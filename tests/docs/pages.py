@@ -16,7 +16,7 @@ log"``
                                a keeper, ``manage.py runserver`` and ``manage.py fanout_relay`` go
                                on beside it, from when they have said what the block says
 ``conf title="redis.conf"``    a Redis server is started with it
-``conf title="rabbitmq.conf"`` parsed
+``conf title="rabbitmq.conf"`` parsed, as are ``supervisor.conf``, ``*.service`` and ``*.yaml``
 =============================  =====================================================================
 
 At the end every module that the page wrote is imported, every test file is run, and what
@@ -31,6 +31,7 @@ the ends of those files, and tables are made for whatever models it writes.
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
@@ -43,6 +44,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import celery
+import yaml
 from packaging.requirements import Requirement
 
 if sys.version_info >= (3, 11):
@@ -273,6 +275,10 @@ class Page:
             with RedisServer(options=options) as server, server.client() as client:
                 for option, value in options.items():
                     assert client.config_get(option) == {option: value}, block.where
+        elif str(block.title).endswith((".service", "supervisor.conf")):
+            configparser.ConfigParser(interpolation=None).read_string(block.source, block.where)
+        elif str(block.title).endswith(".yaml"):
+            yaml.safe_load(block.source)
         else:
             assert block.title == "rabbitmq.conf", block.where
             for line in block.source.splitlines():

@@ -68,6 +68,13 @@ def make_app(broker: str, store: str, **conf: Any) -> Celery:  # noqa: C901 - sm
         wait_for(data["gate"])
         return step.run("a", noted, "a", "a")
 
+    @task("job/tells", "jobs.tells")
+    def tells(data: dict[str, Any]) -> str:
+        write("body")
+        wait_for(data["gate"])
+        step.emit("more", "job/tailless", {})
+        return step.run("a", noted, "a", "a")
+
     @task("job/split", "jobs.split")
     def split(data: dict[str, Any]) -> list[str]:
         write("body")

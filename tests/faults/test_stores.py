@@ -284,6 +284,27 @@ def test_an_outage_longer_than_a_lease_is_no_crash(
     assert jobs.run(held.id).crashes == 0
 
 
+@pytest.mark.parametrize("longer", [False, True])
+def test_the_ledger_is_away_while_a_run_emits(
+    jobs: Jobs, tmp_path: Path, redis_url: str, longer: bool
+) -> None:
+    """``step.emit`` waits for it as every step does: a task without retries does not fail of it."""
+    gate = tmp_path / "gate"
+    jobs.broker = redis_url
+    worker = jobs.worker(concurrency=1)
+    run = jobs.emit("job/tells", {"gate": str(gate)}).runs[0]
+    jobs.wait_for("body")
+    jobs.store.kill()
+    gate.touch()
+    worker.wait_for_log(f"jobs.tells[{run.id}]: The Redis ledger cannot be reached")
+    if longer:
+        passes(2 * LEASE)
+    jobs.store.start()
+    assert run.get(timeout=30) == "a"
+    assert jobs.check() == {S.SUCCEEDED: 2}
+    assert jobs.run(run.id).crashes == 0
+
+
 # --- Redis evicts ---------------------------------------------------------------------------------
 
 

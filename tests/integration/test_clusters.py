@@ -72,9 +72,8 @@ def test_sentinel_puts_the_replica_in_the_masters_place() -> None:
         first, second = group.servers
         assert group.master is first
         with first.client() as client:
-            client.set(
-                "last", 1
-            )  # WAIT is for what this connection has written, and what came before
+            # WAIT is for what this connection has written, and what came before
+            client.set("last", 1)
             assert client.wait(1, 10_000) == 1
         assert group.fail_over() is first
         assert group.master is second
@@ -82,13 +81,8 @@ def test_sentinel_puts_the_replica_in_the_masters_place() -> None:
         assert run is not None
         assert run.state is RunState.SUCCEEDED
         first.start()
-
-        def is_replica() -> bool:
-            with first.client() as client:
-                found: Any = client.info("replication")
-            return bool(found["role"] == "slave")
-
-        wait_until(is_replica, 60)
+        group.wait_for_role(first, "slave")
+        assert group.master is second
         ledger.close()
 
 

@@ -120,6 +120,17 @@ def test_a_keeper_that_is_off():
     )
 
 
+def test_a_lease_that_is_shorter_than_a_hang():
+    assert "fanout.W014" not in make({"fanout_lease": 10}, level=2)
+    assert "fanout.W014" not in make({"fanout_lease": 2, "fanout_store_url": "memory://"}, level=2)
+    found = make({"fanout_lease": 9.5}, level=2)["fanout.W014"]
+    assert (found.level, found.message, found.remedy) == (
+        "warning",
+        "fanout_lease is 9.5 s: a Redis that hangs for longer looks like a dead worker.",
+        "Raise it to 10 s, twice fanout_publish_timeout, or lower that.",
+    )
+
+
 def test_cancel_on_needs_a_ledger():
     found = make(subscription={"cancel_on": "thing/gone"})["fanout.E007"]
     assert (found.level, found.message, found.remedy) == (

@@ -60,8 +60,19 @@ def test_a_sound_ledger(ledger: RedisLedger) -> None:
         ),
         (
             lambda c: c.persist("{fanout}:e:f"),
-            ["{fanout}:e:f has no expiry, and none of its runs is open"],
+            [
+                "{fanout}:e:f has no expiry, and none of its runs is open",
+                "event f and its text do not expire together",
+            ],
         ),
+        (
+            lambda c: c.persist("{fanout}:t:f"),
+            [
+                "{fanout}:t:f has no expiry, and its event is at rest",
+                "event f and its text do not expire together",
+            ],
+        ),
+        (lambda c: c.delete("{fanout}:t:f"), ["event f has lost its text"]),
         (lambda c: c.set("{fanout}:new", 1), ["{fanout}:new has no expiry"]),
         (
             lambda c: c.hset("{fanout}:d:gone", "R", 1),

@@ -20,7 +20,7 @@ from celery_fanout.contrib.django.admin_ledger import MAX_REASON
 from celery_fanout.contrib.django.admin_parts import may_see_data, pretty
 from celery_fanout.contrib.django.admin_runs import RunAdmin
 from celery_fanout.contrib.django.models import DeadOutboxEvent, Event, OutboxEvent, Run
-from celery_fanout.contrib.django.requeueing import requeue
+from celery_fanout.contrib.django.requeueing import dead_rows, requeue
 from celery_fanout.exceptions import FanoutError
 from celery_fanout.redaction import redactor_of
 
@@ -49,15 +49,15 @@ class OutboxEventAdmin(ModelAdmin):
     search_fields = ("=event_id", "=name")
     search_help_text = _("The event's id or name, as it is.")
     ordering = ("available_at", "id")
-    actions: Sequence[Any] = ()
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Return the rows of the database that has the outbox."""
-        return self._live(super().get_queryset(request).using(_alias()))
+        rows: Any = super().get_queryset(request)
+        found: QuerySet[Any] = self._live(rows.using(_alias()))
+        return found
 
-    def _live(self, rows: QuerySet[Any]) -> QuerySet[Any]:
-        live: QuerySet[Any] = rows.filter(dead_at__isnull=True)
-        return live
+    def _live(self, rows: Any) -> Any:
+        return rows.filter(dead_at__isnull=True)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Only emit() adds rows."""
@@ -97,9 +97,9 @@ class DeadOutboxEventAdmin(OutboxEventAdmin):
 
     list_display = ("name", "event_id", "created_at", "dead_at", "attempts", "error")
     ordering = ("-dead_at", "id")
-    actions: Sequence[Any] = ("requeue",)
+    actions = ("requeue",)
 
-    def _live(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+    def _live(self, rows: Any) -> Any:
         return rows  # the model's manager has dead rows only
 
     def has_requeue_permission(self, request: HttpRequest) -> bool:
@@ -122,7 +122,7 @@ class DeadOutboxEventAdmin(OutboxEventAdmin):
         done = 0
         for row in rows:
             # one by one, so that the log has those that it was true for
-            if requeue(DeadOutboxEvent.objects.using(_alias()).filter(pk=row.pk)):
+            if requeue(dead_rows(_alias()).filter(pk=row.pk)):
                 self.log_change(request, row, f"Requeued. {text}" if text else "Requeued.")
                 done += 1
         words = ngettext("%(count)d event is requeued.", "%(count)d events are requeued.", done)

@@ -76,8 +76,7 @@ def run_rows(
 ) -> list[dict[str, Any]]:
     """Return runs as rows of a table; those that failed with their errors."""
     failed = [record.id for record in records if record.state is RunState.FAILED]
-    outcomes = control.outcomes(failed) if failed else []
-    errors = {outcome.run_id: outcome.error or {} for outcome in outcomes}
+    errors = {o.run_id: o.error for o in control.outcomes(failed)} if failed else {}
     texts = may_see_data(request)
     return [
         {

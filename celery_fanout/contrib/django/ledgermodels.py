@@ -21,8 +21,9 @@ __all__ = ["Event", "Run"]
 
 class _NoTable(models.Manager[Any]):
     def get_queryset(self) -> models.QuerySet[Any]:
-        found: models.QuerySet[Any] = super().get_queryset().none()
-        return found
+        everything: Any = super().get_queryset()
+        nothing: models.QuerySet[Any] = everything.none()
+        return nothing
 
 
 class Event(models.Model):

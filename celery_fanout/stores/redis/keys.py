@@ -79,6 +79,10 @@ class Keys:
         """Return the key of an event."""
         return f"{self.root}:e:{key}"
 
+    def text(self, key: str) -> str:
+        """Return the key of what an event says."""
+        return f"{self.root}:t:{key}"
+
     def state(self, state: str) -> str:
         """Return the key of the runs in a state."""
         return f"{self.root}:s:{state}"

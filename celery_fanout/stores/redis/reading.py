@@ -8,6 +8,10 @@ claim, ``c`` created, ``m`` updated, ``a`` started, ``a2`` started this attempt,
 waited for, ``ws`` has waits, ``l`` next link, ``rl`` released, ``re`` times reopened, ``un`` first
 unregistered. All values are short, so that Redis packs the hash.
 
+Fields of ``e:<event>``: ``v`` version, ``nm`` name, ``t`` recorded, ``g`` latest generation, ``ge``
+generation that was emitted, ``o`` open runs, ``of`` open runs that its fan-in waits for, ``rr``
+replayed runs, ``rn`` nonce of the replay, ``ti`` fan-in, ``tm`` its message, ``td`` done.
+
 Fields of ``d:<run>``: ``s<step key>`` checkpoint, ``a<number>`` attempt, ``c<run>`` kind of a
 child, ``n<group>`` outstanding children, ``b<group>`` what the items of ``step.parallel`` replay
 the body with, ``w<field>`` where a wait is filed, ``R`` result, ``E`` error, ``M`` message, ``T``
@@ -83,16 +87,19 @@ def detail_of(data: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def event_record(key: str, fields: Mapping[str, str]) -> EventRecord:
-    """Return the record that a hash holds."""
+def event_record(key: str, fields: Mapping[str, str], text: str | None) -> EventRecord | None:
+    """Return the record that a hash and a text hold; ``None`` if they are gone."""
+    if text is None or "nm" not in fields:
+        return None
+    runs, attributes, _, data = text.split("\n", 3)
     return EventRecord(
         key=key,
         name=fields["nm"],
-        attributes=fields["a"],
-        data=fields["d"],
+        attributes=attributes,
+        data=data,
         created=float(fields["t"]),
         generation=int(fields["g"]),
-        runs=json.loads(fields["r"]),
+        runs=json.loads(runs),
         replayed=json.loads(fields.get("rr", "[]")),
         open=max(0, int(fields.get("o", 0))),
     )

@@ -80,6 +80,10 @@ class Shard(RedisLedger):
         """Return the key of an event."""
         return self._keys.event(key)
 
+    def key_of_text(self, key: str) -> str:
+        """Return the key of what an event says."""
+        return self._keys.text(key)
+
     def key_of_events(self, name: str) -> str:
         """Return the key of the events of a name."""
         return self._keys.events(name)

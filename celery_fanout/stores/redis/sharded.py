@@ -297,13 +297,15 @@ class ShardedLedger(ShardedViews):
         ]
         if not noted:
             return []
-        events = self._first.many(
-            [("hmget", shard.key_of_event(key), "nm", "a", "d") for shard, key, _ in noted]
-        )
+        names = [("hget", shard.key_of_event(key), "nm") for shard, key, _ in noted]
+        texts = [("get", shard.key_of_text(key)) for shard, key, _ in noted]
+        answers = self._first.many(names + texts)
         news: list[News] = []
-        for (shard, key, at), (name, attributes, data) in zip(noted, events, strict=True):
+        for index, (shard, key, at) in enumerate(noted):
+            name, text = answers[index], answers[len(noted) + index]
             # one that is gone was noted for longer than it was kept
-            news.append(News(shard, key, name or "", attributes or "{}", data or "null", at))
+            _, attributes, _, data = (text or "[]\n{}\n\nnull").split("\n", 3)
+            news.append(News(shard, key, name or "", attributes, data, at))
         return [run_id for woken in self._tell(news).values() for run_id in woken]
 
     def _note_number(self) -> None:

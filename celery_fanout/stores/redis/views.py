@@ -129,10 +129,10 @@ class RedisViews:
     def _belonging(self, event: str) -> list[str]:
         """Return the ids of the runs of an event, and of all that these asked for."""
         key = self._keys.event(event)
-        fields: dict[str, str] = self._scripts.ask(self.client.hgetall, key)
-        if "nm" not in fields:
+        fields, text = self._many([("hgetall", key), ("get", self._keys.text(event))])
+        known = event_record(event, fields, text)
+        if known is None:
             return []
-        known = event_record(event, fields)
         left = [*known.runs, *known.replayed, *([fields["ti"]] if "ti" in fields else ())]
         found: dict[str, None] = {}
         while left:
@@ -169,8 +169,14 @@ class RedisViews:
 
     def event(self, key: str) -> EventRecord | None:
         """Return an event."""
-        fields: dict[str, str] = self._scripts.ask(self.client.hgetall, self._keys.event(key))
-        return event_record(key, fields) if "nm" in fields else None
+        return self._events([key])[0]
+
+    def _events(self, keys: Sequence[str]) -> list[EventRecord | None]:
+        commands = [("hgetall", self._keys.event(key)) for key in keys]
+        commands += [("get", self._keys.text(key)) for key in keys]
+        answers = self._many(commands)
+        hashes, texts = answers[: len(keys)], answers[len(keys) :]
+        return [event_record(*each) for each in zip(keys, hashes, texts, strict=True)]
 
     def events(
         self, *, name: str | None = None, limit: int = 100, before: float | None = None
@@ -181,12 +187,7 @@ class RedisViews:
         ids: list[str] = self._scripts.ask(
             self.client.zrevrangebyscore, self._keys.events(name), top, oldest, 0, limit
         )
-        answers = self._many([("hgetall", self._keys.event(key)) for key in ids])
-        return [
-            event_record(key, fields)
-            for key, fields in zip(ids, answers, strict=True)
-            if "nm" in fields
-        ]
+        return [event for event in self._events(ids) if event is not None]
 
     def outcomes(self, run_ids: Sequence[str]) -> list[Outcome]:
         """Return how runs ended, or where they are."""

@@ -88,13 +88,18 @@ def fill(app):
     """Emit what leaves runs in all states, once a worker was there."""
     fanout = get_fanout(app)
     fanout.runs.pause("desk.held@desk/held")
-    data = {"id": "d-1", "title": NASTY, "password": SECRET, "number": BIG}
+    data = {"id": "doc-77", "title": NASTY, "password": SECRET, "number": BIG}
     for name in (*EVENTS, "nobody", "held"):
         fanout.emit(f"desk/{name}", data, id=f"{name}-1", delivery="now")
     fanout.emit("desk/later", data, id="later-1", delay=3600, delivery="now")
     fanout.emit("desk/cancelled", data, id="cancelled-1", delay=3600, delivery="now")
     fanout.runs.cancel(fanout.runs.event("cancelled-1").runs[0], "not needed")
-    # by hand what passes too fast, or needs a worker that is busy for the whole test
+
+
+def hold(app):
+    """Make, by hand, what passes too fast or needs a worker that is busy for the whole test."""
+    fanout = get_fanout(app)
+    data = {"id": "doc-77"}
     for name in ("running", "completing"):
         fanout.emit("desk/nobody", data, id=f"{name}-1", delivery="now")
         (run,) = fanout.runs.list(
@@ -104,3 +109,8 @@ def fill(app):
         assert claim.status == "claimed", claim
         if name == "completing":
             fanout.ledger.settle(run.id, claim.token, RunState.COMPLETING, result="1")
+
+
+def redact(name, data):
+    """Show nothing but whose data it is."""
+    return f"ours: {name}"

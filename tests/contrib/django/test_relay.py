@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -182,7 +183,8 @@ def test_the_liveness_file_is_touched_when_there_is_nothing_to_do(
 
 
 @postgresql
-def test_it_tells_what_it_does_and_nothing_of_the_data(project: Project) -> None:
+def test_it_tells_what_it_does_and_nothing_of_the_data(level1: Project) -> None:
+    project = level1
     write(project, 2, data={"iban": "DE89370400440532013000"})
     write(project, 1, "placed", data={"iban": "DE89370400440532013000"})
     project.settings(CELERY_TASK_ROUTES=["tests.contrib.django.refusing.route"])
@@ -200,13 +202,15 @@ def test_it_tells_what_it_does_and_nothing_of_the_data(project: Project) -> None
 
 
 @postgresql
-@pytest.mark.parametrize("number", ["TERM", "INT"])
-def test_a_signal_lets_it_finish_its_batch(project: Project, points: Path, number: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_it_finish_its_batch(
+    project: Project, points: Path, number: signal.Signals
+) -> None:
     write(project, 3)
     write_later(project, 2)  # which are published alone
     with Relay(project, CELERY_FANOUT_FAILPOINTS="relay.before_publish=hang@1") as relay:
         wait_until(lambda: leased(project) == 5)
-        os.kill(relay.pid, {"TERM": 15, "INT": 2}[number])
+        os.kill(relay.pid, number)
         points.touch()
         relay.wait_for_end()
         assert relay._process.wait() == 0
@@ -229,12 +233,19 @@ def test_a_signal_ends_it_while_it_waits(project: Project) -> None:
 POINTS = ["relay.after_claim", "relay.before_publish", "relay.after_publish", "relay.before_delete"]
 
 
+def kill(project: Project, point: str) -> None:
+    """Have a relay that dies at a point."""
+    relay = Relay(project, "--lease", "1")
+    done = project.command(*relay.command()[1:], CELERY_FANOUT_FAILPOINTS=f"{point}=kill@1")
+    relay.close()
+    assert done.returncode == -signal.SIGKILL
+
+
 @pytest.mark.parametrize("point", POINTS)
 def test_a_relay_is_killed(project: Project, points: Path, point: str) -> None:
     """Another one publishes its rows when the lease is over; the ledger knows them already."""
     write(project, EVENTS, "placed")
-    with Relay(project, "--lease", "1", CELERY_FANOUT_FAILPOINTS=f"{point}=kill@1") as relay:
-        relay.wait_for_end()
+    kill(project, point)
     assert leased(project) == len(project.database.names()) == EVENTS
     with Relay(project, "--poll", "0.05"), project.worker():
         wait_for_empty(project)
@@ -251,8 +262,7 @@ def test_a_relay_is_killed_where_there_is_no_ledger(
 ) -> None:
     """Then it depends on the moment whether events are published twice."""
     write(level1, EVENTS)
-    with Relay(level1, "--lease", "1", CELERY_FANOUT_FAILPOINTS=f"{point}=kill@1") as relay:
-        relay.wait_for_end()
+    kill(level1, point)
     with Relay(level1, "--poll", "0.05"):
         wait_for_empty(level1)
     ids = messages(level1)
@@ -472,7 +482,8 @@ def spoil(project: Project, event_id: str, column: str, value: str) -> None:
     project.database.fetch(f"UPDATE celery_fanout_outbox {change}")
 
 
-def test_poison_ends_and_disturbs_nobody(project: Project) -> None:
+def test_poison_ends_and_disturbs_nobody(level1: Project) -> None:
+    project = level1
     project.settings(
         CELERY_TASK_ROUTES=["tests.contrib.django.refusing.route"],
         CELERY_FANOUT_OUTBOX_MAX_ATTEMPTS=3,

@@ -29,8 +29,8 @@ if not r then
   local m = cjson.decode(ARGV[8])
   local e = ekey(m.key)
   if call('EXISTS', e) == 0 then
-    call('HSET', e, 'v', 1, 'nm', m.name, 'a', ARGV[9], 'd', ARGV[10], 't', f(now), 'g', m.gen,
-      'ge', m.gen, 'r', cjson.encode({id}))
+    call('HSET', e, 'v', 1, 'nm', m.name, 't', f(now), 'g', m.gen, 'ge', m.gen)
+    write_text(m.key, cjson.encode({id}), ARGV[9], '', ARGV[10])
     index_event(m.key, m.name)
   end
   add_runs({cjson.decode(ARGV[11])}, m.key, now + GRACE, m.gen, {})

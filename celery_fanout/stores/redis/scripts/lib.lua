@@ -6,7 +6,8 @@
 -- ARGV[2]  unused
 --
 -- Keys (see keys.py for their meaning):
---   r:<run> hash     d:<run> hash      e:<event> hash     due zset        s:<state> zset
+--   r:<run> hash     d:<run> hash      e:<event> hash     t:<event> string
+--   due zset         s:<state> zset
 --   u:<sub> zset     subs hash         ev zset            n:<name> zset   g:<sub> zset
 --   wp:<name> hash   wv:<name>:<hash> set                 untold zset     paused hash    news zset
 
@@ -33,6 +34,29 @@ local function rkey(id) return K .. ':r:' .. id end
 local function dkey(id) return K .. ':d:' .. id end
 
 local function ekey(key) return K .. ':e:' .. key end
+
+local function tkey(key) return K .. ':t:' .. key end
+
+-- What an event says, beside its hash: one long field would make Redis unpack that, to twice its size.
+-- None of the texts but the last contains a line break.
+local function write_text(key, ids, attributes, trace, data)
+  call('SET', tkey(key), ids .. '\n' .. attributes .. '\n' .. trace .. '\n' .. data)
+end
+
+-- Return the ids of an event's runs, its attributes, trace and data; nothing if it is gone.
+local function read_text(key)
+  return string.match(call('GET', tkey(key)) or '', '^([^\n]*)\n([^\n]*)\n([^\n]*)\n(.*)$')
+end
+
+local function expire_event(key, seconds)
+  call('EXPIRE', ekey(key), seconds)
+  call('EXPIRE', tkey(key), seconds)
+end
+
+local function persist_event(key)
+  call('PERSIST', ekey(key))
+  call('PERSIST', tkey(key))
+end
 
 local function subhash(sub) return string.sub(redis.sha1hex(sub), 1, 12) end
 
@@ -172,7 +196,7 @@ local function is_chained(kind) return (kind == 'event' or kind == 'then') and 1
 local function open_event(event, count, chained)
   local e = ekey(event)
   if event == '' or count == 0 or call('EXISTS', e) == 0 then return end
-  if call('HINCRBY', e, 'o', count) == count then call('PERSIST', e) end
+  if call('HINCRBY', e, 'o', count) == count then persist_event(event) end
   if chained > 0 then call('HINCRBY', e, 'of', chained) end
 end
 
@@ -265,7 +289,7 @@ local function close_event(r)
   if is_chained(r.k) == 1 and call('HINCRBY', e, 'of', -1) <= 0 then fan_in(r.e) end
   -- never shorter than its runs, each of which may be reopened or replayed
   local keep = math.ceil(math.max(EVENTS, FAILURE, SUCCESS)) + SLACK
-  if call('HINCRBY', e, 'o', -1) <= 0 then call('EXPIRE', e, keep) end
+  if call('HINCRBY', e, 'o', -1) <= 0 then expire_event(r.e, keep) end
 end
 
 -- The outcome of a child becomes a checkpoint of its parent.
@@ -406,7 +430,7 @@ local function look_back(name, match_json, since, own, from, chunk)
   local wanted = filed(paths, function(path) return match[path] end)
   local keys = call('ZRANGEBYSCORE', K .. ':n:' .. name, since, '+inf', 'LIMIT', from, chunk)
   for _, key in ipairs(keys) do
-    local attributes, data = unpack(call('HMGET', ekey(key), 'a', 'd'))
+    local _, attributes, _, data = read_text(key)
     if data and key ~= own then
       local decoded = #paths > 0 and cjson.decode(data)
       if #paths == 0 or filed(paths, function(path) return at_path(decoded, path) end) == wanted then

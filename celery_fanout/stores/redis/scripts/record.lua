@@ -20,7 +20,7 @@ end
 local generation = 0
 if known and not m.replay then
   if tonumber(known.t) + WINDOW > now then
-    local first = cjson.decode(known.r)
+    local first = cjson.decode(read_text(m.key) or '[]')
     return {'repeat', tonumber(known.ge), states(first), woken, first}
   end
   generation = tonumber(known.g) + 1
@@ -38,10 +38,9 @@ if m.replay and known then
   copy(ids, all)
   call('HSET', e, 'g', generation, 'rn', m.nonce, 'rr', #all == 0 and '[]' or cjson.encode(all))
 else
-  call('HSET', e, 'v', 1, 'nm', m.name, 'a', ARGV[4], 'd', ARGV[5], 't', f(now), 'g', generation,
-    'ge', generation, 'r', #ids == 0 and '[]' or cjson.encode(ids))
-  if known then call('HDEL', e, 'ti', 'tm', 'td', 'tr', 'rn') end
-  if m.trace then call('HSET', e, 'tr', m.trace) end
+  call('HSET', e, 'v', 1, 'nm', m.name, 't', f(now), 'g', generation, 'ge', generation)
+  write_text(m.key, #ids == 0 and '[]' or cjson.encode(ids), ARGV[4], m.trace or '', ARGV[5])
+  if known then call('HDEL', e, 'ti', 'tm', 'td', 'rn') end
   if m.then_id ~= '' then call('HSET', e, 'ti', m.then_id, 'tm', ARGV[6]) end
   index_event(m.key, m.name)
 end
@@ -57,7 +56,7 @@ local _, found = add_runs(runs, m.key, due, generation,
   {expires = tonumber(m.expires), resume = resume, published = lists > 0})
 if #ids == 0 then
   -- unless runs of an earlier generation are open
-  if tonumber(call('HGET', e, 'o') or '0') <= 0 then call('EXPIRE', e, math.ceil(EVENTS) + SLACK) end
+  if tonumber(call('HGET', e, 'o') or '0') <= 0 then expire_event(m.key, math.ceil(EVENTS) + SLACK) end
   if m.then_id ~= '' then fan_in(m.key) end
 end
 

@@ -33,11 +33,11 @@ for _, id in ipairs(ids) do
   else
     enter(r, 'pending', now + GRACE)
     drop(r, 'b', 'y', 'w', 'i', 'rl')
-    if not events[r.e] then events[r.e] = call('HMGET', ekey(r.e), 'a', 'd', 'tr') end
-    local e = events[r.e]
+    if not events[r.e] then events[r.e] = {read_text(r.e)} end
+    local _, attributes, traced, data = unpack(events[r.e])
     local message, trace = unpack(call('HMGET', dkey(id), 'M', 'T'))
-    copy({id, r.k, call('HGET', K .. ':subs', r.u) or '', r.e, e[1] or '', e[2] or '',
-      r.r or '0', message or '', r.g or '0', trace or e[3] or ''}, out)
+    copy({id, r.k, call('HGET', K .. ':subs', r.u) or '', r.e, attributes or '', data or '',
+      r.r or '0', message or '', r.g or '0', trace or traced or ''}, out)
   end
 end
 local next_due = call('ZRANGE', due_key, 0, 0, 'WITHSCORES')

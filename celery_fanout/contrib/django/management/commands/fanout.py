@@ -56,7 +56,9 @@ class Command(BaseCommand):
             CommandError: if its exit code is not 0.
         """
         del options
-        with contextlib.redirect_stdout(self.stdout), contextlib.redirect_stderr(self.stderr):  # type: ignore[type-var]
+        out: Any = self.stdout
+        err: Any = self.stderr
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 status = _call(args, "fanout")
             except click.ClickException as exc:

@@ -9,8 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
 from celery_fanout.app import get_fanout
-from celery_fanout.contrib.django.models import DeadOutboxEvent
-from celery_fanout.contrib.django.requeueing import requeue, status
+from celery_fanout.contrib.django.requeueing import dead_rows, requeue, status
 from celery_fanout.exceptions import FanoutError
 from celery_fanout.timeline import age
 
@@ -72,8 +71,8 @@ class Command(BaseCommand):
         self.stdout.write(f"{found['pending']:,} pending{oldest}; {found['dead']:,} dead.")
 
     def _dead(self, alias: str, options: dict[str, Any]) -> None:
-        rows = DeadOutboxEvent.objects.using(alias).order_by("-dead_at")[: options["limit"]]
-        found = [
+        rows = dead_rows(alias).order_by("-dead_at")[: options["limit"]]
+        found: list[dict[str, Any]] = [
             {
                 "id": row.pk,
                 "name": row.name,
@@ -97,7 +96,7 @@ class Command(BaseCommand):
         ids: list[int] = options["requeue"] or []
         if bool(ids) + bool(options["all"]) + bool(options["name"]) != 1:
             raise CommandError("Say which: --requeue ID ..., --all, or --name NAME.")
-        rows = DeadOutboxEvent.objects.using(alias)
+        rows = dead_rows(alias)
         if ids:
             missing = set(ids) - set(rows.filter(pk__in=ids).values_list("pk", flat=True))
             if missing:
