@@ -28,3 +28,7 @@ class DocumentAdmin(admin.ModelAdmin):
     date_hierarchy = "uploaded_at"
     readonly_fields = ("id", "source", "uploaded_at", "fetches")
     inlines = (ReadingInline,)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
+        """Nobody here: a row alone is no event, and nobody would read it."""
+        return False
