@@ -28,6 +28,10 @@ help: ## list the targets
 demo: $(venv)/.has-runtime ## run the example on a few documents, with no server at all
 	@$(python) -m example_project.demo $(FILES)
 
+.PHONY: example
+example: $(venv)/.has-example ## start the example site, with its servers and workers (EXAMPLE_PORT=8000)
+	@$(python) -m example_project.serve $(ARGS)
+
 # --- to test it -------------------------------------------------------------------------------------------
 
 .PHONY: test

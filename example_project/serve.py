@@ -10,6 +10,7 @@ and the ledger are in this process. Without PostgreSQL the database is a file of
 from __future__ import annotations
 
 import argparse
+import base64
 import importlib.util
 import os
 import secrets
@@ -56,7 +57,9 @@ def main() -> int:
     )
     options = parser.parse_args()
     if importlib.util.find_spec("django") is None:
-        parser.error("Django is missing. Run `make example`, or: pip install 'celery-fanout[django]'")
+        parser.error(
+            "Django is missing. Run `make example`, or: pip install 'celery-fanout[django]'"
+        )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     with ExitStack() as stack:
         try:
@@ -82,7 +85,8 @@ def run(stack: ExitStack, port: int, *, embedded: bool) -> int:
     os.environ["DJANGO_SETTINGS_MODULE"] = "example_project.website.settings"
     os.environ["EXAMPLE_DIR"] = str(directory)
     os.environ.setdefault("EXAMPLE_SECRET_KEY", secrets.token_urlsafe(40))
-    os.environ.setdefault("EXAMPLE_WEBHOOK_SECRET", f"whsec_{secrets.token_urlsafe(24)}")
+    secret = base64.b64encode(secrets.token_bytes(24)).decode()
+    os.environ.setdefault("EXAMPLE_WEBHOOK_SECRET", f"whsec_{secret}")
 
     import django
 
@@ -92,7 +96,9 @@ def run(stack: ExitStack, port: int, *, embedded: bool) -> int:
     url = f"http://127.0.0.1:{server.server_port}/"
     os.environ["EXAMPLE_URL"] = url
     file = directory / "environment"
-    lines = [f"export {name}={shlex.quote(os.environ[name])}" for name in SHARED if os.environ.get(name)]
+    lines = [
+        f"export {name}={shlex.quote(os.environ[name])}" for name in SHARED if os.environ.get(name)
+    ]
     file.write_text("\n".join(lines) + "\n")
     file.chmod(0o600)
     programs: list[Program] = []
@@ -199,7 +205,9 @@ def open_port(stack: ExitStack, port: int) -> Any:
     try:
         server = ThreadedWSGIServer(("127.0.0.1", port), WSGIRequestHandler)
     except OSError as exc:
-        raise RuntimeError(f"Port {port}: {exc.strerror}. Choose another: EXAMPLE_PORT=8001") from exc
+        raise RuntimeError(
+            f"Port {port}: {exc.strerror}. Choose another: EXAMPLE_PORT=8001"
+        ) from exc
     stack.callback(server.server_close)
     server.set_app(StaticFilesHandler(application))
     return server
@@ -221,9 +229,10 @@ def say(url: str, login: str, where: Mapping[str, str], directory: Path) -> None
     for what, how in {"site": "Django's development server", **where}.items():
         print(f"  {what:<16}{how}")
     print(f"  {'files':<16}{directory}, removed at the end")
+    print("\nIn another terminal, for example:\n")
+    print(f"  . {directory}/environment")
+    print("  .venv/bin/python -m example_project.manage send_document README.md")
     if os.environ.get("REDIS_URL"):
-        print("\nIn another terminal:\n")
-        print(f"  . {directory}/environment")
         print("  .venv/bin/celery -A example_project.website fanout runs")
     print("\nStop all of it with Ctrl-C.\n", flush=True)
 

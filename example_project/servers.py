@@ -15,8 +15,10 @@ import signal
 import socket
 import subprocess
 import time
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def free_port() -> int:

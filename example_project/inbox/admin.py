@@ -6,7 +6,6 @@ from django.contrib import admin
 
 from example_project.inbox.models import Document, Reading
 
-
 if TYPE_CHECKING:
     from django.http import HttpRequest
 
@@ -29,3 +28,7 @@ class DocumentAdmin(admin.ModelAdmin):
     date_hierarchy = "uploaded_at"
     readonly_fields = ("id", "source", "uploaded_at", "fetches")
     inlines = (ReadingInline,)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
+        """Nobody here: a row alone is no event, and nobody would read it."""
+        return False

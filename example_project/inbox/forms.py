@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django import forms
-from django.conf import settings
-from django.core.files.uploadedfile import UploadedFile
-from django.template.defaultfilters import filesizeformat
 
+from example_project.inbox.documents import check_size, checked_text
 from example_project.inbox.models import Document
+
+if TYPE_CHECKING:
+    from django.core.files.uploadedfile import UploadedFile
 
 SAMPLES = {
     path.name: path
@@ -17,26 +18,14 @@ SAMPLES = {
 SUFFIXES = (".md", ".markdown", ".txt", ".text")
 
 
-def check_size(size: int) -> None:
-    if size > settings.MAX_DOCUMENT_SIZE:
-        raise forms.ValidationError(
-            f"This document has {filesizeformat(size)}. Send one of at most "
-            f"{filesizeformat(settings.MAX_DOCUMENT_SIZE)}."
-        )
-
-
 def text_of(content: bytes) -> str:
     """Return the text of a document, or say why it is none."""
-    check_size(len(content))
     try:
-        text = content.decode("utf-8-sig")
+        return checked_text(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise forms.ValidationError("This is no UTF-8 text. Save it as UTF-8.") from None
-    if "\0" in text:
-        raise forms.ValidationError("This is no text: it contains null characters.")
-    if not text.strip():
-        raise forms.ValidationError("This document is empty.")
-    return text
+    except ValueError as exc:
+        raise forms.ValidationError(str(exc)) from None
 
 
 class UploadForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -77,7 +66,10 @@ class UploadForm(forms.ModelForm):  # type: ignore[type-arg]
                 f"The name {file.name!r} is not that of a text or Markdown file. "
                 f"It should end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}."
             )
-        check_size(file.size or 0)
+        try:
+            check_size(file.size or 0)
+        except ValueError as exc:
+            raise forms.ValidationError(str(exc)) from None
         self.instance.text = text_of(file.read())
         self.instance.name = Path(str(file.name)).name[:200]
         return file

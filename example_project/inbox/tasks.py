@@ -11,11 +11,13 @@ from typing import Any
 
 from celery import shared_task
 from django.conf import settings
+from django.db import transaction
 from django.db.models import F
 
-from celery_fanout import current_event, on_event, step
+from celery_fanout import current_event, emit, on_event, step
 from example_project.documents.model import Classification, FlakyModel, ModelUnavailable
-from example_project.inbox.events import DocumentUploaded
+from example_project.inbox.documents import id_of_delivery
+from example_project.inbox.events import DocumentReceived, DocumentUploaded
 from example_project.inbox.models import Document, Reading
 
 CATEGORIES = ["invoice", "contract", "report", "letter", "policy", "licence", "readme", "tutorial"]
@@ -51,10 +53,25 @@ def model_for(document_id: str) -> FlakyModel:
 def save(value: Any, subject: str) -> None:
     """The tail of each subscriber: it receives the result, and asks for the event."""
     event = current_event()
-    assert event is not None
+    assert event is not None  # noqa: S101 - it is called for an event only
     Reading.objects.update_or_create(
         document_id=event.data["id"], subject=subject, defaults={"value": value}
     )
+
+
+@on_event(DocumentReceived)
+@shared_task
+def keep(received: dict[str, str]) -> str:
+    """What came by webhook becomes a document like any other. Twice makes no second one."""
+    event = current_event()
+    assert event is not None  # noqa: S101 - it is called for an event only
+    with transaction.atomic():
+        document, _ = Document.objects.get_or_create(
+            pk=id_of_delivery(event.id),
+            defaults={**received, "source": Document.Source.WEBHOOK},
+        )
+        emit(DocumentUploaded(id=document.pk, name=document.name), id=str(document.pk))
+    return str(document.pk)
 
 
 @on_event(DocumentUploaded, then=save.s("summary"))

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import tempfile
 import uuid
@@ -12,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.contrib.auth.models import Permission, User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client, TestCase, override_settings
@@ -19,7 +22,9 @@ from django.urls import reverse
 
 from celery_fanout import emit, get_fanout
 from celery_fanout.testing import simulate
+from example_project.inbox.documents import id_of_delivery
 from example_project.inbox.events import DocumentUploaded
+from example_project.inbox.management.commands.send_document import signed
 from example_project.inbox.models import Document, Reading
 from example_project.inbox.progress import EVENT
 from example_project.inbox.tasks import FAILURES, RETRIES
@@ -57,7 +62,9 @@ class SiteTestCase(TestCase):
 class UploadTests(SiteTestCase):
     def test_a_file(self) -> None:
         document = self.uploaded(file=SimpleUploadedFile("in.md", "\ufeff# Invoice 7".encode()))
-        self.assertEqual((document.name, document.text, document.source), ("in.md", "# Invoice 7", "form"))
+        self.assertEqual(
+            (document.name, document.text, document.source), ("in.md", "# Invoice 7", "form")
+        )
         event = get_fanout(celery_app).runs.event(str(document.pk), EVENT)
         self.assertEqual(len(event.runs), 3)
         self.assertIn('"name":"in.md"', event.data)
@@ -127,11 +134,17 @@ class ProgressTests(SiteTestCase):
         self.simulation.finish()
         self.assertEqual(self.badges(document), ["Done"] * 3)
         page = self.page(document)
-        for text in ('data-ended="true"', "<strong>invoice</strong>", "Katharina Vogel", "3 of 3 done."):
+        for text in (
+            'data-ended="true"',
+            "<strong>invoice</strong>",
+            "Katharina Vogel",
+            "3 of 3 done.",
+        ):
             self.assertIn(text, page)
         self.assertNotIn("refresh", page)
         self.assertEqual(
-            set(Reading.objects.values_list("subject", flat=True)), {"summary", "category", "entities"}
+            set(Reading.objects.values_list("subject", flat=True)),
+            {"summary", "category", "entities"},
         )
 
     def test_it_fails_twice_and_recovers(self) -> None:
@@ -186,7 +199,11 @@ class ProgressTests(SiteTestCase):
 
     def test_an_event_twice_saves_one_result(self) -> None:
         document = self.uploaded(pasted="Dear Ada")
-        emit(DocumentUploaded(id=document.pk, name=document.name), id=str(document.pk), app=celery_app)
+        emit(
+            DocumentUploaded(id=document.pk, name=document.name),
+            id=str(document.pk),
+            app=celery_app,
+        )
         self.simulation.finish()
         self.assertEqual(Reading.objects.count(), 3)
         document.refresh_from_db()
@@ -209,7 +226,7 @@ class RetryTests(SiteTestCase):
 
     def test_try_again(self) -> None:
         self.sign_in("retry_run")
-        self.assertIn("<button id=\"retry-category\">Try again</button>", self.page(self.document))
+        self.assertIn('<button id="retry-category">Try again</button>', self.page(self.document))
         response = self.client.post(self.url, follow=True)
         self.assertContains(response, "It is tried again.")
         self.simulation.finish()
@@ -226,11 +243,13 @@ class RetryTests(SiteTestCase):
 
     def test_who_may_not(self) -> None:
         self.assertRedirects(
-            self.client.post(self.url), f"/admin/login/?next={self.url}", fetch_redirect_response=False
+            self.client.post(self.url),
+            f"/admin/login/?next={self.url}",
+            fetch_redirect_response=False,
         )
         self.sign_in()
         self.assertEqual(self.client.post(self.url).status_code, 403)
-        self.assertNotIn("<button id=\"retry", self.page(self.document))
+        self.assertNotIn('<button id="retry', self.page(self.document))
         self.assertEqual(self.badges(self.document)[1], "Failed")
 
     def test_not_by_a_link_or_from_another_site(self) -> None:
@@ -247,6 +266,52 @@ class RetryTests(SiteTestCase):
         self.assertEqual(self.client.post(url).status_code, 404)
 
 
+class WebhookTests(SiteTestCase):
+    def send(self, delivery: str = "msg_1", secret: str | None = None, **data: Any) -> int:
+        body = json.dumps({"type": "document.sent", **data}).encode()
+        headers = signed(delivery, body, secret or settings.WEBHOOK_SECRET)
+        client = Client(enforce_csrf_checks=True)
+        with self.captureOnCommitCallbacks(execute=True):
+            return client.post(
+                "/webhooks/documents/", body, content_type="application/json", headers=headers
+            ).status_code
+
+    def test_a_document(self) -> None:
+        self.assertEqual(self.send(name="in.md", text=INVOICE.read_text()), 202)
+        self.assertFalse(Document.objects.exists())  # it is an event as yet
+        self.simulation.finish()
+        document = Document.objects.get()
+        self.assertEqual(document.pk, id_of_delivery("msg_1"))
+        self.assertEqual((document.name, document.text), ("in.md", INVOICE.read_text()))
+        self.assertContains(self.client.get("/"), "sent by a webhook")
+        self.assertEqual(self.badges(document), ["Done"] * 3)
+
+    def test_a_delivery_that_comes_twice(self) -> None:
+        for _ in range(2):
+            self.assertEqual(self.send(name="in.md", text="Dear Ada", trouble="none"), 202)
+        self.simulation.finish()
+        self.assertEqual(Document.objects.get().fetches, 3)
+
+    def test_what_is_refused(self) -> None:
+        with self.assertLogs("celery_fanout.contrib.django.webhooks", "WARNING"):
+            other = "whsec_" + base64.b64encode(b"another secret, as long").decode()
+            self.assertEqual(self.send(secret=other, name="in.md", text="a"), 403)
+            for data in (
+                {"name": "in.md"},
+                {"name": "in.md", "text": " "},
+                {"name": "in.md", "text": "a\0b"},
+                {"name": "in.md", "text": "a" * 204_801},
+                {"name": "", "text": "a"},
+                {"name": "n" * 201, "text": "a"},
+                {"name": "in.md", "text": "a", "trouble": "?"},
+            ):
+                with self.subTest(data=str(data)[:60]):
+                    self.assertEqual(self.send(**data), 400)
+            self.assertEqual(self.send(name="in.md", text="a" * 300_000), 413)
+        self.simulation.finish()
+        self.assertFalse(Document.objects.exists())
+
+
 class SecurityTests(SiteTestCase):
     def test_every_page_has_a_policy(self) -> None:
         for url in ("/", "/admin/login/", "/nothing/"):
@@ -258,8 +323,10 @@ class SecurityTests(SiteTestCase):
         document = self.uploaded(sample="invoice.md")
         self.simulation.finish()
         for page in (self.client.get("/").content.decode(), self.page(document)):
-            self.assertIsNone(re.search(r"\sstyle=|\son\w+=|<style|<script(?! src=\"/static/)", page))
-            self.assertIsNone(re.search(r"(src|href)=\"(https?:)?//", page))
+            self.assertIsNone(
+                re.search(r"\sstyle=|\son\w+=|<style|<script(?! src=\"/static/)", page)
+            )
+            self.assertIsNone(re.search(r"<(script|link|img)\b[^>]*=\"(https?:)?//", page))
 
     def test_another_host_is_refused(self) -> None:
         self.assertEqual(self.client.get("/", headers={"host": "example.org"}).status_code, 400)

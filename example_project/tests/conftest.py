@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -32,6 +33,19 @@ CHROMIUM = [
 ]
 
 
+def manage(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run one of Django's commands."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "example_project.manage", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **env},
+        check=False,
+        timeout=110,
+    )
+
+
 class Site(Process):
     """`make example`, without make."""
 
@@ -50,7 +64,9 @@ class Site(Process):
 
     def environment(self) -> dict[str, str]:
         inherited = {
-            key: value for key, value in os.environ.items() if key not in ("REDIS_URL", "DATABASE_URL")
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("REDIS_URL", "DATABASE_URL")
         }
         return {
             **inherited,

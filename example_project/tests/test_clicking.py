@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from example_project.tests.conftest import Site
+from example_project.tests.conftest import Site, manage
+from tests.processes import wait_until
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_documents"
 SECONDS = 30_000
@@ -24,6 +25,12 @@ def site(request: pytest.FixtureRequest, start_sites: Callable[..., Site]) -> Si
     postgres = request.getfixturevalue("postgres_server")
     urls = {"REDIS_URL": redis.url(), "DATABASE_URL": postgres.url(postgres.add_database())}
     return start_sites(env=urls)
+
+
+@pytest.fixture(scope="module")
+def embedded(start_sites: Callable[..., Site]) -> Site:
+    """One that needs no servers, for what does not depend on them."""
+    return start_sites("--embedded")
 
 
 def badge(page: Page, subject: str) -> Any:
@@ -61,7 +68,9 @@ def test_a_document_is_read_and_the_classifier_recovers(
     expect(page.locator("#card-category .steps")).to_contain_text(
         "fetch done once, in attempt 1; 2 later attempts took it from the checkpoint"
     )
-    expect(page.locator(".evidence")).to_contain_text("5 attempts so far, and the text was fetched 3 times")
+    expect(page.locator(".evidence")).to_contain_text(
+        "5 attempts so far, and the text was fetched 3 times"
+    )
     expect(page.get_by_role("status")).to_have_text("3 of 3 done.")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -84,15 +93,37 @@ def test_a_failed_run_is_tried_again(site: Site, new_page: Callable[..., Page]) 
     expect(badge(page, "category")).to_have_text("Done", timeout=SECONDS)
     expect(page.locator("#card-category")).to_contain_text("contract")
     expect(page.locator("#card-category .attempts li")).to_have_count(4)
-    expect(page.locator(".evidence")).to_contain_text("6 attempts so far, and the text was fetched 3 times")
+    expect(page.locator(".evidence")).to_contain_text(
+        "6 attempts so far, and the text was fetched 3 times"
+    )
     page.get_by_role("link", name="Admin").click()
     page.get_by_role("link", name="Documents", exact=True).click()
     expect(page.get_by_role("link", name="contract.txt").first).to_be_visible()
 
 
-def test_a_mistake_is_explained(site: Site, new_page: Callable[..., Page]) -> None:
+def test_a_document_comes_by_webhook(site: Site, new_page: Callable[..., Page]) -> None:
+    done = manage("send_document", str(SAMPLES / "quarterly_report.md"), **site.shared)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("202 quarterly_report.md: ")
+    url = done.stdout.split()[-1]
     page = new_page()
-    page.goto(site.url)
+
+    def has_come() -> bool:
+        page.goto(site.url)
+        return page.get_by_role("link", name="quarterly_report.md").count() == 1
+
+    wait_until(has_come)
+    expect(page.locator(".documents > li").first).to_contain_text("sent by a webhook")
+    page.get_by_role("link", name="quarterly_report.md").click()
+    assert page.url == url
+    expect(badge(page, "category")).to_have_text("Done", timeout=SECONDS)
+    expect(page.locator("#card-category")).to_contain_text("report")
+    expect(page.locator(".badge.done")).to_have_count(3)
+
+
+def test_a_mistake_is_explained(embedded: Site, new_page: Callable[..., Page]) -> None:
+    page = new_page()
+    page.goto(embedded.url)
     page.get_by_role("button", name="Send").click()
     expect(page.get_by_text("Choose a file, paste a text, or take a sample.")).to_be_visible()
     page.get_by_label("or a pasted text").fill("Dear Ada,\nyours, Bo")
@@ -101,16 +132,16 @@ def test_a_mistake_is_explained(site: Site, new_page: Callable[..., Page]) -> No
     expect(page.get_by_role("heading", level=1)).to_have_text("Dear Ada,")
 
 
-def test_without_javascript(site: Site, new_page: Callable[..., Page]) -> None:
+def test_without_javascript(embedded: Site, new_page: Callable[..., Page]) -> None:
     page = new_page(java_script_enabled=False)
-    send(page, site, "letter.txt", "Overloaded")
+    send(page, embedded, "letter.txt", "Overloaded")
     expect(badge(page, "category")).to_have_text("Done", timeout=SECONDS)  # it reloads itself
     expect(page.locator(".badge.done")).to_have_count(3)
 
 
-def test_with_the_keyboard(site: Site, new_page: Callable[..., Page]) -> None:
+def test_with_the_keyboard(embedded: Site, new_page: Callable[..., Page]) -> None:
     page = new_page()
-    send(page, site, "contract.txt", "Down")
+    send(page, embedded, "contract.txt", "Down")
     page.locator("#timeline-category summary").focus()
     page.keyboard.press("Enter")
     # cards are replaced while it goes on: what was open stays open, and the focus where it was
@@ -121,13 +152,13 @@ def test_with_the_keyboard(site: Site, new_page: Callable[..., Page]) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone(
-    scheme: str, site: Site, new_page: Callable[..., Page], tmp_path: Path
+    scheme: str, embedded: Site, new_page: Callable[..., Page], tmp_path: Path
 ) -> None:
     page = new_page(viewport={"width": 360, "height": 740}, color_scheme=scheme)
-    send(page, site, "invoice.md", "Well")
+    send(page, embedded, "invoice.md", "Well")
     expect(page.locator(".badge.done")).to_have_count(3, timeout=SECONDS)
     page.locator("#timeline-category summary").click()
-    for url in (page.url, site.url):
+    for url in (page.url, embedded.url):
         page.goto(url)
         assert page.evaluate("document.documentElement.scrollWidth") == 360  # nothing sticks out
         page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)

@@ -10,28 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from example_project.tests.conftest import ROOT, Site
+from example_project.tests.conftest import ROOT, Site, manage
 from tests.processes import family_of, free_port, is_alive, wait_until
 
 
-def manage(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    import os
-
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "example_project.manage", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, **env},
-        check=False,
-        timeout=110,
-    )
-
-
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
-def test_the_sites_own_tests(
-    database: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_the_sites_own_tests(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = "" if database == "sqlite" else request.getfixturevalue("postgres_url")
     done = manage("test", "example_project.inbox", EXAMPLE_DIR=str(tmp_path), DATABASE_URL=url)
     assert done.returncode == 0, done.stderr

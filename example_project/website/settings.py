@@ -1,21 +1,23 @@
 """Settings of the example site. What differs from machine to machine is in the environment.
 
-    DATABASE_URL             postgres://user:password@host:port/name; without it SQLite
-    REDIS_URL                broker and ledger; without it both are in the site's own process
-    EXAMPLE_DIR              where SQLite and the model's state are
-    EXAMPLE_SECRET_KEY       Django's SECRET_KEY; without it a new one for each process
-    EXAMPLE_WEBHOOK_SECRET   what senders of documents sign with
-    EXAMPLE_MODEL_SECONDS    how long the toy model thinks
-    EXAMPLE_HOSTS            host names that the site answers to, beside this machine's own
+DATABASE_URL             postgres://user:password@host:port/name; without it SQLite
+REDIS_URL                broker and ledger; without it both are in the site's own process
+EXAMPLE_DIR              where SQLite and the model's state are
+EXAMPLE_SECRET_KEY       Django's SECRET_KEY; without it a new one for each process
+EXAMPLE_WEBHOOK_SECRET   what senders of documents sign with: whsec_ and base64
+EXAMPLE_MODEL_SECONDS    how long the toy model thinks
+EXAMPLE_HOSTS            host names that the site answers to, beside this machine's own
 """
 
 from __future__ import annotations
 
+import base64
 import getpass
 import os
+import secrets
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from django.core.management.utils import get_random_secret_key
 
@@ -100,4 +102,11 @@ if not REDIS_URL:
 MAX_DOCUMENT_SIZE = 200 * 1024
 MODEL_DIR = DATA_DIR / "model"
 MODEL_SECONDS = float(os.environ.get("EXAMPLE_MODEL_SECONDS", "0.5"))
-WEBHOOK_SECRET = os.environ.get("EXAMPLE_WEBHOOK_SECRET", "")
+
+#: What documents are sent with. Standard Webhooks wants base64.
+WEBHOOK_SECRET = os.environ.get("EXAMPLE_WEBHOOK_SECRET") or (
+    "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
+)
+# The sender is told that we have it, and then it must not get lost: into the database, where the
+# relay takes it from. Without Redis there is no relay, and whatever we have is gone with us.
+WEBHOOK_DELIVERY: Literal["outbox", "now"] = "outbox" if REDIS_URL else "now"

@@ -3,7 +3,8 @@
 =============================  =====================================================================
 block                          what is done with it
 =============================  =====================================================================
-``python title="proj/x.py"``   written to that file, below the page's directory
+``python title="proj/x.py"``   written to that file, below the page's directory; with ``At the end
+                               of proj/x.py`` added to what is there
 ``python``                     executed; all such blocks of a page share one namespace
 ``pycon``                      executed in the same namespace, output and exceptions compared
 ``text``                       compared with what the ``python`` block before it printed
@@ -67,6 +68,7 @@ KINDS = {"conf", "console", "pycon", "python", "text"}
 _WORKER = re.compile(r"^celery\s.*\bworker\b")
 _KEEPER = re.compile(r"^celery\s.*\bfanout keeper\b")
 _BESIDE = re.compile(r"^python manage\.py (runserver|fanout_relay(?!.* --once))\b")
+_AT_THE_END = "At the end of "
 _SETTINGS = re.compile(r"^<!-- django: (\S+) -->$", re.MULTILINE)
 #: What the pages were written with: ``check`` has more to say about earlier versions.
 _NEWEST = (5, 7)
@@ -248,16 +250,18 @@ class Page:
 
     def _write(self, block: Block) -> None:
         assert block.title is not None
-        file = self.directory / block.title
+        name = block.title.removeprefix(_AT_THE_END)
+        file = self.directory / name
         assert file.resolve().is_relative_to(self.directory.resolve()), block.where
         file.parent.mkdir(parents=True, exist_ok=True)
-        if block.title.endswith(".py"):
+        if name.endswith(".py"):
             compile(block.source, block.where, "exec")
         source = self._localise(block.source)
-        if self._in_django and block.title in {"proj/settings.py", "proj/urls.py"}:
+        in_part = self._in_django and name in {"proj/settings.py", "proj/urls.py"}
+        if in_part or name != block.title:
             source = f"{file.read_text()}\n{source}"
         file.write_text(source)
-        self._written[block.title] = block
+        self._written[name] = block
         self._lacks_tables = self._in_django
 
     def _make_tables(self) -> None:
