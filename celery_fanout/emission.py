@@ -122,13 +122,15 @@ class Emission:
     def get(self, timeout: float | None = None) -> list[Outcome]:
         """Wait for all runs and return their outcomes, errors included, in the order of ``runs``.
 
-        Like ``AsyncResult.get()`` it must not be called inside a task.
+        Like ``AsyncResult.get()`` it must not be called inside a task, where it would wait for
+        workers that may all be waiting so: use ``step.invoke``, or ``emit(then=)``.
 
         Args:
             timeout: how long to wait for all of them together, in seconds; ``None``: for ever.
 
         Raises:
             EmissionTimeout: if some had no outcome by then. It has those of the others.
+            RuntimeError: inside a task; ``celery.result.allow_join_result()`` allows it.
         """
         until = None if timeout is None else time.monotonic() + timeout
         outcomes: dict[str, Outcome] = {}
