@@ -222,7 +222,7 @@ def test_why_a_cancelled_run_was_retried_is_kept(desk: Desk) -> None:
     desk.emit("e1", "a")
     desk.begin("e1-a")
     desk.ledger.cancel(["e1-a"], "sold out")
-    for why in ("it was not", "it was \"not\""):  # the second without an execution between
+    for why in ("it was not", 'it was "not"'):  # the second without an execution between
         assert desk.ledger.reopen("e1-a", why)
         desk.ledger.cancel(["e1-a"], "sold out")
     run = desk.ledger.run("e1-a")

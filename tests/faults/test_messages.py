@@ -138,9 +138,9 @@ def test_a_producer_without_the_subscribers_module(jobs: Jobs) -> None:
     code = (
         "import logging; from celery import Celery; from celery_fanout import emit; "
         "logging.basicConfig(level=logging.INFO); "
-        "app = Celery('bare', broker={0!r}, backend={1!r}); "
-        "emission = emit('job/steps', {{}}, id='e-1', app=app); print(len(emission.runs), 'runs')"
-    ).format(jobs.broker, jobs.store.url())
+        f"app = Celery('bare', broker={jobs.broker!r}, backend={jobs.store.url()!r}); "
+        "emission = emit('job/steps', {}, id='e-1', app=app); print(len(emission.runs), 'runs')"
+    )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     bare = subprocess.run(
         [sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True

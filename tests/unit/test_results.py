@@ -56,7 +56,7 @@ def test_not_inside_a_task(ledger):
     _set_task_join_will_block(True)
     try:
         for get in (emission.get, emission.runs[0].get):
-            with pytest.raises(RuntimeError, match="Never call result.get\\(\\) within a task!"):
+            with pytest.raises(RuntimeError, match=r"Never call result.get\(\) within a task!"):
                 get(timeout=0)
         assert emission.runs[0].result.get(disable_sync_subtasks=False) == 1
         with allow_join_result():
