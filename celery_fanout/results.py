@@ -9,8 +9,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from celery import result as celery_result
 from celery.exceptions import TimeoutError as CeleryTimeoutError
-from celery.result import assert_will_not_block
 from kombu.utils import json as kombu_json
 
 from celery_fanout.exceptions import RunFailed
@@ -125,7 +125,8 @@ class RunResult:
                 one another. ``celery.result.allow_join_result()`` allows it.
         """
         if disable_sync_subtasks:
-            assert_will_not_block()
+            blocking: Any = celery_result  # its types lack this
+            blocking.assert_will_not_block()
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = PAUSE
         outcome = self.outcome()
