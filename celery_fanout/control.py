@@ -107,7 +107,7 @@ class RunControl(RunReader):
 
         Args:
             id: the run.
-            reason: why; kept with the run until it ends.
+            reason: why; kept with the execution that it is retried after.
 
         Raises:
             RunNotFound: if the ledger has none with this id.

@@ -127,7 +127,8 @@ class Emission:
     def get(self, timeout: float | None = None) -> list[Outcome]:
         """Wait for all runs and return their outcomes, errors included, in the order of ``runs``.
 
-        Like ``AsyncResult.get()`` it must not be called inside a task.
+        Like ``AsyncResult.get()`` it must not be called inside a task, where it would wait for
+        workers that may all be waiting so: use ``step.invoke``, or ``emit(then=)``.
 
         Args:
             timeout: how long to wait for all of them together, in seconds; ``None``: for ever.
@@ -135,6 +136,7 @@ class Emission:
         Raises:
             EmissionTimeout: if some had no outcome by then. It has those of the others.
             NotPublishedYet: if the event still waits for its transaction, or in the outbox.
+            RuntimeError: inside a task; ``celery.result.allow_join_result()`` allows it.
         """
         if not self.published:
             raise NotPublishedYet(self.event.name, self.event.id)

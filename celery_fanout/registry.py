@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import logging
 import threading
@@ -26,6 +27,9 @@ __all__ = ["Explanation", "Registry", "Subscription"]
 
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
+
+#: How much alike an event's name and a pattern are that are taken for a slip of the pen.
+NEAR = 0.85
 
 #: How many event names are remembered with their subscriptions: names may come from outside.
 MAX_NAMES = 10_000
@@ -247,6 +251,9 @@ def _leave_alone(_: Any) -> None:
 def _explain(subscription: Subscription, event: Event, named: set[str]) -> Explanation:
     if subscription.id not in named:
         reason = f"{subscription.pattern!r} does not match {event.name!r}"
+        near = difflib.get_close_matches(event.name, [subscription.pattern], cutoff=NEAR)
+        if near and not named:
+            reason += ". Did you mean it?"
         return Explanation(subscription, False, reason)
     if subscription.filter is None:
         return Explanation(subscription, True, f"{subscription.pattern!r} matches")

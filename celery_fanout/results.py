@@ -9,6 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from celery import result as celery_result
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from kombu.utils import json as kombu_json
 
@@ -107,6 +108,7 @@ class RunResult:
         self,
         timeout: float | None = None,
         propagate: bool = True,  # noqa: FBT001, FBT002 - as Celery's
+        disable_sync_subtasks: bool = True,  # noqa: FBT001, FBT002 - as Celery's
         **_: Any,
     ) -> Any:
         """Wait for its end, and return what it returned.
@@ -114,11 +116,17 @@ class RunResult:
         Args:
             timeout: in seconds; ``None``: for ever.
             propagate: whether to raise its error; it is returned otherwise.
+            disable_sync_subtasks: whether to refuse this inside a task.
 
         Raises:
             RunFailed: if it failed or was cancelled.
             celery.exceptions.TimeoutError: if it has not ended by then.
+            RuntimeError: inside a task, as from Celery's own results: all workers could wait for
+                one another. ``celery.result.allow_join_result()`` allows it.
         """
+        if disable_sync_subtasks:
+            blocking: Any = celery_result  # its types lack this
+            blocking.assert_will_not_block()
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = PAUSE
         outcome = self.outcome()

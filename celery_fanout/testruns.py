@@ -123,6 +123,12 @@ class TestRun:
         self.attempts = 0
         self.retries = 0
 
+    def __repr__(self) -> str:
+        what = {"succeeded": self.value, "failed": self.error, "retrying": self.error}
+        told = f": {what[self.state]!r}" if self.state in what else ""
+        where = f" in step {self.step!r}" if self.step else ""
+        return f"<TestRun of {self._task.name}, {self.state}{where}{told}>"
+
     @property
     def finished(self) -> bool:
         """Whether the run has succeeded, failed, or was cancelled."""

@@ -176,6 +176,9 @@ def _executions(run: RunRecord) -> list[Row]:
         error = f"  {attempt['error']}" if attempt["error"] else ""
         rows.append((attempt["started"], BEGAN, f"execution {number} began"))
         rows.append((attempt["ended"], ENDED, f"execution {number} ended: {outcome}{error}"))
+        if "retried" in attempt:
+            why = attempt["retried"]
+            rows.append((attempt["reopened"], FINISHED, f"retried by hand: {why}"))
     numbers = {attempt["number"] for attempt in attempts}
     if run.started is not None and 1 not in numbers:  # one that succeeds at once is not noted
         rows.append((run.started, BEGAN, "execution 1 began"))

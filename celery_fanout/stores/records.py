@@ -298,7 +298,8 @@ class RunRecord:
         parent: id of the run that asked for it.
         reopened: how often it was retried by hand.
         detail: only of ``Ledger.run``: ``checkpoints`` (field to text), ``result``, ``error``,
-            ``attempts`` (each with ``number``, ``started``, ``ended``, ``outcome``, ``error``),
+            ``attempts`` (each with ``number``, ``started``, ``ended``, ``outcome``, ``error``;
+            after a retry by hand with its reason as ``retried``, and ``reopened``),
             ``children`` (id to kind), ``waits`` (field to what is waited for), ``message``.
     """
 

@@ -70,6 +70,18 @@ def test_a_worker_that_stops_lets_go(desk: Desk) -> None:
     assert desk.taken("e1-b") == ["e1-b"]
     desk.clock.advance(RULES.lease)
     assert desk.claim("e1-a", "w2").crashes == 0
+    assert outcomes(desk, "e1-a") == ["released"]
+    desk.ledger.release("w2", ["e1-a"])
+    desk.clock.advance(RULES.lease)
+    assert "e1-a" in desk.taken()
+    assert outcomes(desk, "e1-a") == ["released"] * 2
+
+
+def outcomes(desk: Desk, run_id: str) -> list[str]:
+    """Return how the executions of a run ended."""
+    run = desk.ledger.run(run_id)
+    assert run is not None
+    return [attempt["outcome"] for attempt in run.detail["attempts"]]
 
 
 @pytest.mark.parametrize("final", [False, True])
@@ -201,6 +213,22 @@ def test_a_dead_letter_is_retried_with_its_steps(desk: Desk) -> None:
     assert (found.status, found.token) == ("claimed", token + 1)
     assert desk.ledger.settle("e1-a", found.token, S.SUCCEEDED, result="1").ok
     assert not desk.ledger.reopen("e1-a", "mended")
+    run = desk.ledger.run("e1-a")
+    assert run is not None
+    assert [attempt.get("retried") for attempt in run.detail["attempts"]] == ["mended", None]
+
+
+def test_why_a_cancelled_run_was_retried_is_kept(desk: Desk) -> None:
+    desk.emit("e1", "a")
+    desk.begin("e1-a")
+    desk.ledger.cancel(["e1-a"], "sold out")
+    for why in ("it was not", 'it was "not"'):  # the second without an execution between
+        assert desk.ledger.reopen("e1-a", why)
+        desk.ledger.cancel(["e1-a"], "sold out")
+    run = desk.ledger.run("e1-a")
+    assert run is not None
+    (attempt,) = run.detail["attempts"]
+    assert (attempt["outcome"], attempt["retried"]) == ("cancelled", 'it was "not"')
 
 
 def test_a_replay_is_another_generation(desk: Desk) -> None:

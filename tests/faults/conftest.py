@@ -84,15 +84,17 @@ class Jobs:
         pool: str = "prefork",
         concurrency: int = 2,
         fast: bool = False,
+        queues: str = "celery",
         **env: str,
     ) -> Worker:
         """Start a worker, which ``JOBS_BROKER`` and ``JOBS_STORE`` may lead through a proxy."""
+        queued = [] if fast or queues == "celery" else ["--queues", queues]
         found: Worker = self._start(
             app,
             fast=fast,
             pool=pool,
             concurrency=concurrency,
-            args=["--without-mingle", "--without-gossip"],
+            args=["--without-mingle", "--without-gossip", *queued],
             env=self.environment(**env),
         )
         self.workers.append(found)

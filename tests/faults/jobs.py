@@ -16,6 +16,9 @@ from tests.servers import Oracle
 
 LEASE = 2.0
 
+#: How many times a second one worker executes the task that is limited so.
+LIMIT = 5
+
 #: Which worker this is, for tests with several.
 NAME = os.environ.get("JOBS_NAME", "")
 
@@ -164,6 +167,10 @@ def add_more(task: Any) -> None:
     def tailless(data: dict[str, Any]) -> str:
         write("body")
         return step.run("a", noted, "a", "a")
+
+    @task("job/limited", "jobs.limited", rate_limit=f"{LIMIT}/s")
+    def limited(data: dict[str, Any]) -> None:
+        write("limited")
 
     @task("job/waits", "jobs.waits")
     def waits(data: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from contextlib import suppress
 import pytest
 import redis
 
+from celery_fanout import get_fanout
 from celery_fanout.stores.states import RunState
 from tests.faults.conftest import Jobs
 from tests.processes import wait_until
@@ -129,3 +131,31 @@ def test_cancelling_races_with_working(jobs: Jobs, bounded: bool) -> None:
     found = jobs.check()
     assert found.get(S.CANCELLED, 0) == cancelled
     assert sum(found.values()) == number
+
+
+def test_a_producer_without_the_subscribers_module(jobs: Jobs) -> None:
+    """Who subscribes is what the process that emits has imported. One that knows nobody says so."""
+    code = (
+        "import logging; from celery import Celery; from celery_fanout import emit; "
+        "logging.basicConfig(level=logging.INFO); "
+        f"app = Celery('bare', broker={jobs.broker!r}, backend={jobs.store.url()!r}); "
+        "emission = emit('job/steps', {}, id='e-1', app=app); print(len(emission.runs), 'runs')"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    bare = subprocess.run(
+        [sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True
+    )
+    assert bare.stdout == "0 runs\n"
+    assert "Event job/steps[e-1] has no subscriber" in bare.stderr
+    found = subprocess.run(
+        [sys.executable, "-m", "celery", "-b", jobs.broker, "--result-backend", jobs.store.url(),
+         *("fanout", "check", "--fail-on", "warning")],
+        env=env, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.returncode == 1
+    assert "fanout.W001  No task of this app subscribes to an event." in found.stdout
+    # the event is kept, so a process that knows the subscriber can deliver it
+    jobs.worker()
+    (run,) = get_fanout(jobs.app).runs.replay("e-1", name="job/steps")
+    assert jobs.check() == {S.SUCCEEDED: 1}
+    assert jobs.counts(run) == {"body": 1, "a": 1, "b": 1, "c": 1}

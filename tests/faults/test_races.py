@@ -160,9 +160,9 @@ def test_control_races_with_working(jobs: Jobs, chance: random.Random, bounded: 
     assert sum(found.values()) == number + len(reruns) + replayed
     before = {run.id: (run.state, run.finished) for run in jobs.ledger.runs(limit=10_000)}
     assert {run.event for run in jobs.ledger.runs(limit=10_000)} == jobs_events
-    for run in cancelled:
+    for run, when in cancelled.items():
         assert before[run][0] is S.CANCELLED
-        late = [r for r in jobs.oracle.read() if r.get("run") == run and r["t"] > cancelled[run]]
+        late = [r for r in jobs.oracle.read() if r.get("run") == run and r["t"] > when]
         assert len(late) <= 1, late  # the step that was about to begin, and no more
     assert sum(state is S.CANCELLED for state, _ in before.values()) == len(cancelled)
     for run in reruns:

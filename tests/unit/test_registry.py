@@ -205,6 +205,14 @@ class Callable:
         return "<a filter>"
 
 
+def test_explain_says_what_was_meant(app):
+    on_event("order/paid")(app.task(name="a")(tell))
+    registry = finalised(app)
+    for name, more in (("order/piad", ". Did you mean it?"), ("user/left", "")):
+        (found,) = registry.explain(Event(name, {}))
+        assert found.reason == f"'order/paid' does not match {name!r}{more}"
+
+
 def test_explain(app):
     on_event("order/*")(app.task(name="a")(tell))
     on_event("other/*")(app.task(name="b")(tell))

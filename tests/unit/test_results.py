@@ -5,7 +5,10 @@ import json
 import threading
 
 import pytest
+from celery import Celery
+from celery._state import _set_task_join_will_block
 from celery.exceptions import TimeoutError as CeleryTimeoutError
+from celery.result import allow_join_result
 from kombu.utils import json as kombu_json
 
 from celery_fanout import Emission, Event, Outcome, RunHandle, get_fanout, on_event
@@ -35,6 +38,31 @@ def claim(ledger, run_id="r"):
 
 def end(ledger, to, **options):
     assert ledger.settle("r", claim(ledger), to, **options).ok
+
+
+def test_not_inside_a_task(ledger):
+    """Where Celery's own results refuse, and with the same way out."""
+    end(ledger, S.SUCCEEDED, result="1")
+    app = Celery("joining", set_as_current=False)
+
+    @on_event("order/paid")
+    @app.task(shared=False, name="tell")
+    def tell(data): ...
+
+    app.finalize()
+    [sub] = get_fanout(app).registry.match(Event("order/paid", 1))
+    event = Event("order/paid", 1)
+    emission = Emission(event, [RunHandle(app, "r", "r", sub, ledger)])
+    _set_task_join_will_block(True)
+    try:
+        for get in (emission.get, emission.runs[0].get):
+            with pytest.raises(RuntimeError, match=r"Never call result.get\(\) within a task!"):
+                get(timeout=0)
+        assert emission.runs[0].result.get(disable_sync_subtasks=False) == 1
+        with allow_join_result():
+            assert emission.get(timeout=0)[0].value == 1
+    finally:
+        _set_task_join_will_block(False)
 
 
 # -- values and errors -------------------------------------------------------------------------

@@ -357,3 +357,7 @@ def test_a_misused_step_ends_the_run_without_a_retry(tester, data, message):
     found = tester.run(wrong_steps, data, event="wrong/x")
     said = f"The step 's' {message.format('wrong_steps.<locals>')}"
     assert (found.state, str(found.error), found.retries) == ("failed", said, 0)
+
+
+def test_a_run_says_what_it_is():
+    assert repr(run(ship, {"id": 1})) == "<TestRun of ship, suspended in step 'pack'>"

@@ -174,8 +174,32 @@ def test_what_people_did(desk):
     lines = desk.text().splitlines()
     assert "state          pending (mended)" in lines
     assert lines[4].endswith("0 crashes, retried by hand 1 time")
+    desk.clock.advance(1)
+    desk.begin()
     desk.ledger.cancel([RUN], "sold out")
-    assert desk.rows()[-1] == "+1.00 s  cancelled (sold out)"
+    assert desk.rows()[-5:] == [
+        "+1.00 s  execution 1 ended: failed  E: x",
+        "+1.00 s  retried by hand: mended",
+        "+2.00 s  execution 2 began",
+        "+2.00 s  execution 2 ended: cancelled  sold out",
+        "+2.00 s  cancelled (sold out)",
+    ]
+
+
+def test_an_execution_whose_worker_was_stopped(desk):
+    desk.begin()
+    desk.clock.advance(1)
+    desk.ledger.release("boot-1", [RUN])
+    desk.clock.advance(RULES.lease)
+    desk.ledger.take()
+    desk.clock.advance(1)
+    desk.begin()
+    assert [row.split("  ", 1)[1].strip() for row in desk.rows()] == [
+        "recorded",
+        "execution 1 began",
+        "execution 1 ended: released",
+        "execution 2 began",
+    ]
 
 
 def test_a_rerun_begins_with_what_another_has_done(desk):

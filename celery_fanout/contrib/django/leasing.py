@@ -82,7 +82,7 @@ class Outbox:
     def exists(self) -> bool:
         """Whether the migration was applied."""
         model: Any = OutboxEvent
-        return model._meta.db_table in self._connection.introspection.table_names()  # noqa: SLF001
+        return model._meta.db_table in self._connection.introspection.table_names()
 
     def now(self) -> dt.datetime:
         """Return the database's time, as the models' fields take it.

@@ -332,8 +332,9 @@ class Book:
         row.error = row.finished = row.expires = row.unregistered = None
         row.retries = row.crashes = row.published = 0
         row.gone_at = inf
-        row.reason = reason
-        row.reopened += 1
+        row.reason, row.reopened = reason, row.reopened + 1
+        for last in row.attempts[-1:]:
+            last.update(retried=reason, reopened=self.now)
         self.untold.pop(row.id, None)
         self.enter(row, RunState.PENDING, self.now)
         self._open_event(row)

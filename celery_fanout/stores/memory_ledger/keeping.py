@@ -94,6 +94,8 @@ class MemoryKeeping(MemoryViews):
         elif row.resume == inf:
             row.due = book.now + LOOK
         else:
+            if row.state is _S.RUNNING and row.released:
+                book.log(row, "released")
             book.enter(row, _S.PENDING, book.now + self.rules.grace)
             row.boot = row.nonce = row.waits_for = ""
             row.resume, row.released = None, False

@@ -177,7 +177,9 @@ class MemoryLedger(MemoryKeeping):
             # before the crash: it stays running, and take() would count the same crash again
             if retries < row.retries:
                 return self._answer(row, "stale")
-            if not put_back and not row.released and book.crash(row, "Its lease was over."):
+            if put_back or row.released:
+                book.log(row, "released")
+            elif book.crash(row, "Its lease was over."):
                 return self._answer(row, "crashed")
         elif row.resume is not None and row.resume > book.now + 0.001:
             return self._answer(row, "early", due=row.resume)

@@ -264,7 +264,7 @@ class Scripts:
         """Return the whole command of a script."""
         sha = self._shas.get(name) or self._load(name)
         now = "" if self._clock is None else f"{self._clock():.6f}"
-        return ["EVALSHA", sha, 1, self._root, now, "", *args]
+        return ["EVALSHA", sha, 1, self._root, now, *args]
 
     def run(self, name: str, *args: Any) -> Any:
         """Run a script: one round trip.

@@ -1,5 +1,5 @@
--- Cancel runs. ARGV[3] reason  ARGV[4..] ids
+-- Cancel runs. ARGV[2] reason  ARGV[3..] ids
 -- Returns {[cancelled ...], woken}
 local done = {}
-for i = 4, #ARGV do cancel(ARGV[i], ARGV[3], done) end
+for i = 3, #ARGV do cancel(ARGV[i], ARGV[2], done) end
 return {done, woken}

@@ -1,12 +1,12 @@
 -- Take a run for execution.
 --
--- ARGV[3] id  ARGV[4] boot  ARGV[5] nonce  ARGV[6] retries of the message  ARGV[7] "0", or "1" and the
+-- ARGV[2] id  ARGV[3] boot  ARGV[4] nonce  ARGV[5] retries of the message  ARGV[6] "0", or "1" and the
 -- token that was left if it was put back
--- ARGV[8] "" or JSON of its event to recreate it from: key, name, gen
--- ARGV[9] attributes  ARGV[10] data  ARGV[11] JSON of its run, see add_runs in lib.lua
+-- ARGV[7] "" or JSON of its event to recreate it from: key, name, gen
+-- ARGV[8] attributes  ARGV[9] data  ARGV[10] JSON of its run, see add_runs in lib.lua
 -- Returns {status, "state token retries crashes created due now", result, [field, text, ...], woken};
 -- one text, because a client spends more on the number of values than on their length
-local id, boot, nonce, retries = ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+local id, boot, nonce, retries = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local r = rec(id)
 
 local function answer(status, extra)
@@ -25,15 +25,15 @@ local function checkpoints()
 end
 
 if not r then
-  if ARGV[8] == '' then return answer('unknown') end
-  local m = cjson.decode(ARGV[8])
+  if ARGV[7] == '' then return answer('unknown') end
+  local m = cjson.decode(ARGV[7])
   local e = ekey(m.key)
   if call('EXISTS', e) == 0 then
     call('HSET', e, 'v', 1, 'nm', m.name, 't', f(now), 'g', m.gen, 'ge', m.gen)
-    write_text(m.key, cjson.encode({id}), ARGV[9], '', ARGV[10])
+    write_text(m.key, cjson.encode({id}), ARGV[8], '', ARGV[9])
     index_event(m.key, m.name)
   end
-  add_runs({cjson.decode(ARGV[11])}, m.key, now + GRACE, m.gen, {})
+  add_runs({cjson.decode(ARGV[10])}, m.key, now + GRACE, m.gen, {})
   r = rec(id)
 end
 if FINAL[r.s] then return answer('finished') end
@@ -61,10 +61,14 @@ end
 local spent = tonumber(r.r or '0')
 if r.s == 'running' then
   local due = tonumber(call('ZSCORE', K .. ':due', id) or '0')
-  if due > now and ARGV[7] ~= '1' .. r.n then return answer('held', {due = f(due)}) end
+  if due > now and ARGV[6] ~= '1' .. r.n then return answer('held', {due = f(due)}) end
   -- before the crash: it stays running, and take.lua would count the same crash again
   if retries < spent then return answer('stale') end
-  if ARGV[7] == '0' and not r.rl and crash(r, 'Its lease was over.') then return answer('crashed') end
+  if r.rl or ARGV[6] ~= '0' then
+    log_attempt(r, 'released', '') -- its worker stopped, or could not reach the ledger: no crash
+  elseif crash(r, 'Its lease was over.') then
+    return answer('crashed')
+  end
 elseif r.i and tonumber(r.i) > now + 0.001 then
   return answer('early', {due = r.i})
 end

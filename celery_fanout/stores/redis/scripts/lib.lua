@@ -3,7 +3,6 @@
 --
 -- KEYS[1]  the prefix of all keys, with its hash tag: all of them lie in one slot
 -- ARGV[1]  the time, for tests that move the clock; "" for the server's own
--- ARGV[2]  unused
 --
 -- Keys (see keys.py for their meaning):
 --   r:<run> hash     d:<run> hash      e:<event> hash     t:<event> string
@@ -401,6 +400,16 @@ local function reopen(r, reason)
   call('PERSIST', rkey(r.id))
   call('PERSIST', dkey(r.id))
   call('ZREM', K .. ':untold', r.id)
+  -- the reason is gone when the run is claimed, so it is kept with what it was retried after
+  local n = tonumber(r.n or '0')
+  for _, field in ipairs({'a' .. n, 'a' .. (n - 1)}) do -- a cancellation takes a number of its own
+    local last = call('HGET', dkey(r.id), field)
+    if last then
+      local more = ',"retried":' .. cjson.encode(reason) .. ',"reopened":' .. f(now) .. '}'
+      call('HSET', dkey(r.id), field, string.sub(last, 1, -2) .. more)
+      break
+    end
+  end
   drop(r, 'r', 'x', 'f', 'o', 'un', 'h')
   enter(r, 'pending', now, 'z', reason, 're', tonumber(r.re or '0') + 1)
   open_event(r.e, 1, is_chained(r.k))

@@ -1,7 +1,7 @@
--- How runs ended, followed to the last link of their tails. ARGV[3..] ids
+-- How runs ended, followed to the last link of their tails. ARGV[2..] ids
 -- Returns {[id, state, result or false, error or false, reason], ...}
 local found = {}
-for i = 3, #ARGV do
+for i = 2, #ARGV do
   local id = ARGV[i]
   local state, link, reason = unpack(call('HMGET', rkey(id), 's', 'l', 'z'))
   while link and (state == 'succeeded' or state == 'completing') do

@@ -1,2 +1,2 @@
--- Hold back the runs of a subscription. ARGV[3] subscription
-return call('HSETNX', K .. ':paused', ARGV[3], f(now))
+-- Hold back the runs of a subscription. ARGV[2] subscription
+return call('HSETNX', K .. ':paused', ARGV[2], f(now))

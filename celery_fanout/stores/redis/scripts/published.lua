@@ -1,5 +1,5 @@
--- Runs were published. ARGV[3..] pairs of an id and the queue that it went to, "" if that is as recorded
-for i = 3, #ARGV, 2 do
+-- Runs were published. ARGV[2..] pairs of an id and the queue that it went to, "" if that is as recorded
+for i = 2, #ARGV, 2 do
   local r = {id = ARGV[i]}
   local state, times = unpack(call('HMGET', rkey(r.id), 's', 'h'))
   if state == 'pending' then

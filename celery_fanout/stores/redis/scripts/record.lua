@@ -1,13 +1,13 @@
 -- Record an event and its runs, and publish their messages if they are given.
 --
--- ARGV[3] JSON: key, name, gen, replay, nonce, resume, expires, then_id, trace, news
--- ARGV[4] attributes  ARGV[5] data  ARGV[6] message of the fan-in  ARGV[7] JSON of the runs, see add_runs
--- in lib.lua  ARGV[8] number of lists, then for each its name, how many messages, and the messages
+-- ARGV[2] JSON: key, name, gen, replay, nonce, resume, expires, then_id, trace, news
+-- ARGV[3] attributes  ARGV[4] data  ARGV[5] message of the fan-in  ARGV[6] JSON of the runs, see add_runs
+-- in lib.lua  ARGV[7] number of lists, then for each its name, how many messages, and the messages
 -- Returns {status, generation, "state state ..." of the runs, woken, their ids if they are not those given}
-local m = cjson.decode(ARGV[3])
+local m = cjson.decode(ARGV[2])
 local e = ekey(m.key)
 local known = hash(e)
-local runs = cjson.decode(ARGV[7])
+local runs = cjson.decode(ARGV[6])
 local ids = {}
 for n, run in ipairs(runs) do ids[n] = run[1] end
 
@@ -39,18 +39,18 @@ if m.replay and known then
   call('HSET', e, 'g', generation, 'rn', m.nonce, 'rr', #all == 0 and '[]' or cjson.encode(all))
 else
   call('HSET', e, 'v', 1, 'nm', m.name, 't', f(now), 'g', generation, 'ge', generation)
-  write_text(m.key, #ids == 0 and '[]' or cjson.encode(ids), ARGV[4], m.trace or '', ARGV[5])
+  write_text(m.key, #ids == 0 and '[]' or cjson.encode(ids), ARGV[3], m.trace or '', ARGV[4])
   if known then call('HDEL', e, 'ti', 'tm', 'td', 'rn') end
-  if m.then_id ~= '' then call('HSET', e, 'ti', m.then_id, 'tm', ARGV[6]) end
+  if m.then_id ~= '' then call('HSET', e, 'ti', m.then_id, 'tm', ARGV[5]) end
   index_event(m.key, m.name)
 end
 
 -- before its own runs are there: an event cancels none of them
-if not m.replay then announce(m.name, ARGV[4], ARGV[5]) end
+if not m.replay then announce(m.name, ARGV[3], ARGV[4]) end
 if m.news then call('ZADD', K .. ':news', f(now), m.key) end
 
 local resume = tonumber(m.resume)
-local lists = tonumber(ARGV[8])
+local lists = tonumber(ARGV[7])
 local due = lists > 0 and now + REPUBLISH or resume or now + GRACE
 local _, found = add_runs(runs, m.key, due, generation,
   {expires = tonumber(m.expires), resume = resume, published = lists > 0})
@@ -61,7 +61,7 @@ if #ids == 0 then
 end
 
 -- what is gated gets a message too, which its claim refuses
-local at = 8
+local at = 7
 for _ = 1, lists do
   local list, many = ARGV[at + 1], tonumber(ARGV[at + 2])
   for start = 1, many, 5000 do -- Lua's unpack has a limit

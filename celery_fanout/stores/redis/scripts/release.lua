@@ -1,8 +1,8 @@
--- Let go of what a worker that stops has. ARGV[3] boot  ARGV[4..] ids
+-- Let go of what a worker that stops has. ARGV[2] boot  ARGV[3..] ids
 -- Returns the ids that are due now.
-for i = 4, #ARGV do
+for i = 3, #ARGV do
   local r = rec(ARGV[i])
-  if r and r.b == ARGV[3] then
+  if r and r.b == ARGV[2] then
     if r.s == 'running' then
       call('HSET', rkey(r.id), 'rl', 1)
     elseif r.s == 'pending' or r.s == 'published' then

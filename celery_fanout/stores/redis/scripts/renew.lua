@@ -1,12 +1,12 @@
--- Renew the leases of what a worker holds. ARGV[3] boot  ARGV[4..] ids
-for i = 4, #ARGV do
+-- Renew the leases of what a worker holds. ARGV[2] boot  ARGV[3..] ids
+for i = 3, #ARGV do
   local id = ARGV[i]
   local state, boot, resume = unpack(call('HMGET', rkey(id), 's', 'b', 'i'))
   if state == 'running' or state == 'completing' then
-    if boot == ARGV[3] then call('ZADD', K .. ':due', 'XX', f(now + LEASE), id) end
+    if boot == ARGV[2] then call('ZADD', K .. ':due', 'XX', f(now + LEASE), id) end
   elseif state == 'pending' or state == 'published' then
     if not resume or tonumber(resume) <= now then
-      call('HSET', rkey(id), 'b', ARGV[3])
+      call('HSET', rkey(id), 'b', ARGV[2])
       call('ZADD', K .. ':due', 'XX', f(now + LEASE), id)
     end
   end

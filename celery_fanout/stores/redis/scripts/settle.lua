@@ -1,17 +1,17 @@
 -- Leave a claim.
 --
--- ARGV[3] id  ARGV[4] token  ARGV[5] to  ARGV[6] JSON: reason, due, retries, group, error, trace
--- ARGV[7] result JSON or ""  ARGV[8] error JSON or ""  ARGV[9] checkpoints JSON or ""
--- ARGV[10] JSON of the next link, see add_runs in lib.lua, or ""
+-- ARGV[2] id  ARGV[3] token  ARGV[4] to  ARGV[5] JSON: reason, due, retries, group, error, trace
+-- ARGV[6] result JSON or ""  ARGV[7] error JSON or ""  ARGV[8] checkpoints JSON or ""
+-- ARGV[9] JSON of the next link, see add_runs in lib.lua, or ""
 -- Returns 0 if the token is stale; 1; or {1, woken}
 local function answer() return #woken == 0 and 1 or {1, woken} end
-local id, token, to = ARGV[3], ARGV[4], ARGV[5]
+local id, token, to = ARGV[2], ARGV[3], ARGV[4]
 local r = rec(id)
 if not r then return 0 end
 if token ~= '0' and r.n == token and (r.s == to or (to == 'completing' and r.s == 'succeeded')) then return answer() end
 local completing = r.s == 'completing' and to == 'succeeded' and r.n == token
 if not holds(r, token) and not completing then return 0 end
-local m = cjson.decode(ARGV[6])
+local m = cjson.decode(ARGV[5])
 if completing then
   -- Celery has published the next link
   local link = r.l and rec(r.l)
@@ -19,9 +19,9 @@ if completing then
   finalise(r, 'succeeded', '')
   return answer()
 end
-if ARGV[7] ~= '' then call('HSET', dkey(id), 'R', ARGV[7]) end
-if ARGV[9] ~= '' then
-  for field, text in pairs(cjson.decode(ARGV[9])) do
+if ARGV[6] ~= '' then call('HSET', dkey(id), 'R', ARGV[6]) end
+if ARGV[8] ~= '' then
+  for field, text in pairs(cjson.decode(ARGV[8])) do
     if not is_final(call('HGET', dkey(id), field)) then call('HSET', dkey(id), field, text) end
   end
 end
@@ -29,10 +29,10 @@ if to ~= 'succeeded' and to ~= 'completing' or r.n ~= '1' then log_attempt(r, to
 if to == 'succeeded' or to == 'cancelled' then
   finalise(r, to, m.reason)
 elseif to == 'failed' then
-  fail(r, ARGV[8] ~= '' and ARGV[8] or '{}', m.reason ~= '' and m.reason or 'error')
+  fail(r, ARGV[7] ~= '' and ARGV[7] or '{}', m.reason ~= '' and m.reason or 'error')
 elseif to == 'completing' then
-  if ARGV[10] ~= '' then
-    local link = cjson.decode(ARGV[10])
+  if ARGV[9] ~= '' then
+    local link = cjson.decode(ARGV[9])
     add_runs({link}, r.e, now + GRACE, r.g or '0', {parent = id})
     call('HSET', rkey(id), 'l', link[1])
     call('HSET', dkey(id), 'c' .. link[1], link[2])

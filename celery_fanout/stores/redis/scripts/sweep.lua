@@ -1,7 +1,7 @@
 -- Remove from the indexes what has outlived its retention, and let go of what is held back though its
--- subscription is not paused: a resume was cut short. ARGV[3] limit
+-- subscription is not paused: a resume was cut short. ARGV[2] limit
 -- Returns how many runs it removed.
-local swept, limit = 0, tonumber(ARGV[3])
+local swept, limit = 0, tonumber(ARGV[2])
 for state, keep in pairs({succeeded = SUCCESS, cancelled = SUCCESS, failed = FAILURE}) do
   local index = K .. ':s:' .. state
   for _, id in ipairs(call('ZRANGEBYSCORE', index, '-inf', '(' .. f(now - keep), 'LIMIT', 0, limit - swept)) do

@@ -1,12 +1,12 @@
--- Take what is due. ARGV[3] limit  ARGV[4] "1": leave running ones alone  ARGV[5..] ids, or none for all
+-- Take what is due. ARGV[2] limit  ARGV[3] "1": leave running ones alone  ARGV[4..] ids, or none for all
 -- Returns {now, next due or false, [ended ...],
 --   [id, kind, subscription, event, attributes, data, retries, message, generation, trace, ...]}
-local limit, grace = tonumber(ARGV[3]), ARGV[4] == '1'
+local limit, grace = tonumber(ARGV[2]), ARGV[3] == '1'
 local due_key = K .. ':due'
 local ids = {}
-if #ARGV >= 5 then
+if #ARGV >= 4 then
   local seen = {}
-  for i = 5, #ARGV do
+  for i = 4, #ARGV do
     local score = not seen[ARGV[i]] and call('ZSCORE', due_key, ARGV[i])
     if score and tonumber(score) <= now + 0.000001 then ids[#ids + 1] = ARGV[i] end
     seen[ARGV[i]] = true
@@ -31,6 +31,7 @@ for _, id in ipairs(ids) do
   elseif r.i == 'inf' then
     call('ZADD', due_key, f(now + 86400), id)
   else
+    if r.s == 'running' and r.rl then log_attempt(r, 'released', '') end
     enter(r, 'pending', now + GRACE)
     drop(r, 'b', 'y', 'w', 'i', 'rl')
     if not events[r.e] then events[r.e] = {read_text(r.e)} end
