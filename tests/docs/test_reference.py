@@ -38,6 +38,7 @@ def test_every_public_name_is_in_the_api_reference() -> None:
     listed = re.findall(r"^::: (\S+)$", (REFERENCE / "api.md").read_text(), re.MULTILINE)
     public = [f"celery_fanout.{name}" for name in celery_fanout.__all__]
     public += [f"celery_fanout.testing.{name}" for name in testing.__all__]
+    public.append("celery_fanout.contrib.django.testing.drain_outbox")
     assert sorted(listed) == sorted(public)
 
 
