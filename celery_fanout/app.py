@@ -8,7 +8,6 @@ import os
 import threading
 import time as clock_module
 from contextlib import contextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from celery.canvas import signature
@@ -24,6 +23,7 @@ from celery_fanout.drafts import draft
 from celery_fanout.exceptions import EmitWhileImporting, InvalidEvent, StoreUnsupported
 from celery_fanout.fanin import fan_in_message, fan_in_of
 from celery_fanout.level2 import Level2
+from celery_fanout.once import once
 from celery_fanout.publication import Publication, deliver
 from celery_fanout.publisher import Publisher
 from celery_fanout.registry import Explanation, Registry
@@ -79,7 +79,7 @@ class Fanout:
     def _now(self) -> float:
         return self.clock()
 
-    @cached_property
+    @once
     def settings(self) -> Settings:
         """The app's ``fanout_*`` settings, read once.
 
@@ -88,7 +88,7 @@ class Fanout:
         """
         return Settings.from_app(self.app)
 
-    @cached_property
+    @once
     def store(self) -> CheckpointStore:
         """Where step results are kept.
 
@@ -99,17 +99,17 @@ class Fanout:
             return self.memory_store
         return BackendStore(self.app, self.settings)
 
-    @cached_property
+    @once
     def memory_store(self) -> MemoryStore:
         """The store of eager runs, and of ``fanout_store_url = "memory://"``."""
         return MemoryStore(self.settings.checkpoint_expires, self._now)
 
-    @cached_property
+    @once
     def publisher(self) -> Publisher:
         """Publishes events. Tests put another in its place."""
         return self._own_publisher
 
-    @cached_property
+    @once
     def _own_publisher(self) -> Publisher:
         return Publisher(
             self.app,
@@ -120,7 +120,7 @@ class Fanout:
             self._chosen_ledger,
         )
 
-    @cached_property
+    @once
     def _chosen_ledger(self) -> Ledger | None:
         return choose_ledger(self.app, self.settings, self._now)
 
@@ -129,7 +129,7 @@ class Fanout:
         """What works with the ledger; ``None`` on level 1."""
         return self._stand_in or self._own_level2
 
-    @cached_property
+    @once
     def _own_level2(self) -> Level2 | None:
         if self._chosen_ledger is None:
             return None
@@ -182,7 +182,7 @@ class Fanout:
     def _engine(self, eager: bool) -> Engine:  # noqa: FBT001 - a callback with one argument
         return self._eager_engine if eager else self._worker_engine
 
-    @cached_property
+    @once
     def _worker_engine(self) -> Engine:
         level2 = self.level2
         return Engine(
@@ -195,7 +195,7 @@ class Fanout:
             ended=None if level2 is None else level2.endings.tell,
         )
 
-    @cached_property
+    @once
     def _eager_engine(self) -> Engine:
         return Engine(self.memory_store, self.settings, self.emit_from_step, self._now, waits=False)
 

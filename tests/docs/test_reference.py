@@ -51,6 +51,7 @@ def test_every_public_name_is_in_the_api_reference() -> None:
         ]
         public += [f"celery_fanout.{module.replace('/', '.')}.{name}" for name in names]
     public.append("celery_fanout.contrib.django.webhooks.webhook")  # its other names are the last's
+    public.append("celery_fanout.contrib.django.testing.drain_outbox")
     assert sorted(listed) == sorted(public)
 
 

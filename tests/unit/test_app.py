@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+import threading
 from contextvars import ContextVar
 
 import pytest
@@ -574,3 +575,26 @@ def test_a_delay_is_a_finite_time(app, delay):
     assert str(error.value) == (
         f"The event 'thing/made' has the delay {float(delay)}. Use seconds, 0 or more."
     )
+
+
+def test_threads_that_ask_first_at_once_get_the_same_parts():
+    # functools.cached_property has no lock since Python 3.12: each thread had parts of its own,
+    # and then the app took itself for one that a test captures, which records nothing
+    for _ in range(20):
+        app = Celery("hasty", broker="memory://", set_as_current=False)
+        fanout = get_fanout(app)
+        barrier = threading.Barrier(8)
+        found = []
+
+        def ask(fanout=fanout, barrier=barrier, found=found):
+            barrier.wait()
+            found.append((fanout.publisher, fanout.settings, fanout.memory_store))
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 8
+        assert len({tuple(map(id, parts)) for parts in found}) == 1
+        assert not fanout.in_test

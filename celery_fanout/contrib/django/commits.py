@@ -98,7 +98,8 @@ class AfterCommit:
 
 def settings_of(publication: Publication) -> Settings:
     """Return the settings of the app that publishes."""
-    return get_fanout(publication.fanout.app).settings
+    found: Settings = get_fanout(publication.fanout.app).settings
+    return found
 
 
 def wait_for_commit(publication: Publication, connection: BaseDatabaseWrapper) -> AfterCommit:

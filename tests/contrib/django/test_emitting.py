@@ -150,10 +150,8 @@ def test_what_cannot_be_published_is_refused_where_it_is_emitted(project: Projec
         "InvalidEventData",
         "InvalidEvent: The event 'order/placed' has then='a task'. Use a task or a signature.",
     ]
-    assert told[3].startswith(
-        "InvalidEvent: The event 'order/placed' has "
-        "then=tests.contrib.django.scripting.two_arguments, whose arguments JSON cannot carry"
-    ) or told[3].startswith("InvalidEvent: The event 'order/placed' has then=")
+    assert told[3].startswith("InvalidEvent: The event 'order/placed' has then=")
+    assert "two_arguments, whose arguments JSON cannot carry" in told[3]
     assert told[4:] == [
         "InvalidEvent: The event 'order/placed' has the delay -1.0. Use seconds, 0 or more.",
         (

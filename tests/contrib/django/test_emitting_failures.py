@@ -210,16 +210,12 @@ def test_a_time_limit_reaches_the_task(project: Project) -> None:
     told = project.told(
         """
         from celery.exceptions import SoftTimeLimitExceeded
-        def interrupt(**_):
-            raise SoftTimeLimitExceeded
-        from celery_fanout import failpoints
-        from celery_fanout.contrib.django import commits
-        fanout = get_fanout(app)
-        fanout.load()
-        def filter_(event):
-            raise SoftTimeLimitExceeded
         from celery_fanout import on_event
-        on_event("slow/filter", filter=filter_)(app.tasks["tests.contrib.django.shop.tasks.record"])
+        get_fanout(app).load()
+        record = app.tasks["tests.contrib.django.shop.tasks.record"]
+        def take_too_long(event):
+            raise SoftTimeLimitExceeded
+        on_event("slow/filter", filter=take_too_long)(record)
         def block():
             with transaction.atomic():
                 emit("slow/filter", {})

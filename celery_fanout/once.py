@@ -1,0 +1,35 @@
+"""A property that is computed once, whichever threads ask for it first."""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["once"]
+
+T = TypeVar("T")
+
+
+class once(cached_property[T]):  # noqa: N801 - used as a decorator
+    """``functools.cached_property`` with a lock, which that has no more since Python 3.12.
+
+    Without it the first two requests of a web process may each make a part of their own, and go on
+    with different ones.
+    """
+
+    def __init__(self, func: Callable[[Any], T]) -> None:
+        super().__init__(func)
+        self._lock = threading.RLock()
+
+    if not TYPE_CHECKING:  # its type is that of cached_property
+
+        def __get__(self, instance, owner=None):
+            """Return the value; only called as long as the instance has none."""
+            if instance is None:
+                return self
+            with self._lock:
+                return super().__get__(instance, owner)
