@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from celery_fanout.stores.records import EventRecord, RunRecord
 
 __all__ = ["COMMANDS"]
+
+Found = TypeVar("Found")
 
 #: How much of an error's message stands in a table.
 MAX_ERROR = 100
@@ -50,6 +52,13 @@ def _event_data(event: EventRecord) -> dict[str, Any]:
     return {**vars(event), **found}
 
 
+def _first(limit: int, found: list[Found]) -> list[Found]:
+    """Return the first of what was found, and say on standard error if that is not all."""
+    if len(found) > limit:
+        click.echo(f"There are more: these are the latest {limit:,}. See --limit.", err=True)
+    return found[:limit]
+
+
 @click.command()
 @click.option("--name", help="Only those of this name.")
 @click.option("--since", callback=ago, help="Only those recorded since: 90s, 2h, 7d.")
@@ -61,7 +70,7 @@ def events(
     """List events, the latest first."""
     from celery_fanout.timeline import moment
 
-    found = fanout.runs.events(name=name, since=since, limit=limit)
+    found = _first(limit, fanout.runs.events(name=name, since=since, limit=limit + 1))
     if as_json:
         from celery_fanout.redaction import redacted_event, redactor_of
 
@@ -93,19 +102,18 @@ def events(
 @click.option("--limit", default=20, show_default=True, help="How many at most.")
 @command
 def runs(
-    fanout: Fanout, name: str | None, event: str | None, as_json: bool, **filters: Any
+    fanout: Fanout, name: str | None, event: str | None, limit: int, as_json: bool, **filters: Any
 ) -> None:
     """List runs, the latest first.
 
     By when their state changed last. Without a filter also how many are in each state.
     """
     key = None if event is None else fanout.runs.event(event, name).key
-    found = fanout.runs.list(event=key, name=name, **filters)
+    found = _first(limit, fanout.runs.list(event=key, name=name, limit=limit + 1, **filters))
     if as_json:
         print_json([_run_data(run) for run in found])
         return
-    chosen = [value for option, value in filters.items() if option != "limit"]
-    if not any((name, event, *chosen)):
+    if not any((name, event, *filters.values())):
         counts = fanout.runs.counts()
         shown = [f"{count:,} {state!s}" for state, count in counts.items() if count]
         click.echo(", ".join(shown) or "The ledger has no run.")
@@ -146,11 +154,11 @@ def _whose(run: RunRecord) -> str:
 @run_filters(state=False)
 @click.option("--limit", default=20, show_default=True, help="How many at most.")
 @command
-def dead_letters(fanout: Fanout, as_json: bool, **filters: Any) -> None:
+def dead_letters(fanout: Fanout, limit: int, as_json: bool, **filters: Any) -> None:
     """List runs that failed, with their errors."""
     from celery_fanout.timeline import moment
 
-    found = fanout.runs.list(state="failed", **filters)
+    found = _first(limit, fanout.runs.list(state="failed", limit=limit + 1, **filters))
     errors = [dict(o.error or {}) for o in fanout.runs.outcomes([run.id for run in found])]
     if as_json:
         pairs = zip(found, errors, strict=True)
