@@ -52,7 +52,7 @@ def _event_data(event: EventRecord) -> dict[str, Any]:
     return {**vars(event), **found}
 
 
-def _first(limit: int, found: list[Found]) -> list[Found]:
+def _first(limit: int, found: Sequence[Found]) -> Sequence[Found]:
     """Return the first of what was found, and say on standard error if that is not all."""
     if len(found) > limit:
         click.echo(f"There are more: these are the latest {limit:,}. See --limit.", err=True)
