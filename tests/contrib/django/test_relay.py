@@ -210,7 +210,7 @@ def test_a_signal_lets_it_finish_its_batch(
     write(project, 3)
     write_later(project, 2)  # which are published alone
     with Relay(project, CELERY_FANOUT_FAILPOINTS="relay.before_publish=hang@1") as relay:
-        wait_until(lambda: leased(project) == 5)
+        wait_until(points.with_name("relay.before_publish").exists)
         os.kill(relay.pid, number)
         points.touch()
         relay.wait_for_end()
