@@ -168,9 +168,8 @@ def test_looking(shop):
     assert plain(shop("events", "--name", "order/paid", "--since", "1h")) == (
         "RECORDED (UTC)  NAME  ID  RUNS  OPEN  KEY\n<time>  order/paid  o-1  2  1  <id>\n"
     )
-    done = subprocess.run(
-        shop.command("runs", "--limit", "1"), capture_output=True, text=True, **shop.place
-    )
+    command = shop.command("runs", "--limit", "1")
+    done = subprocess.run(command, check=True, capture_output=True, text=True, **shop.place)
     assert done.stderr == "There are more: these are the latest 1. See --limit.\n"
     assert len(done.stdout.splitlines()) == 4
     assert plain(shop("dead-letters", "--error", "ConnectionError")) == (
