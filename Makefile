@@ -3,6 +3,7 @@
 
 PYTHON ?= python3#        the Python that .venv is made with
 ARGS ?=#                  handed to pytest: make test ARGS="-k emit -x"
+AT_ONCE ?= 2#             how many processes run the tests of make test: most of them wait for servers
 FILES ?=#                 handed to the demo
 FAULTS ?= full#           how long the fault tests look for trouble: full or bounded
 MATRIX ?= oldest newest#  which pairs of versions make test-matrix runs
@@ -37,7 +38,7 @@ example: $(venv)/.has-example ## start the example site, with its servers and wo
 .PHONY: test
 test: $(venv)/.has-test ## all tests but the slow ones below, against real servers
 	@scripts/ensure-servers
-	$(python) -m pytest --ignore=tests/faults --ignore=tests/benchmarks $(ARGS)
+	$(python) -m pytest --ignore=tests/faults --ignore=tests/benchmarks -n $(AT_ONCE) --dist loadfile $(ARGS)
 
 .PHONY: test-faults
 test-faults: $(venv)/.has-test ## kill workers and servers, and count (FAULTS=bounded: the short form)

@@ -98,7 +98,7 @@ def _empty_tables() -> None:
 
     with transaction.atomic(), connection.cursor() as cursor:
         for model in apps.get_models(include_auto_created=True):
-            if not model._meta.proxy:
+            if model._meta.managed and not model._meta.proxy:
                 cursor.execute(f'DELETE FROM "{model._meta.db_table}"')  # noqa: S608
 
 
