@@ -210,7 +210,18 @@ class Quoted:
         (Money, Money(decimal.Decimal(1))),  # a class returns its instances
         (uuid.UUID, UUID),
     ],
-    ids=repr,
+    ids=[
+        "function",
+        "partial",
+        "partial of a partial",
+        "wrapped",
+        "method",
+        "callable object",
+        "static method",
+        "quoted annotation",
+        "dataclass",
+        "class",
+    ],
 )
 def test_of_any_callable(fn, value):
     found = read_back(fn, value)
