@@ -7,13 +7,12 @@ others ``Task.apply_async`` is called. A test holds that both put equal messages
 
 from __future__ import annotations
 
+import logging
 import sys
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-from celery.utils.log import get_logger
 
 from celery_fanout.canvas import DATA_HEADER, RESUME_HEADER, FrozenChain, freeze
 from celery_fanout.connection import Deadline, ProducerPool, confirm_window
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Publisher"]
 
-logger = get_logger(__name__)
+# not Celery's get_logger: its loggers say nothing in a process that has no logging set up
+logger = logging.getLogger(__name__)
 
 #: How much data the links of a tail can be told on RabbitMQ, in bytes.
 MAX_HEADER = 100_000

@@ -7,10 +7,9 @@ script does both.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
-
-from celery.utils.log import get_logger
 
 from celery_fanout.exceptions import EmitError, StoreUnavailable
 from celery_fanout.failpoints import hit
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorder", "Schedule"]
 
-logger = get_logger(__name__)
+# not Celery's get_logger: its loggers say nothing in a process that has no logging set up
+logger = logging.getLogger(__name__)
 
 #: How often an event is recorded anew because another generation of it was begun meanwhile.
 GENERATIONS = 5

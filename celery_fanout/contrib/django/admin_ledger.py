@@ -178,12 +178,12 @@ class LedgerAdmin(ModelAdmin):
         offered = {name: one for name, one in self.changes.items() if self._may(request, one)}
         context = {
             **self._context(request, _("Select %s to view") % self.opts.verbose_name),
-            "rows": self.rows(request, control, page.records),
+            "rows": self.rows(request, control, [] if text else page.records),
             "filters": self.sidebar(fanout, given),
             "given": given,
             "query": text,
             "offered": {name: one.label for name, one in offered.items()},
-            "older": page.older and urlencode({**given, "before": page.older}),
+            "older": not text and page.older and urlencode({**given, "before": page.older}),
             "latest": urlencode(given) if request.GET.get("before") else None,
             **(extra_context or {}),
         }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings as django_settings
@@ -19,12 +20,12 @@ from django.db import DatabaseError, connections
 from celery_fanout.app import get_fanout
 from celery_fanout.checks import Finding, findings
 from celery_fanout.exceptions import ConfigurationError, NoApp
+from celery_fanout.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from celery_fanout.app import Fanout
-    from celery_fanout.settings import Settings
 
 __all__ = ["TAG", "check_database", "check_fanout", "install"]
 
@@ -108,15 +109,25 @@ def _findings() -> Iterator[Finding]:
 
 def _unread(fanout: Fanout) -> Iterator[Finding]:
     """Find settings of Django's that the Celery app does not read."""
-    given = [name for name in dir(django_settings) if name.startswith("CELERY_FANOUT_")]
-    unread = [name for name in given if name[len("CELERY_") :].lower() not in _known(fanout)]
+    names, known = dir(django_settings), _known(fanout)
+    unread = [
+        name
+        for name in names
+        if name.startswith("CELERY_FANOUT_") and name[len("CELERY_") :].lower() not in known
+    ]
+    broker = getattr(django_settings, "CELERY_BROKER_URL", None)
+    if broker and not fanout.app.namespace and broker != fanout.app.conf.broker_url:
+        unread.append("CELERY_BROKER_URL")
+    ours = {f"FANOUT_{field.name.upper()}" for field in fields(Settings)}
+    unread += sorted(ours.intersection(names))  # for CELERY_FANOUT_...
     if unread:
         yield Finding(
             "fanout.W101",
             "warning",
             f"The Celery app {fanout.app.main!r} does not read these settings: "
             f"{', '.join(unread)}.",
-            'Configure it with app.config_from_object("django.conf:settings", namespace="CELERY").',
+            'Configure it with app.config_from_object("django.conf:settings", namespace="CELERY"), and '
+            "begin the names with CELERY_FANOUT_.",
         )
 
 

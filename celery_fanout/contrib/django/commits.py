@@ -12,11 +12,11 @@ published then. There too, after all of them, an error is raised with
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery.utils.log import get_logger
 from django.db import connections
 
 from celery_fanout.app import get_fanout
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AfterCommit", "keep_after", "settings_of", "wait_for_commit"]
 
-logger = get_logger("celery_fanout.emit")
+# not Celery's get_logger: its loggers say nothing in a process that has no logging set up
+logger = logging.getLogger("celery_fanout.emit")
 
 T = TypeVar("T")
 

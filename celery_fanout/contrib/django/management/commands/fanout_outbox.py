@@ -6,9 +6,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connections
+from django.db import OperationalError, ProgrammingError, connections
 
 from celery_fanout.app import get_fanout
+from celery_fanout.contrib.django.models import OutboxEvent
 from celery_fanout.contrib.django.requeueing import dead_rows, requeue, status
 from celery_fanout.exceptions import FanoutError
 from celery_fanout.timeline import age
@@ -55,6 +56,17 @@ class Command(BaseCommand):
             raise CommandError(str(exc)) from exc
         if alias not in connections:
             raise CommandError(f"DATABASES has no {alias!r}. It has: {', '.join(connections)}.")
+        try:
+            self._do(alias, options)
+        except (OperationalError, ProgrammingError) as exc:
+            if OutboxEvent._meta.db_table in connections[alias].introspection.table_names():
+                raise
+            raise CommandError(
+                f"The database {alias!r} has no table {OutboxEvent._meta.db_table}. "
+                f"Run: manage.py migrate celery_fanout --database {alias}"
+            ) from exc
+
+    def _do(self, alias: str, options: dict[str, Any]) -> None:
         if options["requeue"] is not None or options["all"] or options["name"]:
             self._requeue(alias, options)
         elif options["dead"]:
