@@ -116,7 +116,8 @@ def _unread(fanout: Fanout) -> Iterator[Finding]:
         if name.startswith("CELERY_FANOUT_") and name[len("CELERY_") :].lower() not in known
     ]
     broker = getattr(django_settings, "CELERY_BROKER_URL", None)
-    if broker and not fanout.app.namespace and broker != fanout.app.conf.broker_url:
+    namespace: Any = getattr(fanout.app, "namespace", None)  # celery-types does not know it
+    if broker and not namespace and broker != fanout.app.conf.broker_url:
         unread.append("CELERY_BROKER_URL")
     ours = {f"FANOUT_{field.name.upper()}" for field in fields(Settings)}
     unread += sorted(ours.intersection(names))  # for CELERY_FANOUT_...
@@ -126,8 +127,8 @@ def _unread(fanout: Fanout) -> Iterator[Finding]:
             "warning",
             f"The Celery app {fanout.app.main!r} does not read these settings: "
             f"{', '.join(unread)}.",
-            'Configure it with app.config_from_object("django.conf:settings", namespace="CELERY"), and '
-            "begin the names with CELERY_FANOUT_.",
+            'Configure it with app.config_from_object("django.conf:settings", namespace="CELERY"), '
+            "and begin their names with CELERY_.",
         )
 
 

@@ -187,7 +187,7 @@ def test_filters_and_search(desk: Desk) -> None:
         print(c.get(EVENTS, {"q": "desk/paid"})["Location"])
         print(links(c.get(EVENTS, {"name": "desk/asked"}), EVENTS) == [key])
         page = c.get(RUNS, {"q": "nothing-like-it"})
-        print([str(m) for m in page.context["messages"]])
+        print([str(m) for m in page.context["messages"]], len(page.context["rows"]))
         """
     )
     assert lines == [
@@ -196,7 +196,7 @@ def test_filters_and_search(desk: Desk) -> None:
         *(["True"] * 3),
         "/admin/celery_fanout/event/?name=desk%2Fpaid",
         "True",
-        "['The ledger has nothing called “nothing-like-it”.']",
+        "['The ledger has nothing called “nothing-like-it”.'] 0",
     ]
 
 

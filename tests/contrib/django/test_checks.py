@@ -95,8 +95,19 @@ def test_settings_that_nobody_reads(project: Project) -> None:
     found = checked(project, CELERY_FANOUT_LEASE=10)
     assert found["W101"] == (
         "The Celery app 'bare' does not read these settings: CELERY_FANOUT_LEASE. | Configure it "
-        'with app.config_from_object("django.conf:settings", namespace="CELERY").'
+        'with app.config_from_object("django.conf:settings", namespace="CELERY"), and begin their '
+        "names with CELERY_."
     )
+    found = checked(project, CELERY_BROKER_URL="redis://elsewhere")
+    assert (
+        "does not read these settings: CELERY_FANOUT_LEASE, CELERY_BROKER_URL. |" in found["W101"]
+    )
+
+
+@ONE
+def test_a_setting_without_the_prefix(project: Project) -> None:
+    found = checked(project, FANOUT_DELIVERY="outbox", FANOUT_OF_SOMEBODY_ELSE=1)
+    assert "does not read these settings: FANOUT_DELIVERY. |" in found["W101"]
 
 
 @ONE

@@ -119,6 +119,16 @@ def test_how_the_outbox_is(project: Project) -> None:
     assert found == {"database": "default", "pending": 1, "dead": 4}
 
 
+def test_without_the_table(project: Project) -> None:
+    project.manage("migrate", "celery_fanout", "zero")
+    done = fanout(project, "fanout_outbox", code=1)
+    project.manage("migrate", "celery_fanout")
+    assert done.stderr == (
+        "CommandError: The database 'default' has no table celery_fanout_outbox. "
+        "Run: manage.py migrate celery_fanout --database default\n"
+    )
+
+
 def test_dead_rows_are_listed_and_requeued(project: Project) -> None:
     waiting, *dead = json.loads(project.run(DEAD))
     assert project.manage("fanout_outbox", "--dead").splitlines()[-1].endswith("ValueError: no")

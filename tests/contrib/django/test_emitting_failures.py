@@ -168,6 +168,19 @@ def test_the_outbox_needs_no_broker(nothing_there: Project) -> None:
     assert nothing_there.database.names() == ["order/placed"]
 
 
+def test_what_is_lost_is_seen_without_any_logging_set_up(nothing_there: Project) -> None:
+    done = nothing_there.attempt(
+        """
+        import logging
+        for logger in (logging.root, logging.getLogger("celery_fanout")):
+            logger.handlers.clear()
+        with transaction.atomic():
+            emit("order/placed", {}, id="a")
+        """
+    )
+    assert "Event order/placed[a] was not published after the commit: " in done.stderr
+
+
 def test_what_the_ledger_has_has_not_failed(project: Project) -> None:
     """The keeper publishes it when the broker is back."""
     project.settings(CELERY_FANOUT_PUBLISH_TIMEOUT=0.5, CELERY_FANOUT_ON_PUBLISH_ERROR="outbox")

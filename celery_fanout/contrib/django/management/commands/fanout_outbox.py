@@ -59,10 +59,12 @@ class Command(BaseCommand):
         try:
             self._do(alias, options)
         except (OperationalError, ProgrammingError) as exc:
-            if OutboxEvent._meta.db_table in connections[alias].introspection.table_names():
+            model: Any = OutboxEvent
+            table = model._meta.db_table
+            if table in connections[alias].introspection.table_names():
                 raise
             raise CommandError(
-                f"The database {alias!r} has no table {OutboxEvent._meta.db_table}. "
+                f"The database {alias!r} has no table {table}. "
                 f"Run: manage.py migrate celery_fanout --database {alias}"
             ) from exc
 
