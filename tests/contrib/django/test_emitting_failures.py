@@ -178,7 +178,7 @@ def test_what_is_lost_is_seen_without_any_logging_set_up(nothing_there: Project)
             emit("order/placed", {}, id="a")
         """
     )
-    assert "Event order/placed[a] was not published after the commit: " in done.stderr
+    assert "Event order/placed[a] was not published after the commit: " in done.stdout + done.stderr
 
 
 def test_what_the_ledger_has_has_not_failed(project: Project) -> None:
