@@ -169,14 +169,13 @@ def test_the_outbox_needs_no_broker(nothing_there: Project) -> None:
 
 
 def test_what_is_lost_is_seen_without_any_logging_set_up(nothing_there: Project) -> None:
-    done = nothing_there.attempt(
-        """
-        import logging
-        for logger in (logging.root, logging.getLogger("celery_fanout")):
-            logger.handlers.clear()
-        with transaction.atomic():
-            emit("order/placed", {}, id="a")
-        """
+    done = nothing_there.command(
+        "-c",
+        "import django; django.setup()\n"
+        "from django.db import transaction\n"
+        "from celery_fanout import emit\n"
+        "with transaction.atomic():\n"
+        "    emit('order/placed', {}, id='a')",
     )
     assert "Event order/placed[a] was not published after the commit: " in done.stdout + done.stderr
 
