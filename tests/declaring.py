@@ -16,10 +16,6 @@ __all__ = ["declarations_forgotten"]
 def declarations_forgotten() -> Iterator[None]:
     """Forget at the end what subscriptions and shared tasks were made, and what app is current."""
     before = list(declared.all)
-    # tests of them may have run before in this process, and shared tasks belong to every app
-    others = ("example_project", "tests/contrib")
-    declared.all[:] = [known for known in before if not any(o in known.where for o in others)]
-    declared.version += 1
     finalizers = set(_state._on_app_finalizers)
     app, apps = _state._tls.current_app, set(_state._get_active_apps())
     yield

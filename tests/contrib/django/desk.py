@@ -9,11 +9,7 @@ from celery import shared_task
 
 from celery_fanout import get_fanout, on_event, step
 from celery_fanout.stores.states import RunState
-
-#: More than a float or JavaScript can hold.
-BIG = 2**70 + 1
-NASTY = "<script>alert('x')</script>"
-SECRET = "hunter2-hunter2"
+from tests.contrib.django.words import BIG, NASTY, SECRET
 
 
 @on_event("desk/paid")

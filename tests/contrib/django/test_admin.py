@@ -13,7 +13,7 @@ from playwright.sync_api import sync_playwright
 
 from celery_fanout.contrib import django as admin
 from tests.contrib.django.conftest import Project, make_database
-from tests.contrib.django.desk import BIG, NASTY, SECRET
+from tests.contrib.django.words import BIG, NASTY, SECRET
 from tests.processes import free_port, wait_until
 from tests.servers import RedisServer, program
 
@@ -551,6 +551,7 @@ def test_a_person_replays_an_event_in_a_browser(desk: Desk) -> None:
         page.fill("#id_password", "pw")
         page.click("[type=submit]")
         page.click("#content >> text=Runs")
+        page.wait_for_load_state("load")  # Django's script for the checkboxes, too
         page.check("#action-toggle")
         shown = page.locator(".action-select").count()
         assert page.locator(".action-counter").inner_text() == f"{shown} of {shown} selected"
