@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.contrib.django.conftest import Project
-from tests.contrib.django.desk import BIG, SECRET
+from tests.contrib.django.words import BIG, SECRET
 
 ONE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
