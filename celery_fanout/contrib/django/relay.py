@@ -98,7 +98,7 @@ class Breaker:
         """Note that something is away; return how long to pause, in seconds."""
         self.limit = 1
         self.pauses += 1
-        return jittered(min(PAUSE * 2 ** (self.pauses - 1), MAX_PAUSE))
+        return jittered(doubled(PAUSE, self.pauses - 1, MAX_PAUSE))
 
     def close(self) -> None:
         """Note that it is there."""
@@ -237,8 +237,8 @@ class Relay:
         if dead:
             self._outbox.bury(lease, row, text)
         else:
-            pause = min(self._options.backoff * 2.0**row.attempts, MAX_BACKOFF)
-            self._outbox.fail(lease, row, text, jittered(pause))
+            pause = jittered(doubled(self._options.backoff, row.attempts, MAX_BACKOFF))
+            self._outbox.fail(lease, row, text, pause)
         self._count(failed=1, dead=int(dead))
         logger.log(
             logging.ERROR if dead else logging.WARNING,
@@ -258,7 +258,7 @@ class Relay:
         """Drop the connection; return how long to pause before the next, in seconds."""
         connections[self._outbox.alias].close()
         self._away += 1
-        pause = jittered(min(PAUSE * 2.0 ** (self._away - 1), MAX_PAUSE))
+        pause = jittered(doubled(PAUSE, self._away - 1, MAX_PAUSE))
         logger.warning(
             "The database %r does not answer (%s), next try in %.1f s",
             self._outbox.alias,
@@ -319,6 +319,12 @@ def _shown(exc: DatabaseError) -> str:
     if isinstance(exc, (OperationalError, InterfaceError)):  # those of others may quote values
         text = f"{text}: {str(exc).partition(chr(10))[0]}"
     return text
+
+
+def doubled(seconds: float, times: int, most: float) -> float:
+    """Return a time doubled so many times, at most ``most``."""
+    # after a day of an outage, 2.0**times would be more than a float can hold
+    return min(seconds * 2.0 ** min(times, 64), most)
 
 
 def jittered(seconds: float) -> float:
