@@ -171,10 +171,9 @@ async def aemit(
     transactions are.
     """
     fanout = get_fanout(app)  # the current app is thread-local
-    call = partial(fanout.emit, event, data, delay=delay, expires=expires, then=then)
-    call = partial(call, id=id, subject=subject, source=source, time=time)
-    call = partial(call, delivery=delivery, using=using)
-    return await deliver_in_thread(call)
+    options: dict[str, Any] = {"id": id, "subject": subject, "source": source, "time": time}
+    options.update(delivery=delivery, using=using, delay=delay, expires=expires, then=then)
+    return await deliver_in_thread(partial(fanout.emit, event, data, **options))
 
 
 def explain(

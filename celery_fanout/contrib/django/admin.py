@@ -17,7 +17,7 @@ from django.utils.translation import ngettext
 from celery_fanout.app import get_fanout
 from celery_fanout.contrib.django.admin_events import EventAdmin
 from celery_fanout.contrib.django.admin_ledger import MAX_REASON
-from celery_fanout.contrib.django.admin_parts import may_see_data, pretty
+from celery_fanout.contrib.django.admin_parts import ReadOnlyAdmin, may_see_data, pretty
 from celery_fanout.contrib.django.admin_runs import RunAdmin
 from celery_fanout.contrib.django.models import DeadOutboxEvent, Event, OutboxEvent, Run
 from celery_fanout.contrib.django.requeueing import dead_rows, requeue
@@ -30,17 +30,13 @@ if TYPE_CHECKING:
     from django.db.models import QuerySet
     from django.http import HttpRequest
 
-    ModelAdmin = admin.ModelAdmin[Any]
-else:
-    ModelAdmin = admin.ModelAdmin
-
 __all__ = ["DeadOutboxEventAdmin", "OutboxEventAdmin"]
 
 #: How much of an error stands in a list.
 MAX_ERROR = 100
 
 
-class OutboxEventAdmin(ModelAdmin):
+class OutboxEventAdmin(ReadOnlyAdmin):
     """Events that no relay has published yet."""
 
     list_display: Any = ("name", "event_id", "created_at", "available_at", "attempts")
@@ -58,21 +54,6 @@ class OutboxEventAdmin(ModelAdmin):
 
     def _live(self, rows: Any) -> Any:
         return rows.filter(dead_at__isnull=True)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Only emit() adds rows."""
-        del request
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody edits rows."""
-        del request, obj
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody deletes rows: that would be an event that is lost."""
-        del request, obj
-        return False
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Return what a row's page shows; its data and error only with the permission."""

@@ -11,7 +11,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from django.contrib import admin, messages
+from django.contrib import messages
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.http import HttpResponseRedirect
@@ -21,7 +21,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from celery_fanout.app import get_fanout
-from celery_fanout.contrib.django.admin_parts import may_see_data
+from celery_fanout.contrib.django.admin_parts import ReadOnlyAdmin, may_see_data
 from celery_fanout.exceptions import ControlError, FanoutError, StoreUnavailable, StoreUnsupported
 from celery_fanout.redaction import hide, redactor_of
 
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
     from celery_fanout.contrib.django.admin_parts import Change
     from celery_fanout.contrib.django.paging import Page
     from celery_fanout.control import RunControl
-
-    ModelAdmin = admin.ModelAdmin[Any]
-else:
-    ModelAdmin = admin.ModelAdmin
 
 __all__ = ["MAX_REASON", "LedgerAdmin", "told"]
 
@@ -62,7 +58,7 @@ def told(view: Any) -> Any:
     return answered
 
 
-class LedgerAdmin(ModelAdmin):
+class LedgerAdmin(ReadOnlyAdmin):
     """Lists, shows and changes records of the ledger.
 
     Attributes:
@@ -114,21 +110,6 @@ class LedgerAdmin(ModelAdmin):
         raise NotImplementedError
 
     # -- permissions ----------------------------------------------------------------------------
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Nobody adds records by hand."""
-        del request
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody edits records."""
-        del request, obj
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody deletes records: they expire."""
-        del request, obj
-        return False
 
     def _may(self, request: HttpRequest, change: Change) -> bool:
         user: Any = request.user

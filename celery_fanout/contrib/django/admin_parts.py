@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from django.conf import settings
+from django.contrib import admin
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -21,7 +22,21 @@ if TYPE_CHECKING:
 
     from celery_fanout.control import Bulk, RunControl
 
-__all__ = ["PAGE", "TIMES", "Change", "choices_of", "may_see_data", "pretty", "since_of", "when"]
+    ModelAdmin = admin.ModelAdmin[Any]
+else:
+    ModelAdmin = admin.ModelAdmin
+
+__all__ = [
+    "PAGE",
+    "TIMES",
+    "Change",
+    "ReadOnlyAdmin",
+    "choices_of",
+    "may_see_data",
+    "pretty",
+    "since_of",
+    "when",
+]
 
 #: How many records a page of a list has.
 PAGE = 50
@@ -34,6 +49,28 @@ TIMES = {
     "1d": (86_400, gettext_lazy("Past 24 hours")),
     "7d": (7 * 86_400, gettext_lazy("Past 7 days")),
 }
+
+
+class ReadOnlyAdmin(ModelAdmin):
+    """What nobody adds, edits or deletes by hand: emit() and workers write it, and it expires.
+
+    To delete a row of the outbox would lose its event.
+    """
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Return that nobody may."""
+        del request
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return that nobody may."""
+        del request, obj
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return that nobody may."""
+        del request, obj
+        return False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ key                   type    what it holds                                     
 ====================  ======  =======================================================  ===========
 ``r:<run>``           hash    the run's record: short fields, see ``reading.py``       once final
 ``d:<run>``           hash    its checkpoints, result, error, attempts, message        once final
-``e:<event>``         hash    the event, its data, and the ids of its runs             once at rest
+``e:<event>``         hash    the event's record: short fields, see ``reading.py``     once at rest
+``t:<event>``         string  its runs, attributes, trace and data, a line each        once at rest
 ``due``               zset    every run that is not final, by when to look at it       never
 ``s:<state>``         zset    runs by state, by when it changed                        swept
 ``u:<sub>``           zset    runs by subscription, by when they were recorded         swept

@@ -29,7 +29,7 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["detail_of", "event_record", "run_record"]
+__all__ = ["detail_of", "event_record", "parts_of", "run_record"]
 
 
 def _time(value: str | None) -> float | None:
@@ -87,11 +87,19 @@ def detail_of(data: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def parts_of(text: str) -> list[str]:
+    """Return what an event says: the ids of its runs, its attributes, its trace, its data.
+
+    All but the ids are as they were given; ``write_text`` in ``lib.lua`` puts them together.
+    """
+    return text.split("\n", 3)
+
+
 def event_record(key: str, fields: Mapping[str, str], text: str | None) -> EventRecord | None:
     """Return the record that a hash and a text hold; ``None`` if they are gone."""
     if text is None or "nm" not in fields:
         return None
-    runs, attributes, _, data = text.split("\n", 3)
+    runs, attributes, _, data = parts_of(text)
     return EventRecord(
         key=key,
         name=fields["nm"],

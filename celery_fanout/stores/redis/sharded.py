@@ -20,6 +20,7 @@ from celery.utils.log import get_logger
 from celery_fanout.exceptions import StoreUnavailable
 from celery_fanout.failpoints import hit
 from celery_fanout.stores.ledger import Recorded, Taken
+from celery_fanout.stores.redis.reading import parts_of
 from celery_fanout.stores.redis.shard import News
 from celery_fanout.stores.redis.sharded_views import ShardedViews
 
@@ -300,11 +301,11 @@ class ShardedLedger(ShardedViews):
         names = [("hget", shard.key_of_event(key), "nm") for shard, key, _ in noted]
         texts = [("get", shard.key_of_text(key)) for shard, key, _ in noted]
         answers = self._first.many(names + texts)
+        said = zip(answers[: len(noted)], answers[len(noted) :], strict=True)
         news: list[News] = []
-        for index, (shard, key, at) in enumerate(noted):
-            name, text = answers[index], answers[len(noted) + index]
+        for (shard, key, at), (name, text) in zip(noted, said, strict=True):
             # one that is gone was noted for longer than it was kept
-            _, attributes, _, data = (text or "[]\n{}\n\nnull").split("\n", 3)
+            _, attributes, _, data = parts_of(text) if text else ("", "{}", "", "null")
             news.append(News(shard, key, name or "", attributes, data, at))
         return [run_id for woken in self._tell(news).values() for run_id in woken]
 
