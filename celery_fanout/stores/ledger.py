@@ -4,13 +4,16 @@ Every operation is one atomic change, and safe to repeat: a client may send it a
 answer was lost. ``tests/conformance`` holds for every store.
 
 Each run that is not final, and not gated, has exactly one timer, its ``due``: the time at which
-:meth:`Ledger.take` looks at it again, whatever its state. So nothing can get stuck.
+:meth:`Ledger.take` looks at it again, whatever its state. So nothing can get stuck. A gated run
+has one if it collects events or has a time-out; otherwise whoever frees what it waits for lets it
+go, and a gate that depends on the time has a timer itself.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from celery_fanout.stores.flow import FlowLedger
 from celery_fanout.stores.records import (
     Claim,
     EventRecord,
@@ -48,7 +51,7 @@ __all__ = [
 ]
 
 
-class Ledger(Protocol):
+class Ledger(FlowLedger, Protocol):
     """A store of level 2.
 
     Attributes:
@@ -77,7 +80,8 @@ class Ledger(Protocol):
         """Record events and their runs, each event atomically, and wake who waits for them.
 
         The runs become ``pending``, due after ``rules.grace`` (or at ``resume_at``); those of a
-        paused subscription ``gated``. Waits and ``cancel_on`` of *other* runs that match are
+        paused subscription, and those that flow control holds back, ``gated``; those that it drops
+        ``cancelled``, with the reason. Waits and ``cancel_on`` of *other* runs that match are
         resolved: the wait's checkpoint becomes ``done`` with the event, and its run due now.
         """
         ...

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from celery_fanout.stores.flow import Flow
     from celery_fanout.stores.states import RunState
 
 __all__ = [
@@ -74,6 +75,11 @@ class NewRun:
         cancel_on: pairs of an event name and a match (JSON object of path to value): such an event
             cancels the run.
         checkpoints: fields and texts that it starts with.
+        flow: what has to be so before it may start; only for the kind ``"event"``, and where the
+            store's ``supports_flow`` is true.
+        envelope: broker list key and message, published in the same change if the run may start
+            at once, by a store whose ``supports_publish`` is true; for runs with a flow, whose
+            messages are not among :attr:`NewEvent.messages`.
     """
 
     id: str
@@ -86,6 +92,8 @@ class NewRun:
     cancel_on: tuple[tuple[str, str], ...] = ()
     # not field(), which is one of our own fields here
     checkpoints: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    flow: Flow | None = None
+    envelope: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,8 @@ class Recorded:
             emit; ``"generation"``: nothing was written, compute the ids for ``generation`` and
             record again.
         generation: of the runs.
-        runs: pairs of run id and state, as they are now.
+        runs: pairs of run id and state, as they are now. An event that joined a run that collects
+            has that run's id in the place of the one that was given.
         woken: ids of other runs that are due now because of this event: waits, cancellations'
             parents, a fan-in. Pass them to :meth:`~celery_fanout.stores.ledger.Ledger.take`.
     """
@@ -156,8 +165,9 @@ class Claim:
         status: ``"claimed"``: execute it. ``"completing"``: it has returned ``result`` already and
             its tail is to be dispatched. Otherwise leave it alone: ``"unknown"`` to the ledger,
             ``"finished"``, ``"held"`` by another worker, ``"early"`` (suspended or retrying, not
-            due), ``"stale"`` (the message is of an earlier retry), ``"paused"``, ``"expired"``,
-            ``"crashed"`` (its lease was over, and it was its last crash).
+            due), ``"stale"`` (the message is of an earlier retry), ``"paused"``, ``"gated"`` (flow
+            control lets it go later, with a message of its own), ``"expired"``, ``"crashed"``
+            (its lease was over, and it was its last crash).
         state: the run's state now.
         token: the fencing token, 1 or more, for ``"claimed"`` and ``"completing"``.
         retries: how many of the task's retries were spent.
@@ -180,6 +190,7 @@ class Claim:
         "early",
         "stale",
         "paused",
+        "gated",
         "expired",
         "crashed",
     ]
@@ -224,6 +235,8 @@ class Wakeup:
         message: as in :class:`NewRun`.
         generation: of the run.
         trace: headers of the trace in which it left its worker, or its event was emitted.
+        events: keys of the events of a run that collected them, in their order; ``attributes`` are
+            those of the last, and the ``data`` of a batch is the list of all.
     """
 
     run_id: str
@@ -236,6 +249,7 @@ class Wakeup:
     message: str = ""
     generation: int = 0
     trace: str = ""
+    events: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -293,14 +307,16 @@ class RunRecord:
         started: when it was first claimed.
         finished: when it ended.
         due: when the ledger looks at it next.
-        reason: of a cancellation, a failure, or a suspension.
+        reason: of a cancellation, a failure, or a suspension; of a gated run the name of the limit
+            that it waits for.
         worker: boot id of the worker that holds it.
         parent: id of the run that asked for it.
         reopened: how often it was retried by hand.
         detail: only of ``Ledger.run``: ``checkpoints`` (field to text), ``result``, ``error``,
             ``attempts`` (each with ``number``, ``started``, ``ended``, ``outcome``, ``error``;
             after a retry by hand with its reason as ``retried``, and ``reopened``),
-            ``children`` (id to kind), ``waits`` (field to what is waited for), ``message``.
+            ``children`` (id to kind), ``waits`` (field to what is waited for), ``message``,
+            ``events`` (keys of the events that it collected).
     """
 
     id: str
