@@ -25,8 +25,10 @@
           │    └── EventTooLarge
           ├── EmitError
           ├── DeliveryUnsupported
-          ├── NotInTransaction
-          ├── NoCommitToWaitFor
+          ├── TransactionError
+          │    ├── NotInTransaction
+          │    ├── NoCommitToWaitFor
+          │    └── NoOutbox
           ├── NotPublishedYet
           ├── UnreadableRow
           ├── ControlError
@@ -97,8 +99,10 @@ from celery_fanout.exceptions.emission import (
     InvalidEventData,
     InvalidEventName,
     NoCommitToWaitFor,
+    NoOutbox,
     NotInTransaction,
     NotPublishedYet,
+    TransactionError,
     UnreadableRow,
 )
 from celery_fanout.exceptions.registration import (
@@ -165,6 +169,7 @@ __all__ = [
     "NestedStep",
     "NoApp",
     "NoCommitToWaitFor",
+    "NoOutbox",
     "NonRetriable",
     "NotATask",
     "NotDurableWarning",
@@ -188,6 +193,7 @@ __all__ = [
     "Superseded",
     "SwallowedSuspensionWarning",
     "TooMany",
+    "TransactionError",
     "UnknownSetting",
     "UnknownStep",
     "UnknownSubscription",
