@@ -13,6 +13,7 @@ from tests.conformance.ledgers import Desk
 
 __all__ = [
     "ERROR",
+    "RATE",
     "THROTTLE",
     "WORK",
     "batch",
