@@ -1,0 +1,2 @@
+def main(rounds=1):
+    pass
