@@ -33,6 +33,9 @@ _dumps = json.JSONEncoder(separators=(",", ":")).encode
 #: How many values one wakeup has in the answer of take.lua.
 WAKEUP = 10
 
+#: How many arguments record.lua has before the messages.
+BEFORE_LISTS = 6
+
 
 def dumps(value: Any) -> str:
     """Return JSON that cjson can read: it refuses half a surrogate pair."""
@@ -67,8 +70,13 @@ def pack_rules(rules: LedgerRules) -> str:
     return "\n".join(f"local {name} = {value!r}" for name, value in values.items())
 
 
-def run_values(run: NewRun) -> list[Any]:
-    """Return the 9 or 10 values of a run, see add_runs in lib.lua."""
+def run_values(run: NewRun, message: int = 0) -> list[Any]:
+    """Return the 9 or 10 values of a run, see add_runs in lib.lua.
+
+    Args:
+        run: the run.
+        message: which of the script's arguments is its message; 0: none.
+    """
     values: list[Any] = [
         run.id,
         run.kind,
@@ -81,17 +89,20 @@ def run_values(run: NewRun) -> list[Any]:
         dict(run.checkpoints) if run.checkpoints else "",
     ]
     if run.flow is not None:
-        values.append(flow_values(run.flow, run.envelope))
+        flow = flow_values(run.flow)
+        if message and run.envelope is not None:
+            flow["list"], flow["message"] = run.envelope[0], message
+        values.append(flow)
     return values
 
 
-def flow_values(flow: Flow, envelope: tuple[str, str] | None = None) -> dict[str, Any]:
+def flow_values(flow: Flow) -> dict[str, Any]:
     """Return a flow as scripts read it.
 
     ``f`` fields of the run's record and their values, ``g`` gates (id, name, key, number, period,
     burst), ``o`` once (gate, for how long, name), ``r`` rate limit (gate, number, period, name),
-    ``c`` collects (gate, kind, period, time-out or 0, size), ``s`` start_timeout, ``list`` and
-    ``message`` of the broker.
+    ``c`` collects (gate, kind, period, time-out or 0, size), ``s`` start_timeout. In those of a run,
+    ``list`` of the broker and ``message``, which argument of the script is to go there.
     """
     fields: list[str] = []
     gates: list[list[Any]] = []
@@ -119,8 +130,6 @@ def flow_values(flow: Flow, envelope: tuple[str, str] | None = None) -> dict[str
         values["c"] = [gate, collect.kind, collect.period, timeout, collect.max_size]
         name, key = collect.gate.limit, collect.gate.key
         gates.append([gate, name, key, collect.max_size, collect.period, 0])
-    elif envelope is not None:
-        values["list"], values["message"] = envelope
     # those of one lane wait for the same: else one could hold up another that needs less
     lane = " ".join([flow.lane, *needs])
     fields += ["fl", f"{sha1(lane.encode(), usedforsecurity=False).hexdigest()[:12]} {flow.priority}"]
@@ -159,11 +168,20 @@ def event_args(event: NewEvent, *, news: bool = False) -> list[Any]:
         head["resume"] = event.resume_at
     if event.expires_at is not None:
         head["expires"] = event.expires_at
-    args: list[Any] = [_dumps(head), event.attributes, event.data, event.then_message]
-    args += [runs_json(event.runs), len(event.messages)]
+    lists: list[Any] = [len(event.messages)]
     for key, messages in event.messages.items():
-        args += [key, len(messages), *messages]
-    return args
+        lists += [key, len(messages), *messages]
+    # not within the JSON of the runs: a message has many quotes, and each would be escaped
+    runs: list[list[Any]] = []
+    sealed: list[str] = []
+    first = BEFORE_LISTS + len(lists) + 1
+    for run in event.runs:
+        envelope = run.envelope if run.flow is not None and run.flow.collect is None else None
+        runs.append(run_values(run, 0 if envelope is None else first + len(sealed)))
+        if envelope is not None:
+            sealed.append(envelope[1])
+    texts = (_dumps(head), event.attributes, event.data, event.then_message, dumps(runs))
+    return [*texts, *lists, *sealed]
 
 
 def recorded_of(event: NewEvent, answer: Any) -> Recorded:

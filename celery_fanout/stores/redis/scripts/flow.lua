@@ -455,7 +455,7 @@ local function flow()
       return 'gated', patience(r), r.fields
     end
     if not m.list then return 'pending', now + GRACE, r.fields end
-    call('LPUSH', m.list, m.message)
+    call('LPUSH', m.list, ARGV[m.message])
     return 'published', now + REPUBLISH, r.fields
   end
   --

@@ -2,7 +2,8 @@
 --
 -- ARGV[2] JSON: key, name, gen, replay, nonce, resume, expires, then_id, trace, news
 -- ARGV[3] attributes  ARGV[4] data  ARGV[5] message of the fan-in  ARGV[6] JSON of the runs, see add_runs
--- in lib.lua  ARGV[7] number of lists, then for each its name, how many messages, and the messages
+-- in lib.lua  ARGV[7] number of lists, then for each its name, how many messages, and the messages; and
+-- messages that the runs name
 -- Returns {status, generation, "state state ..." of the runs, woken, their ids if they are not those given}
 local m = cjson.decode(ARGV[2])
 local e = ekey(m.key)
