@@ -35,6 +35,9 @@ __all__ = ["broker_priority", "flow_of", "limits_of", "require_flow"]
 #: the beginning and a checksum.
 MAX_KEY = 200
 
+#: How many values of its keys a subscription remembers what they come to.
+MAX_FLOWS = 1000
+
 #: What a second run meets at a singleton, by its mode.
 _FULL: dict[str, Literal["wait", "drop", "cancel"]] = {
     "skip": "drop",
@@ -85,10 +88,26 @@ def flow_of(subscription: Subscription, event: Event) -> Flow | None:
     options = subscription.flow
     if options is None:
         return None
-    gates = _Gates()
-    for name, limit in limits_of(subscription).items():
-        key = "" if limit.key is None else _value(limit.key, name, subscription, event)
-        gates.add(limit, Gate(name, key))
+    limits = limits_of(subscription)
+    keys = tuple(
+        "" if limit.key is None else _value(limit.key, name, subscription, event)
+        for name, limit in limits.items()
+    )
+    priority = _priority(options.priority, subscription, event)
+    known: dict[Any, Flow] = options.flows
+    found = known.get((subscription.id, keys, priority))
+    if found is None:
+        gates = _Gates()
+        for (name, limit), key in zip(limits.items(), keys, strict=True):
+            gates.add(limit, Gate(name, key))
+        found = _flow(options, gates, subscription, priority)
+        if len(known) >= MAX_FLOWS:
+            known.clear()
+        known[subscription.id, keys, priority] = found
+    return found
+
+
+def _flow(options: FlowOptions, gates: _Gates, subscription: Subscription, priority: int) -> Flow:
     throttle, rate, once = options.throttle, options.rate_limit, options.idempotency
     flow_throttle = flow_rate = flow_once = None
     if throttle is not None:
@@ -105,7 +124,7 @@ def flow_of(subscription: Subscription, event: Event) -> Flow | None:
         once=flow_once,
         collect=_collect(options, gates),
         lane=_lane(options, gates, subscription),
-        priority=_priority(options.priority, subscription, event),
+        priority=priority,
         start_timeout=options.start_timeout,
         finish_timeout=options.finish_timeout,
     )

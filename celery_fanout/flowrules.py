@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from celery_fanout.exceptions import InvalidSubscription
@@ -91,7 +92,20 @@ class FlowOptions:
 
     def limits(self, subscription: str) -> dict[str, Limit]:
         """Return the limits of a subscription by their names, see :func:`limit_name`."""
-        return {limit_name(limit, subscription): limit for limit in self._limits()}
+        known = self._named.get(subscription)
+        if known is None:
+            known = {limit_name(limit, subscription): limit for limit in self._limits()}
+            self._named[subscription] = known
+        return known
+
+    @cached_property
+    def flows(self) -> dict[Any, Any]:
+        """What was worked out before, see :func:`~celery_fanout.admission.flow_of`."""
+        return {}
+
+    @cached_property
+    def _named(self) -> dict[str, dict[str, Limit]]:
+        return {}
 
     def _limits(self) -> Iterator[Limit]:
         yield from self.concurrency

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any, cast
 
@@ -91,17 +92,18 @@ def run_values(run: NewRun, message: int = 0) -> list[Any]:
     if run.flow is not None:
         flow = flow_values(run.flow)
         if message and run.envelope is not None:
-            flow["list"], flow["message"] = run.envelope[0], message
+            flow = {**flow, "list": run.envelope[0], "message": message}
         values.append(flow)
     return values
 
 
-def flow_values(flow: Flow) -> dict[str, Any]:
+@lru_cache(maxsize=1000)
+def flow_values(flow: Flow) -> Mapping[str, Any]:
     """Return a flow as scripts read it.
 
     ``f`` fields of the run's record and their values, ``g`` gates (id, name, key, number, period,
     burst), ``o`` once (gate, for how long, name), ``r`` rate limit (gate, number, period, name),
-    ``c`` collects (gate, kind, period, time-out or 0, size), ``s`` start_timeout. In those of a run,
+    ``c`` collects (gate, kind, period, time-out or 0, size), ``s`` start_timeout. A run's has
     ``list`` of the broker and ``message``, which argument of the script is to go there.
     """
     fields: list[str] = []
@@ -132,12 +134,20 @@ def flow_values(flow: Flow) -> dict[str, Any]:
         gates.append([gate, name, key, collect.max_size, collect.period, 0])
     # those of one lane wait for the same: else one could hold up another that needs less
     lane = " ".join([flow.lane, *needs])
-    fields += ["fl", f"{sha1(lane.encode(), usedforsecurity=False).hexdigest()[:12]} {flow.priority}"]
+    fields += [
+        "fl",
+        f"{sha1(lane.encode(), usedforsecurity=False).hexdigest()[:12]} {flow.priority}",
+    ]
     if flow.start_timeout is not None:
         values["s"] = flow.start_timeout
     if flow.finish_timeout is not None:
         fields += ["ft", str(flow.finish_timeout)]
     return values
+
+
+@lru_cache(maxsize=1000)
+def _lane(text: str) -> str:
+    return sha1(text.encode(), usedforsecurity=False).hexdigest()[:12]
 
 
 def run_json(run: NewRun) -> str:
@@ -213,7 +223,11 @@ def claim_of(answer: Any) -> Claim:
 
 def settled_of(answer: Any) -> Settled:
     """Read the answer of settle.lua and the like: 1, 0, or that and who is due now."""
-    return Settled(bool(answer), []) if isinstance(answer, int) else Settled(bool(answer[0]), answer[1])
+    return (
+        Settled(bool(answer), [])
+        if isinstance(answer, int)
+        else Settled(bool(answer[0]), answer[1])
+    )
 
 
 def taken_of(answer: Any) -> Taken:

@@ -9,8 +9,9 @@
 local flowing
 local function flow()
   if flowing then return flowing end
-  -- for when the new runs are recorded: whom they cancel; which of them have all their events
-  local F = {victims = {}, full = {}}
+  -- for when the new runs are recorded: whom they cancel; which of them have all their events; their
+  -- messages by the list that they go to
+  local F = {victims = {}, full = {}, lists = {}}
   flowing = F
   -- how many runs one change looks at in a lane; how late a timer may be, at least, without that
   -- costing throughput; what times may differ by; how often it is noted that a gate is used
@@ -455,12 +456,19 @@ local function flow()
       return 'gated', patience(r), r.fields
     end
     if not m.list then return 'pending', now + GRACE, r.fields end
-    call('LPUSH', m.list, ARGV[m.message])
+    local list = F.lists[m.list] or {}
+    list[#list + 1] = ARGV[m.message]
+    F.lists[m.list] = list
     return 'published', now + REPUBLISH, r.fields
   end
   --
   -- What is left to do once the new runs are recorded.
   function F.finish(cancel)
+    for list, messages in pairs(F.lists) do
+      for start = 1, #messages, 4000 do
+        call('LPUSH', list, unpack(messages, start, math.min(start + 3999, #messages)))
+      end
+    end
     for _, id in ipairs(F.full) do flush_now(rec(id)) end
     for _, victim in ipairs(F.victims) do cancel(victim[1], victim[2], {}) end
   end
