@@ -201,8 +201,7 @@ def _value(key: Key, limit: str, subscription: Subscription, event: Event) -> st
     return f"{text[:MAX_KEY]}… {sha1(text.encode(), usedforsecurity=False).hexdigest()}"
 
 
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def _called(function: Callable[[Event], object], what: str, event: Event) -> object:

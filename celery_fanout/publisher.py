@@ -145,11 +145,11 @@ class Publisher:
         if not matching:
             return []
         found = self.freeze_for(event, matching, generation, place)
-        for delivery in found:
-            sub = delivery.chain.subscription
-            if sub.flow is not None and not self._app.conf.task_always_eager:
-                require_flow(sub, self._ledger)
-                delivery.chain.flow = flow_of(sub, event)
+        flowing = [d.chain for d in found if d.chain.subscription.flow is not None]
+        if flowing and not self._app.conf.task_always_eager:
+            for chain in flowing:
+                require_flow(chain.subscription, self._ledger)
+                chain.flow = flow_of(chain.subscription, event)
         return found
 
     def freeze_for(

@@ -71,6 +71,8 @@ class Subscription:
 
     def cancels(self, event: Event) -> tuple[tuple[str, str], ...]:
         """Return which events cancel the run of an event: names, and what they must match."""
+        if not self.cancel_on:
+            return ()
         found = ((item.event, item.match_for(event.data)) for item in self.cancel_on)
         return tuple((name, match) for name, match in found if match is not None)
 

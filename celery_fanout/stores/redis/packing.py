@@ -13,7 +13,7 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from celery_fanout.stores.flow import Flow
+    from celery_fanout.stores.flow import Flow, Gate
     from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 
 __all__ = [
@@ -101,8 +101,8 @@ def run_values(run: NewRun, message: int = 0) -> list[Any]:
 def flow_values(flow: Flow) -> Mapping[str, Any]:
     """Return a flow as scripts read it.
 
-    ``f`` fields of the run's record and their values, ``g`` gates (id, name, key, number, period,
-    burst), ``o`` once (gate, for how long, name), ``r`` rate limit (gate, number, period, name),
+    ``f`` fields of the run's record and their values, ``g`` gates (id, name, key, "number period
+    burst", period), ``o`` once (gate, for how long, name), ``r`` rate limit (gate, number, period, name),
     ``c`` collects (gate, kind, period, time-out or 0, size), ``s`` start_timeout. A run's has
     ``list`` of the broker and ``message``, which argument of the script is to go there.
     """
@@ -112,37 +112,36 @@ def flow_values(flow: Flow) -> Mapping[str, Any]:
         gate = place.gate.id
         mode = ("k" if place.kept else "-") + place.full[0]
         fields += [f"l{number}", f"{gate} {place.at_most} {mode}"]
-        gates.append([gate, place.gate.limit, place.gate.key, place.at_most, 0, 0])
+        gates.append(_numbers(place.gate, place.at_most))
     values: dict[str, Any] = {"f": fields, "g": gates}
     rate, throttle, collect = flow.rate_limit, flow.throttle, flow.collect
     if throttle is not None:
-        numbers = (throttle.gate.id, throttle.at_most, throttle.per, throttle.burst)
-        fields += ["lt", " ".join(map(str, numbers))]
-        gates.append([numbers[0], throttle.gate.limit, throttle.gate.key, *numbers[1:]])
+        gates.append(_numbers(throttle.gate, throttle.at_most, throttle.per, throttle.burst))
+        fields += ["lt", f"{gates[-1][0]} {gates[-1][3]}"]
     needs = [each[0] for each in gates]
     if flow.once is not None:
         values["o"] = [flow.once.gate.id, flow.once.ttl, flow.once.gate.limit]
     if rate is not None:
         gate = rate.gate.id
         values["r"] = [gate, rate.at_most, rate.per, rate.gate.limit]
-        gates.append([gate, rate.gate.limit, rate.gate.key, rate.at_most, rate.per, 0])
+        gates.append(_numbers(rate.gate, rate.at_most, rate.per))
     if collect is not None:
         gate = collect.gate.id
         timeout = collect.timeout or 0
         values["c"] = [gate, collect.kind, collect.period, timeout, collect.max_size]
-        name, key = collect.gate.limit, collect.gate.key
-        gates.append([gate, name, key, collect.max_size, collect.period, 0])
+        gates.append(_numbers(collect.gate, collect.max_size, collect.period))
     # those of one lane wait for the same: else one could hold up another that needs less
-    lane = " ".join([flow.lane, *needs])
-    fields += [
-        "fl",
-        f"{sha1(lane.encode(), usedforsecurity=False).hexdigest()[:12]} {flow.priority}",
-    ]
+    lane = _lane(" ".join([flow.lane, *needs]))
+    fields += ["fl", f"{lane} {flow.priority}"]
     if flow.start_timeout is not None:
         values["s"] = flow.start_timeout
     if flow.finish_timeout is not None:
         fields += ["ft", str(flow.finish_timeout)]
     return values
+
+
+def _numbers(gate: Gate, at_most: int, per: float = 0, burst: int = 0) -> list[Any]:
+    return [gate.id, gate.limit, gate.key, f"{at_most} {per} {burst}", per]
 
 
 @lru_cache(maxsize=1000)

@@ -25,8 +25,9 @@ local function flow()
   --
   -- Change a run's record; one that is being recorded is written later, with all its fields.
   local function set(r, ...)
-    for i = 1, select('#', ...), 2 do r[select(i, ...)] = tostring(select(i + 1, ...)) end
-    if r.fields then copy({...}, r.fields) else call('HSET', rkey(r.id), ...) end
+    local given = {...}
+    for i = 1, #given, 2 do r[given[i]] = tostring(given[i + 1]) end
+    if r.fields then copy(given, r.fields) else call('HSET', rkey(r.id), ...) end
   end
   --
   -- The limits of a run that it has to pass, in their order.
@@ -110,14 +111,14 @@ local function flow()
   end
   F.touch = touch
   --
-  -- Note the gates of a new run: lists of id, name, key, at_most, period, burst.
+  -- Note the gates of a new run: lists of id, name, key, "at_most period burst", period.
   local function note(gates)
     for _, g in ipairs(gates) do
-      local numbers = table.concat({g[4], g[5], g[6]}, ' ')
-      local known, since = unpack(call('HMGET', lkey(g[1]), 'at', 'us'))
+      local id, name, key, numbers, span = unpack(g)
+      local known, since = unpack(call('HMGET', lkey(id), 'at', 'us'))
       if known ~= numbers or tonumber(since) < now - NOTE then
-        call('HSET', lkey(g[1]), 'n', g[2], 'k', g[3], 'at', numbers)
-        touch(g[1], g[5])
+        call('HSET', lkey(id), 'n', name, 'k', key, 'at', numbers)
+        touch(id, span)
       end
     end
   end
@@ -397,9 +398,9 @@ local function flow()
   -- Decide what becomes of a new run. m: see flow_values in packing.py; more: see add_runs.
   -- Returns its state, its timer, the fields of its record; or only the run that its event has joined.
   function F.begin(id, sub, h, m, event, more)
-    local r = {id = id, sub = sub, u = h, fields = {}}
+    local r = {id = id, sub = sub, u = h, fields = m.f}
     m.run = r
-    set(r, unpack(m.f))
+    for i = 1, #m.f, 2 do r[m.f[i]] = m.f[i + 1] end
     note(m.g)
     if not more.replay then
       local dropped = F.dropped_by(m)
