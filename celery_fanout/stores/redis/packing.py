@@ -118,7 +118,6 @@ def flow_values(flow: Flow) -> Mapping[str, Any]:
     if throttle is not None:
         gates.append(_numbers(throttle.gate, throttle.at_most, throttle.per, throttle.burst))
         fields += ["lt", f"{gates[-1][0]} {gates[-1][3]}"]
-    needs = [each[0] for each in gates]
     if flow.once is not None:
         values["o"] = [flow.once.gate.id, flow.once.ttl, flow.once.gate.limit]
     if rate is not None:
@@ -130,8 +129,7 @@ def flow_values(flow: Flow) -> Mapping[str, Any]:
         timeout = collect.timeout or 0
         values["c"] = [gate, collect.kind, collect.period, timeout, collect.max_size]
         gates.append(_numbers(collect.gate, collect.max_size, collect.period))
-    # those of one lane wait for the same: else one could hold up another that needs less
-    lane = _lane(" ".join([flow.lane, *needs]))
+    lane = _lane(flow.lane)
     fields += ["fl", f"{lane} {flow.priority}"]
     if flow.start_timeout is not None:
         values["s"] = flow.start_timeout

@@ -9,9 +9,8 @@
 local flowing
 local function flow()
   if flowing then return flowing end
-  -- for when the new runs are recorded: whom they cancel; which of them have all their events; their
-  -- messages by the list that they go to
-  local F = {victims = {}, full = {}, lists = {}}
+  -- for when the new runs are recorded: whom they cancel; their messages by the list that they go to
+  local F = {victims = {}, lists = {}}
   flowing = F
   -- how many runs one change looks at in a lane; how late a timer may be, at least, without that
   -- costing throughput; what times may differ by; how often it is noted that a gate is used
@@ -61,9 +60,12 @@ local function flow()
     return g.at_most, g.per
   end
   --
+  -- What note() has just read of gates.
+  local seen = {}
   -- Look at a gate: how many places are taken, or when the next may start.
   local function look(g)
-    local name, waiting, tat = unpack(call('HMGET', lkey(g.id), 'n', 'w', 'tat'))
+    local name, waiting, tat = unpack(seen[g.id] or call('HMGET', lkey(g.id), 'n', 'w', 'tat'))
+    seen[g.id] = nil
     g.waiting = tonumber(waiting or '0')
     g.most, g.span = in_force(g, g.name or name)
     if not g.per then
@@ -115,11 +117,13 @@ local function flow()
   local function note(gates)
     for _, g in ipairs(gates) do
       local id, name, key, numbers, span = unpack(g)
-      local known, since = unpack(call('HMGET', lkey(id), 'at', 'us'))
-      if known ~= numbers or tonumber(since) < now - NOTE then
+      local known = call('HMGET', lkey(id), 'n', 'w', 'tat', 'at', 'us')
+      if known[4] ~= numbers or tonumber(known[5]) < now - NOTE then
         call('HSET', lkey(id), 'n', name, 'k', key, 'at', numbers)
+        known[1] = name
         touch(id, span)
       end
+      seen[id] = known
     end
   end
   --
@@ -228,8 +232,8 @@ local function flow()
   --
   -- Let those start who wait at a gate, while it has room. At other gates they take what is free though
   -- somebody waits there: who waits at a gate that has room waits for something else. Those whom another
-  -- gate refuses go and wait there, but of a lane no more than there is room for here: they have the
-  -- same needs, so a long lane would else wander from gate to gate.
+  -- gate refuses go and wait there, but of those in a lane with the same needs no more than there is
+  -- room for here: a long lane would else wander from gate to gate.
   local function pump(gate)
     local moved, passed = {}, 0
     call('ZREM', gates_key, gate)
@@ -238,7 +242,8 @@ local function flow()
       if not lane then return end
       local r, g = rec(call('ZRANGE', queue_key(gate, lane), 0, 0)[1])
       for _, each in ipairs(limits_of(r)) do if each.id == gate then g = each end end
-      if moved[lane] and moved[lane] >= (look(g).per and g.burst + 1 or g.most - g.used) then
+      local alike = table.concat({lane, r.l1 or '', r.l2 or '', r.l3 or '', r.l4 or '', r.lt or ''}, ' ')
+      if moved[alike] and moved[alike] >= (look(g).per and g.burst + 1 or g.most - g.used) then
         rotate(gate, lane)
         passed = passed + 1
         if passed >= call('ZCARD', lanes_key(gate)) then
@@ -256,7 +261,7 @@ local function flow()
         if left then rotate(gate, left) end
         if refused then
           queue(r, refused)
-          moved[lane] = (moved[lane] or 0) + 1
+          moved[alike] = (moved[alike] or 0) + 1
         else
           enter(r, 'pending', now)
           woken[#woken + 1] = r.id
@@ -334,6 +339,7 @@ local function flow()
   local function join(r, c, event, resume)
     local _, kind, period, _, size = unpack(c)
     local many = call('RPUSH', lekey(r.id), event)
+    seen = {}
     local due = tonumber(call('ZSCORE', K .. ':due', r.id) or f(now))
     if resume and resume > tonumber(r.i or '0') then set(r, 'i', f(resume)) end
     if kind == 'debounce' then
@@ -435,13 +441,12 @@ local function flow()
     if m.c then
       set(r, 'cl', m.c[2])
       call('RPUSH', lekey(id), event)
-      if not more.replay then
-        local gate, kind, period, timeout, size = unpack(m.c)
+      local gate, kind, period, timeout, size = unpack(m.c)
+      if not more.replay and (kind == 'debounce' or size > 1) then
         set(r, 'co', gate)
         call('SET', K .. ':lc:' .. gate, id)
         if timeout > 0 then set(r, 'cd', f(now + timeout)) end
         local due = math.max(now + period, more.resume or 0)
-        if kind == 'batch' and size <= 1 then F.full[#F.full + 1] = id end
         return 'gated', r.o and math.min(due, tonumber(r.o)) or due, r.fields
       end
     end
@@ -456,6 +461,10 @@ local function flow()
       queue(r, refused)
       return 'gated', patience(r), r.fields
     end
+    if m.c and not more.replay then -- a batch of one: who recorded it does not know what it is given
+      woken[#woken + 1] = id
+      return 'pending', now, r.fields
+    end
     if not m.list then return 'pending', now + GRACE, r.fields end
     local list = F.lists[m.list] or {}
     list[#list + 1] = ARGV[m.message]
@@ -463,14 +472,14 @@ local function flow()
     return 'published', now + REPUBLISH, r.fields
   end
   --
-  -- What is left to do once the new runs are recorded.
+  -- Once the new runs are recorded: publish them, and cancel those whose places they have taken.
   function F.finish(cancel)
     for list, messages in pairs(F.lists) do
       for start = 1, #messages, 4000 do
         call('LPUSH', list, unpack(messages, start, math.min(start + 3999, #messages)))
       end
     end
-    for _, id in ipairs(F.full) do flush_now(rec(id)) end
+    seen = {}
     for _, victim in ipairs(F.victims) do cancel(victim[1], victim[2], {}) end
   end
   return F
