@@ -47,6 +47,9 @@ SUBSCRIBERS = 20
 #: How often each has its turn, and how many events or runs a turn has.
 ROUNDS, EMITS, RUNS = 20, 40, 500
 
+#: Of the events, each of which has a number of its own.
+NUMBERS = itertools.count()
+
 Figures = dict[str, dict[str, list[float]]]
 
 
@@ -62,14 +65,13 @@ class Emitter:
     def __init__(self, broker: RedisServer, ledger: RedisServer, subscribers: int) -> None:
         self._broker, self._ledger = broker.client(), ledger.client()
         self._subscribers = subscribers
-        self._numbers = itertools.count()
         self._app = make_app(subscribers, broker_url=broker.url(), result_backend=ledger.url())
         channel = self._app.connection_for_write().default_channel
         self._app.amqp.queues["celery"](channel).declare()
 
     def emit(self, option: str) -> None:
         """Emit one event."""
-        data = document(next(self._numbers))
+        data = document(next(NUMBERS))
         emit(event_name(option, self._subscribers), data, app=self._app)
 
     def commands(self, option: str) -> int:
@@ -119,13 +121,12 @@ def of_emits(title: str, emitter: Emitter, rounds: int, emits: int) -> None:
 
 def events(option: str, count: int) -> Callable[[Celery], object]:
     """Return what emits events."""
-    numbers = itertools.count()
 
     def publish(app: Celery) -> None:
         for start in range(0, count, 100):
             few = min(100, count - start)
             name = event_name(option)
-            emit_many([(name, document(next(numbers))) for _ in range(few)], app=app)
+            emit_many([(name, document(next(NUMBERS))) for _ in range(few)], app=app)
 
     return publish
 
