@@ -103,8 +103,8 @@ def flow_values(flow: Flow) -> Mapping[str, Any]:
 
     ``f`` fields of the run's record and their values, ``g`` gates (id, name, key, "number period
     burst", period), ``o`` once (gate, for how long, name), ``r`` rate limit (gate, number, period,
-    name), ``c`` collects (gate, kind, period, time-out or 0, size), ``s`` start_timeout. A run's has
-    ``list`` of the broker and ``message``, which argument of the script is to go there.
+    name), ``c`` collects (gate, kind, period, time-out or 0, size), ``s`` start_timeout. A run's
+    has ``list`` of the broker and ``message``, which argument of the script is to go there.
     """
     fields: list[str] = []
     gates: list[list[Any]] = []
