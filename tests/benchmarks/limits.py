@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from celery import Celery
 
@@ -175,35 +174,44 @@ def of_runs(pool: str, rounds: int, runs: int) -> None:
     table(f"One run (of a batch: one event), {pool} worker", head, rows)
 
 
-def main(rounds: int = ROUNDS, size: int = 100_000, only: Sequence[str] = ()) -> None:
+def main(
+    rounds: int = ROUNDS,
+    size: int = 100_000,
+    only: Sequence[str] = (),
+    emits: int = EMITS,
+    runs: int = RUNS,
+) -> None:
     """Print the tables.
 
     Args:
-        rounds: how often each option has its turn.
-        size: how many runs wait in the largest backlog.
-        only: of ``emit``, ``runs``, ``backlog``, ``engines``; by default all.
+        rounds: how often each option has its turn; a turn of runs takes longer, and has a quarter.
+        size: how many runs wait in the longest backlog.
+        only: of ``emit``, ``runs``, ``backlog``, ``queues``; by default all.
+        emits: how many runs of emitted events a turn has.
+        runs: how many runs a turn has that are executed.
     """
-    parts: dict[str, Callable[[], Any]] = {
-        "emit": lambda: _emits(rounds),
-        "runs": lambda: _runs(rounds),
-        "backlog": lambda: backlog.main(size=size),
-        "engines": lambda: queueing.main(rounds=max(1, rounds // 5)),
+    few = max(1, rounds // 4)
+    parts: dict[str, Callable[[], None]] = {
+        "emit": lambda: _emits(rounds, emits),
+        "runs": lambda: _runs(few, runs),
+        "backlog": lambda: backlog.main(size, rounds),
+        "queues": lambda: queueing.main(few, 2 * runs),
     }
     for part, measure in parts.items():
         if not only or part in only:
             measure()
 
 
-def _emits(rounds: int) -> None:
+def _emits(rounds: int, emits: int) -> None:
     with RedisServer() as redis, RedisServer() as other:
         for subscribers in (1, SUBSCRIBERS):
             words = f"{subscribers} subscriber{'s' if subscribers > 1 else ''}"
-            emits = max(1, EMITS // subscribers)
-            for where, broker in (("one Redis", redis), ("broker apart", other)):
+            few = max(1, emits // subscribers)
+            for where, broker in (("one Redis", redis), ("a broker apart", other)):
                 emitter = Emitter(broker, redis, subscribers)
-                of_emits(f"One emit, {words}, {where}", emitter, rounds, emits)
+                of_emits(f"One emit, {words}, {where}", emitter, rounds, few)
 
 
-def _runs(rounds: int) -> None:
+def _runs(rounds: int, runs: int) -> None:
     for pool in ("prefork", "fast"):
-        of_runs(pool, max(1, rounds // 4), RUNS)
+        of_runs(pool, rounds, runs)

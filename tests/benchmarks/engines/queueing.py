@@ -35,6 +35,9 @@ OF_DBOS: dict[str, dict[str, Any]] = {
     "limited/a-second": {"limiter": {"limit": A_SECOND, "period": 1.0}},
 }
 
+#: Our side.
+OURS: Sequence[type[celery_engines.Runs]] = (celery_engines.Prefork, celery_engines.Fast)
+
 Enqueue = Callable[[Engine, str, Sequence[dict[str, Any]]], None]
 
 
@@ -95,8 +98,7 @@ def main(rounds: int = 3, size: int = 1000) -> None:
         size: how many events wait.
     """
     contestants: list[tuple[str, Callable[[str], type[Engine]], Enqueue]] = [
-        (kind.name, lambda event, kind=kind: kind, _ours)
-        for kind in (celery_engines.Prefork, celery_engines.Fast)
+        (kind.name, lambda event, kind=kind: kind, _ours) for kind in OURS
     ]
     note = ""
     try:
