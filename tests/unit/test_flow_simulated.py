@@ -1,5 +1,7 @@
 """Flow control in ``simulate()``: the options of subscribers, on the ledger in memory."""
 
+from dataclasses import replace
+
 import pytest
 from celery import Celery
 
@@ -19,8 +21,10 @@ from celery_fanout import (
     on_event,
     step,
 )
-from celery_fanout.exceptions import InvalidEvent, WrongKind
+from celery_fanout.exceptions import InvalidEvent, StoreUnsupported, WrongKind
+from celery_fanout.flowrules import FlowOptions
 from celery_fanout.ids import event_key
+from celery_fanout.replaying import begin_again
 from celery_fanout.testing import Clock, FanoutTester
 
 NOWHERE = "redis://127.0.0.1:1"
@@ -283,6 +287,31 @@ def test_nothing_is_recorded_if_a_key_cannot_be_worked_out(shop, simulation):
         emit_many([("order/paid", {"tenant": 1}), ("order/paid", {})], app=shop.app)
     assert simulation.ledger.runs() == []
     assert simulation.ledger.events() == []
+
+
+def test_a_batch_that_the_ledger_has_lost_comes_back_with_its_message(shop):
+    shop.subscribe(lambda data: step.sleep("rest", 60), batch=Batch(2, 10))
+    with shop.fanout.simulate(clock=Clock()) as simulation:  # no event may be too old
+        for number in range(2):
+            shop.emit(number)
+        simulation.collect()
+        simulation.ledger.book = type(simulation.ledger.book)(
+            simulation.ledger.rules, simulation.clock
+        )
+        simulation.finish()
+        assert shop.got == [[0, 1], [0, 1]]
+
+
+def test_shards_are_refused_for_replays_too(shop, simulation):
+    shop.subscribe()
+    shop.emit(1, id="e1")
+    simulation.work()
+    sub = get_fanout(shop.app).registry.find("work@order/paid")
+    limited = replace(sub, flow=FlowOptions(concurrency=(Concurrency(1),)))
+    event = simulation.runs.event("e1")
+    simulation.ledger.supports_flow = False
+    with pytest.raises(StoreUnsupported):
+        begin_again(simulation.ledger, event, [limited], {})
 
 
 def test_run_ignores_flow(shop):
