@@ -158,8 +158,8 @@ def test_flow_control_needs_one_shard():
     assert (found.level, found.message, found.remedy) == (
         "error",
         (
-            "sub@thing/made has throttle, priority, and fanout_shards is 2: a limit is counted in one "
-            "place."
+            "sub@thing/made has throttle, priority, and fanout_shards is 2: a limit is counted in "
+            "one place."
         ),
         "Set fanout_shards to 1, or leave the options out: until then emit() refuses.",
     )
