@@ -59,9 +59,12 @@ local function flow()
     return g.at_most, g.per
   end
   --
+  -- What note() has just read of gates.
+  local seen = {}
   -- Look at a gate: how many places are taken, or when the next may start.
   local function look(g)
-    local name, waiting, tat = unpack(call('HMGET', lkey(g.id), 'n', 'w', 'tat'))
+    local name, waiting, tat = unpack(seen[g.id] or call('HMGET', lkey(g.id), 'n', 'w', 'tat'))
+    seen[g.id] = nil
     g.waiting = tonumber(waiting or '0')
     g.most, g.span = in_force(g, g.name or name)
     if not g.per then
@@ -69,11 +72,19 @@ local function flow()
     else
       g.tat = tonumber(tat or '0')
       g.step = g.most > 0 and g.span / g.most
+      -- if it was made faster: else the next start would be when the old numbers had it
+      if g.step then g.tat = math.min(g.tat, now + (g.burst + 1) * g.step) end
       g.next = g.step and g.tat - g.burst * g.step or math.huge
     end
     return g
   end
   F.look = look
+  --
+  -- Look again at the gate of a throttle, at a time.
+  local function wait_until(g, at)
+    call('HSET', lkey(g.id), 'tat', f(g.tat))
+    call('ZADD', gates_key, f(at), g.id)
+  end
   --
   -- What a rate limit has let through within its period: how many, and when the oldest that counts
   -- is out of it.
@@ -105,11 +116,13 @@ local function flow()
   local function note(gates)
     for _, g in ipairs(gates) do
       local numbers = table.concat({g[4], g[5], g[6]}, ' ')
-      local known, since = unpack(call('HMGET', lkey(g[1]), 'at', 'us'))
-      if known ~= numbers or tonumber(since) < now - NOTE then
+      local known = call('HMGET', lkey(g[1]), 'n', 'w', 'tat', 'at', 'us')
+      if known[4] ~= numbers or tonumber(known[5]) < now - NOTE then
         call('HSET', lkey(g[1]), 'n', g[2], 'k', g[3], 'at', numbers)
+        known[1] = g[2]
         touch(g[1], g[5])
       end
+      seen[g[1]] = known
     end
   end
   --
@@ -164,7 +177,7 @@ local function flow()
       call('ZADD', lanes_key(g.id), call('HINCRBY', lkey(g.id), 'turn', 1), lane)
     end
     if call('HINCRBY', lkey(g.id), 'w', 1) == 1 then call('PERSIST', lkey(g.id)) end
-    if g.per and g.step then call('ZADD', gates_key, 'NX', f(math.max(g.next, now)), g.id) end
+    if g.per and g.step and not call('ZSCORE', gates_key, g.id) then wait_until(g, math.max(g.next, now)) end
     set(r, 'lw', g.spot)
   end
   --
@@ -211,39 +224,45 @@ local function flow()
     return true
   end
   --
-  -- Let those start who wait at a gate, while it has room. At the other gates they take what is free,
-  -- though others wait there: who waits at a gate that has room waits for what somebody else has, and
-  -- not for the room. Those that another gate refuses wait there, no more than there is room for here.
+  -- Give a lane the last turn of the round.
+  local function rotate(gate, lane)
+    call('ZADD', lanes_key(gate), call('HINCRBY', lkey(gate), 'turn', 1), lane)
+  end
+  --
+  -- Let those start who wait at a gate, while it has room. At other gates they take what is free though
+  -- somebody waits there: who waits at a gate that has room waits for something else. Those whom another
+  -- gate refuses go and wait there, but of a lane no more than there is room for here: they have the
+  -- same needs, so a long lane would else wander from gate to gate.
   local function pump(gate)
-    local moved = 0
+    local moved, passed = {}, 0
     call('ZREM', gates_key, gate)
     for _ = 1, TRIES do
       local lane = call('ZRANGE', lanes_key(gate), 0, 0)[1]
       if not lane then return end
-      local r = rec(call('ZRANGE', queue_key(gate, lane), 0, 0)[1])
-      if not hold_back(r) then
-        local g
-        for _, each in ipairs(limits_of(r)) do if each.id == gate then g = each end end
-        if moved > 0 then
-          look(g)
-          if moved >= (g.per and g.burst + 1 or g.most - g.used) then
-            if g.step then call('ZADD', gates_key, f(math.max(g.next, now + g.step)), gate) end
-            return
-          end
+      local r, g = rec(call('ZRANGE', queue_key(gate, lane), 0, 0)[1])
+      for _, each in ipairs(limits_of(r)) do if each.id == gate then g = each end end
+      if moved[lane] and moved[lane] >= (look(g).per and g.burst + 1 or g.most - g.used) then
+        rotate(gate, lane)
+        passed = passed + 1
+        if passed >= call('ZCARD', lanes_key(gate)) then
+          if g.step then wait_until(g, math.max(g.next, now + g.step)) end
+          return
         end
+      elseif not hold_back(r) then
+        passed = 0
         local refused = try(r, gate)
-        if not refused then
-          local _, left = leave(r)
-          if left then call('ZADD', lanes_key(gate), call('HINCRBY', lkey(gate), 'turn', 1), left) end
+        if refused == g then
+          if g.step then wait_until(g, g.next) end
+          return
+        end
+        local _, left = leave(r)
+        if left then rotate(gate, left) end
+        if refused then
+          queue(r, refused)
+          moved[lane] = (moved[lane] or 0) + 1
+        else
           enter(r, 'pending', now)
           woken[#woken + 1] = r.id
-        elseif refused == g then
-          if g.step then call('ZADD', gates_key, f(g.next), gate) end
-          return
-        else
-          leave(r)
-          queue(r, refused)
-          moved = moved + 1
         end
       end
     end
@@ -318,6 +337,7 @@ local function flow()
   local function join(r, c, event, resume)
     local _, kind, period, _, size = unpack(c)
     local many = call('RPUSH', lekey(r.id), event)
+    seen = {}
     local due = tonumber(call('ZSCORE', K .. ':due', r.id) or f(now))
     if resume and resume > tonumber(r.i or '0') then set(r, 'i', f(resume)) end
     if kind == 'debounce' then
@@ -447,6 +467,7 @@ local function flow()
   --
   -- What is left to do once the new runs are recorded.
   function F.finish(cancel)
+    seen = {}
     for _, id in ipairs(F.full) do flush_now(rec(id)) end
     for _, victim in ipairs(F.victims) do cancel(victim[1], victim[2], {}) end
   end
