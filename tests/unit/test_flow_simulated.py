@@ -220,6 +220,58 @@ def test_what_follows_a_batch(shop, simulation):
     assert [emission.get()[0].value for emission in emissions] == [14, 14]
 
 
+def test_a_link_that_is_sent_again_has_the_list_too(shop, simulation):
+    followed = []
+
+    def follow(value):
+        followed.append((value, current_event().data))
+        if len(followed) == 1:
+            raise ConnectionError
+
+    task = shop.app.task(follow, name="follow", shared=False)
+    shop.subscribe(sum, batch=Batch(2, 10), then=task)
+    for number in (3, 4):
+        shop.emit(number)
+    simulation.work()
+    (link,) = simulation.runs.list(state="failed")
+    simulation.runs.retry(link.id)
+    simulation.work()
+    assert followed == [(7, [3, 4])] * 2
+
+
+def test_items_of_a_parallel_step_of_a_batch_see_all_of_it(shop, simulation):
+    def body(data):
+        return step.parallel("each", [(lambda n=n: data[n] * 2,) for n in range(len(data))])
+
+    shop.subscribe(body, batch=Batch(3, 10))
+    emissions = [shop.emit(number, id=f"e{number}") for number in range(3)]
+    simulation.finish()
+    assert emissions[0].get()[0].value == [0, 2, 4]
+    assert shop.got == [[0, 1, 2]] * 5
+
+
+def test_who_is_told_of_a_failure_is_told_of_the_whole_batch(shop, simulation):
+    told = []
+    failed = shop.app.task(noting(told), name="failed", shared=False)
+    follow = shop.app.task(fail, name="follow", shared=False)
+    shop.subscribe(sum, batch=Batch(2, 10), then=follow, on_failure=failed)
+    for number in (3, 4):
+        shop.emit(number, id=f"e{number}")
+    simulation.work()
+    assert [(found["event"]["id"], found["event"]["data"]) for found in told] == [("e4", [3, 4])]
+
+
+def fail(value):
+    raise ConnectionError
+
+
+def noting(told):
+    def note(failure):
+        told.append(failure)
+
+    return note
+
+
 def test_retries_and_sleeps_of_a_batch_have_the_same_list(shop, simulation):
     tries = []
 
