@@ -286,15 +286,31 @@ def test_a_delayed_run_is_admitted_when_it_is_due(shop: Counting) -> None:
     assert sorted(shop.got) == [0, 1]
 
 
-def test_a_run_that_may_start_goes_out_with_its_record(shop: Counting) -> None:
-    shop.limited(concurrency=Concurrency(1))
+@pytest.mark.parametrize("shop", ["one Redis"], indirect=True)
+def test_on_one_redis_a_run_and_its_message_are_one_script(
+    shop: Counting, redis_server: RedisServer
+) -> None:
+    shop.limited(concurrency=Concurrency(2))
     shop.subscribe(nothing, name="plain")
-    states = {
-        handle.subscription.task.name: shop.look(handle.id).state
-        for emission in (shop.emit(1), shop.emit(2))
-        for handle in emission.runs
-    }
-    assert states == {"subscriber": "gated", "plain": "published"}
+    shop.subscribe(nothing, name="collected", subscription={"batch": Batch(2, 60)})
+    trips: list[int] = []
+    states: list[dict[str, str]] = []
+    with redis_server.client() as client:
+        for number in range(4):
+            before = client.info("stats")["total_reads_processed"]
+            emission = shop.emit(number)
+            trips.append(client.info("stats")["total_reads_processed"] - before - 1)
+            runs = {run.subscription.task.name: run.id for run in emission.runs}
+            states.append({name: str(shop.look(run).state) for name, run in runs.items()})
+        assert client.llen("celery") == 8  # four plain ones, two limited ones, two batches
+    # the first one loads the script and declares the queue; a full batch is taken with its list
+    assert trips[2] == 1
+    assert states == [
+        {"subscriber": "published", "plain": "published", "collected": "gated"},
+        {"subscriber": "published", "plain": "published", "collected": "published"},
+        {"subscriber": "gated", "plain": "published", "collected": "gated"},
+        {"subscriber": "gated", "plain": "published", "collected": "published"},
+    ]
 
 
 def nothing(data: Any) -> None: ...

@@ -269,7 +269,11 @@ def test_keys_of_what_drops_and_of_single_things_make_none():
     ("priority", "value"), [(5, 5), (-255, -255), (lambda event: event.data["id"], 7)]
 )
 def test_priority(priority, value):
-    assert flow(priority=priority).priority == value
+    assert flow(priority=priority, start_timeout=5).priority == value
+
+
+def test_a_priority_alone_is_nothing_to_wait_for():
+    assert flow(priority=5) is None
 
 
 @pytest.mark.parametrize(
