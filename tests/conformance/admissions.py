@@ -96,6 +96,12 @@ class Run:
         return (-self.flow.priority, self.number)
 
     @property
+    def lane(self) -> tuple[str, ...]:
+        """Those of one lane need the same."""
+        needs = [*self.flow.places, *([self.flow.throttle] if self.flow.throttle else [])]
+        return (self.flow.lane, *(limit.gate.id for limit in needs))
+
+    @property
     def limits(self) -> list[Place | Rate]:
         throttle = self.flow.throttle
         return [*self.flow.places, *([throttle] if throttle and not self.charged else [])]
@@ -152,7 +158,7 @@ class Admissions:
         self.let_through: list[float] = []
         self.once: dict[str, float] = {}
         self.starts: dict[str, list[float]] = defaultdict(list)
-        self.turns: Counter[tuple[str, str, str]] = Counter()
+        self.turns: Counter[tuple[Any, ...]] = Counter()
         self.story: list[str] = []
 
     # -- asking ---------------------------------------------------------------------------------
@@ -418,7 +424,7 @@ class Admissions:
                         continue
                     if was is not None and was.waits_at == gate:
                         # one that asks for more may have moved on, and come back
-                        alike = len(other.limits) == 1 and other.flow.lane == run.flow.lane
+                        alike = len(other.limits) == 1 and other.lane == run.lane
                         assert not alike or run.rank < other.rank, (run.id, other.id, "order")
                     elif (was is None or not was.waits_at) and (
                         name in ("record", "claim") and not self.ended(before)
@@ -439,20 +445,21 @@ class Admissions:
         gates = {run.waits_at for run in before.values()} - {""}
         for gate in gates:
             let_in = Counter(
-                run.flow.lane
+                run.lane
                 for run in self.runs.values()
                 if run.admitted
                 and not self.was_in(run, before)
                 and any(limit.gate.id == gate for limit in before.get(run.id, run).limits)
                 and gate not in (before[run.id].held if run.id in before else ())
             )
-            left: dict[str, list[Run]] = defaultdict(list)
+            left: dict[tuple[str, ...], list[Run]] = defaultdict(list)
             for run in self.waiting(gate):
                 if run.id in before and before[run.id].waits_at == gate:
-                    left[run.flow.lane].append(run)
-            for lane in ("", "x", "y"):
+                    left[run.lane].append(run)
+            lanes = {run.lane for run in self.runs.values()}
+            for lane in sorted(lanes):
                 plain_ones = all(len(run.limits) == 1 for run in left[lane])
-                for other in ("", "x", "y"):
+                for other in lanes:
                     key = (gate, lane, other)
                     if not left[lane] or not plain_ones or lane == other or let_in[lane]:
                         self.turns[key] = 0
@@ -469,7 +476,10 @@ class Admissions:
             if not run.waits_at or any(self.is_full(run, place) for place in run.flow.places):
                 continue
             throttle = None if run.charged else run.flow.throttle
-            assert throttle is not None, (run.id, "idle")
+            if throttle is None:
+                assert next_due is not None, (run.id, "idle")
+                assert next_due <= self.clock.now + 1e-6, (run.id, "idle")
+                continue
             most = self.at_most(throttle)
             latest = self.clock.now + throttle.per / max(1, most) + 1e-3
             assert most == 0 or (next_due is not None and next_due <= latest), (run.id, "no timer")

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.flow import Collect, Gate, Once, Rate
+from celery_fanout.stores.flow import Collect, Gate, Once, Place, Rate
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery_fanout.stores.flow import Flow, Place, Tuned
+    from celery_fanout.stores.flow import Flow, Tuned
     from celery_fanout.stores.memory_ledger.rows import Event, Row
     from celery_fanout.stores.records import LedgerRules
 
@@ -183,36 +183,41 @@ class Gates:
             self._let_in(row, self.now)
             return True
         self._wait(row, refused)
+        if isinstance(refused, Place) and not self.is_full(refused):
+            # who was first there waits elsewhere: this one may need less
+            self.counters[refused.gate.id].timer = self.now
         return False
 
     def _is_held_back(self, row: Row) -> bool:
         """Whether its subscription is paused; then it waits for that, and at no gate."""
         if row.subscription not in self.paused:
             return False
-        self.leave_gate(row)
+        self._give_up(row)
         row.reason = ""
         self.enter(row, RunState.GATED, row.timeout)
         return True
 
-    def refusal(self, flow: Flow, row: Row | None = None, pumped: str = "") -> Place | Rate | None:
+    def refusal(
+        self, flow: Flow, row: Row | None = None, *, first: bool = False
+    ) -> Place | Rate | None:
         """Return the first limit that does not let a run start; nobody is overtaken.
 
         Args:
             flow: of the run.
             row: the run; ``None`` for one that is only thought of.
-            pumped: id of the gate at which the run is the next.
+            first: it is the next one at a gate, and may pass by those who wait.
         """
         for place in flow.places:
             counter = self.peek(place.gate)
             if row is not None and row.id in counter.holders:
                 continue
-            if self.is_full(place) or (counter.lanes and place.gate.id != pumped):
+            if self.is_full(place) or (counter.lanes and not first):
                 return place
         throttle = flow.throttle
         if throttle is None or (row is not None and row.charged):
             return None
         start = self.next_start(throttle)
-        queue = throttle.gate.id != pumped and self.peek(throttle.gate).lanes
+        queue = self.peek(throttle.gate).lanes and not first
         return throttle if start is None or start > self.now + TINY or queue else None
 
     def _let_in(self, row: Row, earliest: float) -> None:
@@ -230,59 +235,99 @@ class Gates:
     def _wait(self, row: Row, at: Place | Rate) -> None:
         """Have a run wait at a gate, in its lane and by its number."""
         moves = bool(row.gate)
-        self.leave_gate(row)
+        self._leave(row)
         counter = self.counter(at)
-        lane = counter.lanes.setdefault(row.flow.lane, [])
-        insort(lane, (-row.flow.priority, row.order, row.id))
+        insort(counter.lanes.setdefault(row.lane, []), row.rank)
         row.gate, row.reason = at.gate.id, at.gate.limit
-        if isinstance(at, Rate):
+        if counter.timer is None and isinstance(at, Rate):
             self._set_timer(counter, at)
         if not moves:  # else it has waited as long as it had
             self.enter(row, RunState.GATED, row.timeout)
 
-    def _set_timer(self, counter: Counter, throttle: Rate) -> None:
+    def _set_timer(self, counter: Counter, throttle: Rate, earliest: float = 0.0) -> None:
         self._keep_up(throttle)
         start = self.next_start(throttle)
-        counter.timer = None if start is None else max(start, self.now)
+        counter.timer = None if start is None else max(start, self.now, earliest)
 
-    def leave_gate(self, row: Row) -> None:
+    def _leave(self, row: Row) -> None:
         """Take a run out of its lane."""
         if not row.gate:
             return
         counter = self.counters[row.gate]
         row.gate = ""
-        lane = counter.lanes[row.flow.lane]
-        lane.remove((-row.flow.priority, row.order, row.id))
-        if not lane:
-            del counter.lanes[row.flow.lane]
+        counter.lanes[row.lane].remove(row.rank)
+        if not counter.lanes[row.lane]:
+            del counter.lanes[row.lane]
+        if not counter.lanes:
+            counter.timer = None
+
+    def _give_up(self, row: Row) -> None:
+        """Take a run out of its lane that does not start.
+
+        Those behind it may have left it room at gates that it did not get to: these look again.
+        """
+        if not row.gate:
+            return
+        self._leave(row)
+        for limit in row.limits:
+            counter = self.counters.get(limit.gate.id)
+            if counter is not None and counter.lanes:
+                counter.timer = self.now
 
     def pump(self, counter: Counter) -> None:
-        """Let in who waits at a gate, while there is room."""
+        """Let in who waits at a gate, while there is room.
+
+        At other gates they take what is free though somebody waits there: who waits at a gate that
+        has room waits for something else. Those whom another gate refuses go and wait there, but
+        of a lane no more than there is room for here: they have the same needs, and a long lane
+        would wander from gate to gate otherwise.
+        """
         counter.timer = None
+        moved: dict[str, int] = {}
+        passed = 0
         for _ in range(TRIES):
             if not counter.lanes:
                 return
             lane = next(iter(counter.lanes))
             row = self.rows[counter.lanes[lane][0][2]]
-            if self._is_held_back(row):
-                continue
-            refused = self.refusal(row.flow, row, counter.gate.id)
-            if refused is None:
-                self._start_waiting(row, counter, lane)
-            elif refused.gate.id != counter.gate.id:
-                self._wait(row, refused)
-            else:
-                if isinstance(refused, Rate):
-                    self._set_timer(counter, refused)
-                return
+            here = next(limit for limit in row.limits if limit.gate.id == counter.gate.id)
+            if lane in moved and moved[lane] >= self._room(here):
+                self._rotate(counter, lane)
+                passed += 1
+                if passed >= len(counter.lanes):
+                    if isinstance(here, Rate):
+                        self._set_timer(counter, here, self.now + (self.interval(here) or 0.0))
+                    return
+            elif not self._is_held_back(row):
+                passed = 0
+                refused = self.refusal(row.flow, row, first=True)
+                if refused is here:
+                    if isinstance(here, Rate):
+                        self._set_timer(counter, here)
+                    return
+                self._go_on(row, counter, refused)
+                moved[lane] = moved.get(lane, 0) + (refused is not None)
+                self._rotate(counter, lane)
         if counter.lanes:
             counter.timer = self.now
 
-    def _start_waiting(self, row: Row, counter: Counter, lane: str) -> None:
-        """Let in the first of those that wait; its lane has its turn last then."""
-        self.leave_gate(row)
+    def _room(self, limit: Place | Rate) -> int:
+        """Return how many may start at once at a gate."""
+        if isinstance(limit, Rate):
+            return limit.burst + 1
+        return self.at_most(limit) - len(self.peek(limit.gate).holders)
+
+    def _rotate(self, counter: Counter, lane: str) -> None:
+        """Give a lane its turn last."""
         if lane in counter.lanes:
             counter.lanes[lane] = counter.lanes.pop(lane)
+
+    def _go_on(self, row: Row, counter: Counter, refused: Place | Rate | None) -> None:
+        """Let in the first of a lane, or have it wait where it is refused."""
+        if refused is not None:
+            self._wait(row, refused)
+            return
+        self._leave(row)
         earliest = self.now
         throttle = row.flow.throttle
         if throttle is not None and throttle.gate.id == counter.gate.id:
@@ -311,12 +356,12 @@ class Gates:
             del counter.holders[row.id]
             counter.used = self.now
             freed.append(counter)
-        for counter in freed:
+        for counter in reversed(freed):  # what many share first: who waits there got that far
             self.pump(counter)
 
     def withdraw(self, row: Row) -> None:
         """Take a run that ends out of all gates."""
-        self.leave_gate(row)
+        self._give_up(row)
         self.stop_collecting(row)
         self.give_back(row, kept=True)
 
@@ -351,6 +396,5 @@ class Gates:
     def starts(self, throttle: Rate) -> int:
         """Return how many starts of a throttle are used now."""
         interval = self.interval(throttle)
-        if interval is None:
-            return 0
-        return max(0, ceil((self._tat(throttle, interval) - self.now - TINY) / interval))
+        ahead = self._tat(throttle, interval or 0.0) - self.now - TINY
+        return max(0, ceil(ahead / interval)) if interval else 0

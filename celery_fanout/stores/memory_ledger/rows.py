@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.flow import Flow
+from celery_fanout.stores.flow import Flow, Place, Rate
 from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:
@@ -117,6 +117,22 @@ class Row:
     def limited(self) -> bool:
         """Whether flow control concerns it."""
         return self.flow is not NO_FLOW
+
+    @property
+    def limits(self) -> list[Place | Rate]:
+        """What it may have to wait for."""
+        throttle = self.flow.throttle
+        return [*self.flow.places, *(() if throttle is None else (throttle,))]
+
+    @property
+    def lane(self) -> str:
+        """Its lane: those of one wait for the same; else one could hold up who needs less."""
+        return " ".join([self.flow.lane, *(limit.gate.id for limit in self.limits)])
+
+    @property
+    def rank(self) -> tuple[int, int, str]:
+        """Where it is in its lane."""
+        return (-self.flow.priority, self.order, self.id)
 
     @property
     def held_back(self) -> bool:
