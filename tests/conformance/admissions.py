@@ -173,7 +173,7 @@ class Admissions:
     def record_of(self, run_id: str) -> Any:
         run, *others = [ledger.run(run_id) for ledger in self.ledgers]
         for other in others:
-            assert plain(run) == plain(other), run_id
+            assert plain(run) == plain(other)
         return run
 
     def at_most(self, limit: Place | Rate) -> int:
