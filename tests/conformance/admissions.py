@@ -98,8 +98,8 @@ class Run:
     @property
     def lane(self) -> tuple[str, ...]:
         """Those of one lane need the same."""
-        needs = [*self.flow.places, *([self.flow.throttle] if self.flow.throttle else [])]
-        return (self.flow.lane, *(limit.gate.id for limit in needs))
+        needs = [limit.gate.id for limit in self.limits]
+        return (self.flow.lane, *(gate for gate in needs if gate not in self.held))
 
     @property
     def limits(self) -> list[Place | Rate]:
@@ -428,7 +428,7 @@ class Admissions:
                         continue
                     if was is not None and was.waits_at == gate:
                         # one that asks for more may have moved on, and come back
-                        alike = len(other.limits) == 1 and other.lane == run.lane
+                        alike = len(other.limits) == 1 and other.lane == was.lane
                         assert not alike or run.rank < other.rank, (run.id, other.id, "order")
                     elif (was is None or not was.waits_at) and (
                         name in ("record", "claim") and not self.ended(before)
@@ -446,26 +446,26 @@ class Admissions:
 
     def check_turns(self, before: dict[str, Run]) -> None:
         """While a lane waits no other one has two turns."""
-        gates = {run.waits_at for run in before.values()} - {""}
-        for gate in gates:
-            let_in = Counter(
-                run.lane
-                for run in self.runs.values()
-                if run.admitted
-                and not self.was_in(run, before)
-                and any(limit.gate.id == gate for limit in before.get(run.id, run).limits)
-                and gate not in (before[run.id].held if run.id in before else ())
-            )
-            left: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+        for gate in {run.waits_at for run in before.values()} - {""}:
+            let_in: Counter[tuple[str, ...]] = Counter()
+            for run in self.runs.values():
+                was = before.get(run.id)
+                if was is None or was.admitted or not run.admitted or gate in was.held:
+                    continue
+                if any(limit.gate.id == gate for limit in was.limits):
+                    let_in[was.lane] += 1
+            left: dict[str, list[Run]] = defaultdict(list)
             for run in self.waiting(gate):
                 if run.id in before and before[run.id].waits_at == gate:
-                    left[run.lane].append(run)
-            lanes = {run.lane for run in self.runs.values()}
-            for lane in sorted(lanes):
-                plain_ones = all(len(run.limits) == 1 for run in left[lane])
-                for other in lanes:
+                    left[run.flow.lane].append(run)
+            had_a_turn = {lane[0] for lane in let_in}
+            others = {run.lane for run in before.values()}
+            for lane in ("", "x", "y"):
+                # those that need more may have gone on to where they are refused
+                waits = bool(left[lane]) and all(len(run.limits) == 1 for run in left[lane])
+                for other in others:
                     key = (gate, lane, other)
-                    if not left[lane] or not plain_ones or lane == other or let_in[lane]:
+                    if not waits or lane in had_a_turn or lane == other[0]:
                         self.turns[key] = 0
                     else:
                         self.turns[key] += let_in[other]

@@ -237,12 +237,22 @@ class Gates:
         moves = bool(row.gate)
         self._leave(row)
         counter = self.counter(at)
+        row.lane = " ".join([row.flow.lane, *(limit.gate.id for limit in self._needs(row))])
         insort(counter.lanes.setdefault(row.lane, []), row.rank)
         row.gate, row.reason = at.gate.id, at.gate.limit
         if counter.timer is None and isinstance(at, Rate):
             self._set_timer(counter, at)
         if not moves:  # else it has waited as long as it had
             self.enter(row, RunState.GATED, row.timeout)
+
+    def _needs(self, row: Row) -> Iterator[Place | Rate]:
+        """Yield what a run that waits does not have yet."""
+        for limit in row.limits:
+            has = (
+                row.charged if isinstance(limit, Rate) else row.id in self.peek(limit.gate).holders
+            )
+            if not has:
+                yield limit
 
     def _set_timer(self, counter: Counter, throttle: Rate, earliest: float = 0.0) -> None:
         self._keep_up(throttle)

@@ -44,6 +44,7 @@ class Row:
         charged: whether the throttle has counted it.
         order: its number among runs with a flow.
         gate: id of the gate at which it waits.
+        lane: in which lane: those of one need the same; else one could hold up who needs less.
         flush: until when it collects events.
         impatient: whether ``expires`` is because of ``start_timeout``.
         deadline: when ``finish_timeout`` is over.
@@ -87,6 +88,7 @@ class Row:
     charged: bool = False
     order: int = 0
     gate: str = ""
+    lane: str = ""
     flush: float | None = None
     impatient: bool = False
     deadline: float | None = None
@@ -123,11 +125,6 @@ class Row:
         """What it may have to wait for."""
         throttle = self.flow.throttle
         return [*self.flow.places, *(() if throttle is None else (throttle,))]
-
-    @property
-    def lane(self) -> str:
-        """Its lane: those of one wait for the same; else one could hold up who needs less."""
-        return " ".join([self.flow.lane, *(limit.gate.id for limit in self.limits)])
 
     @property
     def rank(self) -> tuple[int, int, str]:
