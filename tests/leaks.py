@@ -120,9 +120,9 @@ class _Audit:
                 yield f"{name}, was admitted, and has no place at {gate}"
             if holds and not run.get("la") and mode.endswith("-w"):
                 yield f"{name}, was not admitted, and has a place at {gate}"
-            queue = f"lq:{gate}:{run['fl'].partition(' ')[0]}"
-            if (run_id in self._members(queue)) != (run.get("lw") == spot):
-                yield f"{name}, and {queue} contradicts"
+            where, _, lane = run.get("lw", "").partition(" ")
+            if where == spot and run_id not in self._members(f"lq:{gate}:{lane}"):
+                yield f"{name}, and does not wait at {gate}"
         if (run.get("lw") or run.get("co")) and not gated:
             yield f"{name}, and waits"
         if run.get("la") and (final or gated):
@@ -141,16 +141,21 @@ class _Audit:
                 yield from self._event(key)
             elif key.startswith(f"{self.root}:wv:"):
                 yield from self._waits(key)
-            elif key.startswith(f"{self.root}:lp:"):
-                for run_id in sorted(self._members(key.removeprefix(f"{self.root}:"))):
-                    if run_id not in self.runs:
-                        yield f"{key} has a run {run_id} without a record"
-            elif key.startswith(f"{self.root}:lr:"):
-                yield from self._lanes(key.partition(":lr:")[2])
-            elif key.startswith(f"{self.root}:lc:"):
-                run_id = _text(self.client.get(key))
-                if self.runs.get(run_id, {}).get("co") != key.partition(":lc:")[2]:
-                    yield f"{key} names run {run_id}, which does not collect"
+            else:
+                yield from self._gate(key)
+
+    def _gate(self, key: str) -> Iterator[str]:
+        """What gates note of runs."""
+        kind, _, gate = key.removeprefix(f"{self.root}:").partition(":")
+        if kind == "lp":
+            for run_id in sorted(self._members(f"lp:{gate}") - self.runs.keys()):
+                yield f"{key} has a run {run_id} without a record"
+        elif kind == "lr":
+            yield from self._lanes(gate)
+        elif kind == "lc":
+            run_id = _text(self.client.get(key))
+            if self.runs.get(run_id, {}).get("co") != gate:
+                yield f"{key} names run {run_id}, which does not collect"
 
     def _lanes(self, gate: str) -> Iterator[str]:
         """What is noted of those who wait at a gate."""
@@ -159,6 +164,9 @@ class _Audit:
         for lane, queue in queues.items():
             if not queue:
                 yield f"lane {lane} of {gate} is empty"
+            for run_id in queue:
+                if self.runs.get(run_id, {}).get("lw", "").partition(" ")[2] != lane:
+                    yield f"run {run_id} waits at {gate}, and does not know it"
         noted, really = self._hash(f"{self.root}:l:{gate}").get("w"), sum(map(len, queues.values()))
         if noted != str(really):
             yield f"{really} runs wait at {gate}, which notes {noted}"
