@@ -6,7 +6,7 @@ import difflib
 import inspect
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.declarations import declared
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.declarations import Declaration, Filter
     from celery_fanout.events import Event
+    from celery_fanout.flowrules import FlowOptions
     from celery_fanout.options import CancelOn
 
 __all__ = ["Explanation", "Registry", "Subscription"]
@@ -50,6 +51,7 @@ class Subscription:
         where: file and line of the declaration.
         order: position among all declarations.
         cancel_on: events that cancel a run which has not ended.
+        flow: the options of flow control, or ``None``.
     """
 
     id: str
@@ -62,14 +64,23 @@ class Subscription:
     where: str
     order: int
     cancel_on: tuple[CancelOn, ...] = ()
+    flow: FlowOptions | None = None
 
     def __repr__(self) -> str:
         return f"<Subscription {self.id}>"
 
     def cancels(self, event: Event) -> tuple[tuple[str, str], ...]:
         """Return which events cancel the run of an event: names, and what they must match."""
+        if not self.cancel_on:
+            return ()
         found = ((item.event, item.match_for(event.data)) for item in self.cancel_on)
         return tuple((name, match) for name, match in found if match is not None)
+
+    def alone(self, event: Event) -> Event:
+        """Return an event as the subscriber gets it where no other has joined its run."""
+        if self.flow is None or self.flow.batch is None:
+            return event
+        return replace(event, data=[event.data])
 
 
 @dataclass(frozen=True)
@@ -169,6 +180,7 @@ class Registry:
             where=declaration.where,
             order=order,
             cancel_on=declaration.cancel_on,
+            flow=declaration.flow,
         )
 
     def _wrap_all(self) -> None:

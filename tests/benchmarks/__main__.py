@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import django, emit, imports, relays, runs, sleeping, steps, timers
+from tests.benchmarks import (
+    django,
+    emit,
+    imports,
+    limits,
+    relays,
+    runs,
+    sleeping,
+    steps,
+    timers,
+)
 from tests.benchmarks.engines import comparing
 from tests.benchmarks.reporting import Tee, circumstances, replace
 from tests.processes import dismiss_guardian
@@ -23,12 +33,13 @@ MODULES = {
     "imports": imports,
     "sleeping": sleeping,
     "timers": timers,
+    "limits": limits,
     "relays": relays,
     "engines": comparing,
 }
 
 #: What takes long is measured only when it is asked for.
-LONG = ("sleeping", "timers", "relays", "engines")
+LONG = ("sleeping", "timers", "limits", "relays", "engines")
 
 parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
 parser.add_argument(
@@ -39,7 +50,10 @@ parser.add_argument(
 parser.add_argument("--rounds", type=int, help="how often each contestant has its turn")
 parser.add_argument("--size", type=int, help="how many runs, timers or events")
 parser.add_argument(
-    "--only", action="append", metavar="PART", help="engines with this in their name; repeat it"
+    "--only",
+    action="append",
+    metavar="PART",
+    help="engines with this in their name; of limits: emit, runs, backlog, queues; repeat it",
 )
 parser.add_argument(
     "--into",

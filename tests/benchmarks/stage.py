@@ -11,7 +11,8 @@ from typing import Any
 from celery import Celery
 from typing_extensions import Self
 
-from tests.benchmarks.documents import CONF, DONE, make_app
+from tests.benchmarks import documents
+from tests.benchmarks.documents import CONF, DONE
 from tests.benchmarks.measure import cpu_of, memory_of
 from tests.processes import Process, family_of
 from tests.servers import RedisServer, Worker, wait_until
@@ -52,6 +53,7 @@ class Stage:
         workers: how many.
         concurrency: processes or threads of each.
         conf: settings of the app.
+        site: the module of the app, which has a ``make_app``.
 
     Attributes:
         environment: what a process of the same app needs.
@@ -64,6 +66,7 @@ class Stage:
         workers: int = 1,
         concurrency: int = 2,
         conf: Mapping[str, Any] | None = None,
+        site: Any = documents,
     ) -> None:
         self.redis = RedisServer()
         self._stack = contextlib.ExitStack()
@@ -75,14 +78,14 @@ class Stage:
         if pool == "fast":
             settings["fanout_queue"] = FAST_QUEUE
         self._queue = FAST_QUEUE if pool == "fast" else "celery"
-        self.app: Celery = make_app(**settings)
+        self.app: Celery = site.make_app(**settings)
         self._done = self.redis.directory / "done"
         self._done.touch()
         self.environment = {CONF: json.dumps(settings), DONE: str(self._done)}
         kind = FastWorker if pool == "fast" else Worker
         self.workers: list[Process] = [
             kind(
-                "tests.benchmarks.documents",
+                site.__name__,
                 pool="solo" if pool == "fast" else pool,
                 concurrency=1 if pool in ("solo", "fast") else concurrency,
                 args=["--without-mingle"],

@@ -2,8 +2,14 @@
 
 import pytest
 
-from tests.benchmarks import sleeping, timers
-from tests.benchmarks.engines import comparing, restate_engine
+from tests.benchmarks import backlog, limited, limits, sleeping, timers
+from tests.benchmarks.engines import (
+    celery_engines,
+    comparing,
+    dbos_engines,
+    queueing,
+    restate_engine,
+)
 from tests.benchmarks.engines.engine import Unavailable, need
 from tests.benchmarks.reporting import circumstances, replace
 
@@ -32,6 +38,44 @@ def test_engines_are_compared(capsys):
     printed = capsys.readouterr().out
     assert len(cells(printed, "celery_fanout, 2 fast workers")) == 11
     assert printed.count("| celery_fanout, 2 fast workers ") == 2  # without steps, and with
+
+
+class TestLimits:
+    def test_an_emit_is_compared_with_each_option(self, capsys):
+        limits.main(rounds=1, only=["emit"], emits=1)
+        lines = capsys.readouterr().out.splitlines()
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        options = [*limited.FREE, *limited.COLLECTING, *limited.REFUSING]
+        assert [row[0] for row in rows if row[0] in options] == options * 4
+
+    @pytest.mark.parametrize("option", [*limited.FREE, *limited.REFUSING])
+    def test_on_one_redis_an_emit_is_one_command(self, option, redis_server):
+        emitter = limits.Emitter(redis_server, redis_server, 2)
+        assert emitter.commands(option) == 1
+
+    def test_a_run_is_compared_with_each_option(self, capsys):
+        limits.of_runs("fast", 1, 100)
+        printed = capsys.readouterr().out
+        assert cells(printed, "none")[4:6] == ["1.00", "1.00"]
+        assert all(len(cells(printed, option)) == 7 for option in limited.BACKLOG)
+
+    def test_the_next_run_of_a_backlog_takes_the_same_commands_however_many_wait(self, capsys):
+        backlog.main(size=40, rounds=1, runs=1)
+        lines = capsys.readouterr().out.partition("The next run starts")[2].splitlines()
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        assert [row[:3] for row in rows if row[0] in ("1", "1,000")] == [
+            [lanes, waiting, "4"] for lanes in ("1", "1,000") for waiting in ("1", "4", "40")
+        ]
+
+    def test_a_queue_is_compared_with_one_of_dbos_if_that_is_there(self, capsys, monkeypatch):
+        monkeypatch.setattr(
+            dbos_engines.DbosPostgres, "versions", lambda: need("no-such-distribution")
+        )
+        monkeypatch.setattr(queueing, "OURS", [celery_engines.Fast])
+        queueing.main(rounds=1, size=4)
+        printed = capsys.readouterr().out
+        assert printed.count("| celery_fanout, 2 fast workers ") == 3
+        assert "- DBOS, PostgreSQL: not measured, no-such-distribution is not" in printed
 
 
 class TestAnEngineThatIsNotThere:

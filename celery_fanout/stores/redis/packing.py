@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
+from hashlib import sha1
 from typing import TYPE_CHECKING, Any, cast
 
 from celery_fanout.stores.ledger import Claim, Recorded, Settled, Taken, Wakeup
@@ -11,12 +13,14 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from celery_fanout.stores.flow import Flow, Gate
     from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 
 __all__ = [
     "claim_of",
     "dumps",
     "event_args",
+    "flow_values",
     "pack_rules",
     "recorded_of",
     "run_json",
@@ -29,6 +33,9 @@ _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 #: How many values one wakeup has in the answer of take.lua.
 WAKEUP = 10
+
+#: How many arguments record.lua has before the messages.
+BEFORE_LISTS = 6
 
 
 def dumps(value: Any) -> str:
@@ -64,9 +71,14 @@ def pack_rules(rules: LedgerRules) -> str:
     return "\n".join(f"local {name} = {value!r}" for name, value in values.items())
 
 
-def run_values(run: NewRun) -> list[Any]:
-    """Return the 9 values of a run, see add_runs in lib.lua."""
-    return [
+def run_values(run: NewRun, message: int = 0) -> list[Any]:
+    """Return the 9 or 10 values of a run, see add_runs in lib.lua.
+
+    Args:
+        run: the run.
+        message: which of the script's arguments is its message; 0: none.
+    """
+    values: list[Any] = [
         run.id,
         run.kind,
         run.subscription,
@@ -77,6 +89,62 @@ def run_values(run: NewRun) -> list[Any]:
         run.cancel_on or "",
         dict(run.checkpoints) if run.checkpoints else "",
     ]
+    if run.flow is not None:
+        flow = flow_values(run.flow)
+        if message and run.envelope is not None:
+            flow = {**flow, "list": run.envelope[0], "message": message}
+        values.append(flow)
+    return values
+
+
+@lru_cache(maxsize=1000)
+def flow_values(flow: Flow) -> Mapping[str, Any]:
+    """Return a flow as scripts read it.
+
+    ``f`` fields of the run's record and their values, ``g`` gates (id, name, key, "number period
+    burst", period), ``o`` once (gate, for how long, name), ``r`` rate limit (gate, number, period,
+    name), ``c`` collects (gate, kind, period, time-out or 0, size), ``s`` start_timeout. A run's
+    has ``list`` of the broker and ``message``, which argument of the script is to go there.
+    """
+    fields: list[str] = []
+    gates: list[list[Any]] = []
+    for number, place in enumerate(flow.places, start=1):
+        gate = place.gate.id
+        mode = ("k" if place.kept else "-") + place.full[0]
+        fields += [f"l{number}", f"{gate} {place.at_most} {mode}"]
+        gates.append(_numbers(place.gate, place.at_most))
+    values: dict[str, Any] = {"f": fields, "g": gates}
+    rate, throttle, collect = flow.rate_limit, flow.throttle, flow.collect
+    if throttle is not None:
+        gates.append(_numbers(throttle.gate, throttle.at_most, throttle.per, throttle.burst))
+        fields += ["lt", f"{gates[-1][0]} {gates[-1][3]}"]
+    if flow.once is not None:
+        values["o"] = [flow.once.gate.id, flow.once.ttl, flow.once.gate.limit]
+    if rate is not None:
+        gate = rate.gate.id
+        values["r"] = [gate, rate.at_most, rate.per, rate.gate.limit]
+        gates.append(_numbers(rate.gate, rate.at_most, rate.per))
+    if collect is not None:
+        gate = collect.gate.id
+        timeout = collect.timeout or 0
+        values["c"] = [gate, collect.kind, collect.period, timeout, collect.max_size]
+        gates.append(_numbers(collect.gate, collect.max_size, collect.period))
+    lane = _lane(flow.lane)
+    fields += ["fl", f"{lane} {flow.priority}"]
+    if flow.start_timeout is not None:
+        values["s"] = flow.start_timeout
+    if flow.finish_timeout is not None:
+        fields += ["ft", str(flow.finish_timeout)]
+    return values
+
+
+def _numbers(gate: Gate, at_most: int, per: float = 0, burst: int = 0) -> list[Any]:
+    return [gate.id, gate.limit, gate.key, f"{at_most} {per} {burst}", per]
+
+
+@lru_cache(maxsize=1000)
+def _lane(text: str) -> str:
+    return sha1(text.encode(), usedforsecurity=False).hexdigest()[:12]
 
 
 def run_json(run: NewRun) -> str:
@@ -107,11 +175,20 @@ def event_args(event: NewEvent, *, news: bool = False) -> list[Any]:
         head["resume"] = event.resume_at
     if event.expires_at is not None:
         head["expires"] = event.expires_at
-    args: list[Any] = [_dumps(head), event.attributes, event.data, event.then_message]
-    args += [runs_json(event.runs), len(event.messages)]
+    lists: list[Any] = [len(event.messages)]
     for key, messages in event.messages.items():
-        args += [key, len(messages), *messages]
-    return args
+        lists += [key, len(messages), *messages]
+    # not within the JSON of the runs: a message has many quotes, and each would be escaped
+    runs: list[list[Any]] = []
+    sealed: list[str] = []
+    first = BEFORE_LISTS + len(lists) + 1
+    for run in event.runs:
+        envelope = run.envelope if run.flow is not None and run.flow.collect is None else None
+        runs.append(run_values(run, 0 if envelope is None else first + len(sealed)))
+        if envelope is not None:
+            sealed.append(envelope[1])
+    texts = (_dumps(head), event.attributes, event.data, event.then_message, dumps(runs))
+    return [*texts, *lists, *sealed]
 
 
 def recorded_of(event: NewEvent, answer: Any) -> Recorded:
@@ -143,12 +220,17 @@ def claim_of(answer: Any) -> Claim:
 
 def settled_of(answer: Any) -> Settled:
     """Read the answer of settle.lua and the like: 1, 0, or that and who is due now."""
-    return Settled(bool(answer)) if isinstance(answer, int) else Settled(bool(answer[0]), answer[1])
+    return (
+        Settled(bool(answer), [])
+        if isinstance(answer, int)
+        else Settled(bool(answer[0]), answer[1])
+    )
 
 
 def taken_of(answer: Any) -> Taken:
     """Read the answer of take.lua."""
-    now, next_due, ended, flat = answer
+    now, next_due, ended, flat, events = answer
+    collected = {i: json.loads(text) for i, text in zip(events[::2], events[1::2], strict=True)}
     wakeups: list[Wakeup] = []
     for at in range(0, len(flat), WAKEUP):
         run_id, kind, sub, event, attributes, data, retries, message, gen, trace = flat[
@@ -156,7 +238,17 @@ def taken_of(answer: Any) -> Taken:
         ]
         wakeups.append(
             Wakeup(
-                run_id, kind, sub, event, attributes, data, int(retries), message, int(gen), trace
+                run_id,
+                kind,
+                sub,
+                event,
+                attributes,
+                data,
+                int(retries),
+                message,
+                int(gen),
+                trace,
+                collected.get(run_id, ()),
             )
         )
     return Taken(wakeups, ended, None if next_due is None else float(next_due), float(now))

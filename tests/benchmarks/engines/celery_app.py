@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery, chain
 
-from celery_fanout import on_event, step
+from celery_fanout import Concurrency, Throttle, on_event, step
 from tests.benchmarks import documents  # noqa: F401 - logs as its workers do
 from tests.benchmarks.engines.records import STEPS, SUBSCRIBERS, no_steps, one_step
 
 #: Environment variable by which a worker learns its app's settings.
 CONF = "BENCHMARK_ENGINE_CONF"
+
+#: How many runs of a limited subscriber there may be at once; how many may start in a second.
+AT_ONCE, A_SECOND = 10, 200
+
+#: Events with one subscriber, and its limits.
+LIMITED: Mapping[str, Mapping[str, Any]] = {
+    "limited/not": {},
+    "limited/at-once": {"concurrency": Concurrency(AT_ONCE)},
+    "limited/a-second": {"throttle": Throttle(A_SECOND, 1)},
+}
 
 
 def make_app(**conf: Any) -> Celery:
@@ -23,6 +34,9 @@ def make_app(**conf: Any) -> Celery:
     for subscriber in range(SUBSCRIBERS):
         _subscribe(app, subscriber)
         _plain(app, subscriber)
+    if conf.get("fanout_store_url") != "backend":  # level 1 has no limits
+        for event, options in LIMITED.items():
+            _limit(app, event, options)
     app.finalize()
     return app
 
@@ -38,6 +52,13 @@ def _subscribe(app: Celery, subscriber: int) -> None:
     def steps(document: dict[str, Any]) -> None:
         for number in range(STEPS):
             step.run(f"part-{number}", one_step, document, subscriber, number)
+
+
+def _limit(app: Celery, event: str, options: Mapping[str, Any]) -> None:
+    @on_event(event, **options)
+    @app.task(name=f"runs.{event}", shared=False)
+    def limited(document: dict[str, Any]) -> None:
+        no_steps(document, 0)
 
 
 def _plain(app: Celery, subscriber: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from typing import Any
@@ -10,8 +11,8 @@ from dbos import DBOS, DBOSConfig
 
 from tests.benchmarks.engines.records import STEPS, SUBSCRIBERS, no_steps, one_step
 
-#: Environment variable by which the worker learns its database.
-URL = "BENCHMARK_DBOS_URL"
+#: Environment variables by which the worker learns its database, and the limits of its queue.
+URL, LIMITS = "BENCHMARK_DBOS_URL", "BENCHMARK_DBOS_LIMITS"
 NAME, QUEUE, VERSION = "engines", "engines", "1"
 
 
@@ -67,7 +68,8 @@ def main() -> None:
     DBOS(config=config(os.environ[URL]))
     DBOS.launch()
     # polled once a second by default
-    DBOS.register_queue(QUEUE, worker_concurrency=50, polling_interval_sec=0.05)
+    limits: dict[str, Any] = json.loads(os.environ.get(LIMITS, "{}"))
+    DBOS.register_queue(QUEUE, **{"worker_concurrency": 50, "polling_interval_sec": 0.05, **limits})
     print("The worker is ready", flush=True)
     threading.Event().wait()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.benchmarks.engines.engine import Engine, Program, document, need
 from tests.benchmarks.engines.records import SUBSCRIBERS
@@ -14,6 +15,8 @@ from tests.servers import PostgresServer
 
 
 class _Dbos(Engine):
+    limits: ClassVar[dict[str, Any]] = {}  # of its queue
+
     def __init__(self, records: Path) -> None:
         super().__init__(records)
         self._client: Any = None
@@ -22,7 +25,11 @@ class _Dbos(Engine):
             Program(
                 ["-m", "tests.benchmarks.engines.dbos_app"],
                 "The worker is ready",
-                {"BENCHMARK_DBOS_URL": self.url(), **self.environment},
+                {
+                    "BENCHMARK_DBOS_URL": self.url(),
+                    "BENCHMARK_DBOS_LIMITS": json.dumps(self.limits),
+                    **self.environment,
+                },
             )
         ]
 
@@ -50,10 +57,13 @@ class _Dbos(Engine):
         return close
 
     def emit(self, steps: int, number: int) -> None:
-        data = document(number)
         kind = "steps" if steps else "plain"
+        self.enqueue(kind, document(number), SUBSCRIBERS)
+
+    def enqueue(self, kind: str, data: dict[str, Any], subscribers: int) -> None:
+        """Enqueue a run for each subscriber."""
         with self._database.begin() as transaction:
-            for subscriber in range(SUBSCRIBERS):
+            for subscriber in range(subscribers):
                 options = {
                     "workflow_name": f"{kind}_{subscriber}",
                     "queue_name": "engines",
