@@ -25,17 +25,25 @@ from celery_fanout import (
     on_event,
     step,
 )
+from tests.faults.limits import (
+    AT_ONCE,
+    BURST,
+    COLLECTS,
+    FAIR,
+    KILLED_AT_ONCE,
+    KILLED_STARTS,
+    LEASE,
+    LET_THROUGH,
+    NOT_LATER_THAN,
+    PER_KEY,
+    QUIET,
+    SHARED,
+    SIZE,
+    STARTS,
+    TIMEOUT,
+    WINDOW,
+)
 from tests.servers import Oracle
-
-LEASE = 2.0
-
-#: The numbers of the limits, by what is limited.
-AT_ONCE, PER_KEY, SHARED = 3, 2, 4
-STARTS, BURST = 10, 5
-LET_THROUGH = 10
-QUIET, NOT_LATER_THAN = 0.5, 2.0
-SIZE, COLLECTS = 10, 1.5
-KILLED_AT_ONCE, KILLED_STARTS = 4, 40
 
 #: Which worker this is.
 NAME = os.environ.get("JOBS_NAME", "")
@@ -167,7 +175,7 @@ def add_rates(task: Any) -> None:
         with noted("burst", data):
             take_time(data)
 
-    @task("limit/rate", "rate", rate_limit=RateLimit(LET_THROUGH, 1, key="key"))
+    @task("limit/rate", "rate", rate_limit=RateLimit(LET_THROUGH, WINDOW, key="key"))
     def rate(data: dict[str, Any]) -> None:
         with noted("rate", data):
             take_time(data)
@@ -207,7 +215,9 @@ def add_collecting(task: Any) -> None:
     @task("limit/batch", "batch", batch=Batch(SIZE, COLLECTS, key="key"))
     def batched(data: list[dict[str, Any]]) -> list[int]:
         with noted("batch", data[-1]):
-            return [each["n"] for each in data]
+            numbers = [each["n"] for each in data]
+            write("batch", run=current_run().id, numbers=numbers)  # type: ignore[union-attr]
+            return numbers
 
 
 def add_others(task: Any) -> None:
@@ -228,12 +238,12 @@ def add_others(task: Any) -> None:
         with noted("priority", data):
             take_time(data)
 
-    @task("limit/late", "late", concurrency=Concurrency(1), start_timeout=1)
+    @task("limit/late", "late", concurrency=Concurrency(1), start_timeout=TIMEOUT)
     def late(data: dict[str, Any]) -> None:
         with noted("late", data):
             take_time(data)
 
-    @task("limit/long", "long", concurrency=Concurrency(1), finish_timeout=1)
+    @task("limit/long", "long", concurrency=Concurrency(1), finish_timeout=TIMEOUT)
     def long(data: dict[str, Any]) -> None:
         with noted("long", data):
             step.sleep("nap", data["seconds"])
@@ -290,7 +300,9 @@ def add_killed(task: Any) -> None:
 def add_fair(task: Any) -> None:
     """Add those whose keys take turns, and neighbours."""
 
-    @task("fair/tenant", "fair", concurrency=[Concurrency(2, "key"), Concurrency(4, scope="fair")])
+    @task(
+        "fair/tenant", "fair", concurrency=[Concurrency(2, "key"), Concurrency(FAIR, scope="fair")]
+    )
     def fair(data: dict[str, Any]) -> None:
         with noted("fair", data):
             take_time(data)
@@ -299,7 +311,7 @@ def add_fair(task: Any) -> None:
         "lanes/tenant",
         "lanes",
         # more than anybody has: all wait for the limit that they share
-        concurrency=[Concurrency(1_000_000, "key"), Concurrency(4, scope="lanes")],
+        concurrency=[Concurrency(1_000_000, "key"), Concurrency(FAIR, scope="lanes")],
     )
     def lanes(data: dict[str, Any]) -> None:
         with noted("lanes", data):

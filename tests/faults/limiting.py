@@ -77,7 +77,7 @@ class Limits(Jobs):
         return sorted(found, key=lambda run: run.created)
 
     def watch(self, *limits: str, timeout: float = 120) -> list[GateRecord]:
-        """Look at the gates of these limits until nothing is under way; return all that was seen."""
+        """Look at the gates of limits until nothing is under way; return all that was seen."""
         seen: list[GateRecord] = []
 
         def over() -> bool:
@@ -87,6 +87,13 @@ class Limits(Jobs):
 
         wait_until(over, timeout, lambda: f"not at rest: {self.ledger.counts()}")
         return seen
+
+    def cancel_the_rest(self) -> None:
+        """Cancel what is under way."""
+        for state in set(RunState) - FINAL:
+            left = [run.id for run in self.ledger.runs(state=state, limit=ALL)]
+            if left:
+                self.ledger.cancel(left, "the test is over")
 
     def check(self, **options: Any) -> dict[RunState, int]:
         """Check the invariants, and that nobody has a place, waits or is collected any more."""

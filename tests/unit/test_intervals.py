@@ -24,7 +24,16 @@ def ran(begun: float, ended: float, run: str = "", key: str = "") -> Execution:
 
 
 def begin(x: str, m: float, run: str = "r", pid: int = 1, kind: str = "k") -> dict[str, Any]:
-    return {"what": "begin", "x": x, "m": m, "run": run, "pid": pid, "kind": kind, "key": "", "n": 0}
+    return {
+        "what": "begin",
+        "x": x,
+        "m": m,
+        "run": run,
+        "pid": pid,
+        "kind": kind,
+        "key": "",
+        "n": 0,
+    }
 
 
 def end(x: str, m: float) -> dict[str, Any]:
