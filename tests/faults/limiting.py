@@ -19,7 +19,7 @@ from tests.faults.intervals import Execution, executions
 from tests.processes import family_of, wait_until
 from tests.servers import Oracle, RedisServer, Worker
 
-__all__ = ["Limits", "check_full_while_waiting", "limited"]
+__all__ = ["Limits", "check_full_while_waiting", "open_limits"]
 
 #: More than any test makes.
 ALL = 1_000_000
@@ -125,7 +125,7 @@ def check_full_while_waiting(seen: Iterable[GateRecord], at_most: int) -> None:
 
 
 @contextmanager
-def limited(path: Path, *, broker: str = "", appendonly: bool = False) -> Iterator[Limits]:
+def open_limits(path: Path, *, broker: str = "", appendonly: bool = False) -> Iterator[Limits]:
     """The app on a Redis server of its own; its workers are killed in the end."""
     workers: list[Worker] = []
 

@@ -16,7 +16,7 @@ import pytest
 
 from celery_fanout.stores.states import RunState
 from tests.faults.intervals import by_key
-from tests.faults.limiting import Limits, limited
+from tests.faults.limiting import Limits, open_limits
 
 S = RunState
 
@@ -66,7 +66,7 @@ def let_go(limits: Limits, wanted: set[str]) -> list[str]:
 def test_keys_take_turns(tmp_path: Path, bounded: bool, name: str) -> None:
     """Where each key has a limit of its own as well, and where all wait for the one they share."""
     waits: dict[str, float] = {}
-    with limited(tmp_path) as limits:
+    with open_limits(tmp_path) as limits:
         for case, big in (("alone", 0), ("beside the big one", 5_000 if bounded else 50_000)):
             limits.store.flush()
             many(limits, name, big)
@@ -87,7 +87,7 @@ def test_keys_take_turns_with_workers(tmp_path: Path, bounded: bool) -> None:
     """The same with real workers, by the order in which the tasks began."""
     keys, each, big = (9, 5, 250) if bounded else (49, 10, 5_000)
     waits: dict[str, float] = {}
-    with limited(tmp_path) as limits:
+    with open_limits(tmp_path) as limits:
         limits.start_workers()
         for case, number in (("alone", 0), ("beside the big one", big)):
             if number:

@@ -17,7 +17,7 @@ from celery_fanout import emit_many, get_fanout
 from celery_fanout.stores.states import RunState
 from tests.faults.conftest import Jobs
 from tests.faults.jobs import LIMIT
-from tests.faults.limiting import Limits, limited
+from tests.faults.limiting import Limits, open_limits
 from tests.processes import wait_until
 
 S = RunState
@@ -171,7 +171,7 @@ def test_a_throttled_subscriber_on_the_queue_of_others(tmp_path: Path, bounded: 
     """
     backlog, pairs = (1_000, 2) if bounded else (10_000, 6)
     found: list[tuple[float, float]] = []
-    with limited(tmp_path) as limits:
+    with open_limits(tmp_path) as limits:
         limits.start_workers(2)
         wait_and_rate(limits)
         for _ in range(1 if bounded else ROUNDS):

@@ -23,7 +23,7 @@ from celery_fanout.ids import event_key
 from celery_fanout.stores.ledger import RunRecord
 from celery_fanout.stores.states import RunState
 from tests.faults.intervals import ahead, by_key, most_at_once, most_within, spans, used
-from tests.faults.limiting import Limits, check_full_while_waiting, limited
+from tests.faults.limiting import Limits, check_full_while_waiting, open_limits
 from tests.faults.limits import (
     AT_ONCE,
     BURST,
@@ -52,7 +52,7 @@ BLUR = 1e-5
 @pytest.fixture(scope="module")
 def four_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Limits]:
     """The app with four workers of two processes each, for all of these tests."""
-    with limited(tmp_path_factory.mktemp("limits")) as found:
+    with open_limits(tmp_path_factory.mktemp("limits")) as found:
         found.start_workers()
         yield found
 

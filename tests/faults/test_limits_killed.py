@@ -31,7 +31,7 @@ def test_workers_are_killed_and_limits_hold(
 ) -> None:
     """Every two seconds one of four workers, parent and children, under a backlog."""
     rounds, kills = (60, 3) if bounded else (200, 15)  # events of each name, for each kill
-    with limited(tmp_path, appendonly=True) as limits:
+    with open_limits(tmp_path, appendonly=True) as limits:
         limits.conf["fanout_max_crashes"] = 50  # what is killed at random is no poison
         if fast:
             limits.conf["fanout_queue"] = "fanout"
