@@ -17,7 +17,7 @@ from celery_fanout.stores.flow import GateRecord
 from celery_fanout.stores.states import RunState
 from tests.faults.intervals import ahead, by_key, most_at_once, spans
 from tests.faults.invariants import at_rest
-from tests.faults.limiting import ALL, Limits, limited
+from tests.faults.limiting import ALL, Limits, open_limits
 from tests.faults.limits import KILLED_AT_ONCE, KILLED_STARTS, LEASE, PER_KEY
 from tests.processes import wait_until
 
