@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.flow import Collect, Gate, Once, Rate
+from celery_fanout.stores.flow import Collect, Once, Rate
+from celery_fanout.stores.memory_ledger.rows import Lane
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery_fanout.stores.flow import Flow, Place, Tuned
+    from celery_fanout.stores.flow import Flow, Gate, Place, Tuned
     from celery_fanout.stores.memory_ledger.rows import Event, Row
     from celery_fanout.stores.records import LedgerRules
 
@@ -47,7 +48,7 @@ class Counter:
         burst: likewise.
         used: when it was last used.
         holders: runs that have a place, and since when.
-        lanes: runs that wait, those of each lane in their order; the first lane has its turn next.
+        lanes: that wait here; the first has its turn next.
         tat: of a throttle: when it would be idle ("theoretical arrival time").
         timer: when to let in who waits.
         times: of what a rate limit has let through.
@@ -61,9 +62,7 @@ class Counter:
     burst: int = 0
     used: float = 0.0
     holders: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
-    lanes: dict[str, list[tuple[int, int, str]]] = dataclasses.field(
-        default_factory=dict[str, list[tuple[int, int, str]]]
-    )
+    lanes: dict[str, Lane] = dataclasses.field(default_factory=dict[str, Lane])
     tat: float = 0.0
     timer: float | None = None
     times: list[float] = dataclasses.field(default_factory=list[float])
@@ -73,7 +72,7 @@ class Counter:
     @property
     def waiting(self) -> list[str]:
         """The runs that wait, lane by lane."""
-        return [run_id for lane in self.lanes.values() for _, _, run_id in lane]
+        return [run_id for lane in self.lanes.values() for _, _, run_id in lane.runs]
 
 
 class Gates:
@@ -93,6 +92,7 @@ class Gates:
         self.paused: dict[str, float] = {}
         self.woken: list[str] = []
         self.counters: dict[str, Counter] = {}
+        self.lanes: dict[str, Lane] = {}
         self.tuned: dict[str, Tuned] = {}
         self.orders = 0
 
@@ -195,25 +195,38 @@ class Gates:
         return True
 
     def refusal(self, flow: Flow, row: Row | None = None, pumped: str = "") -> Place | Rate | None:
-        """Return the first limit that does not let a run start; nobody is overtaken.
+        """Return the first limit that does not let a run start.
+
+        An arrival overtakes nobody. The next run of a lane takes what is free at other gates,
+        though others wait there: a gate that has room, and at which somebody waits, has it since
+        this change began, and is pumped in it too. But it takes nobody's turn of a throttle, which
+        may have been free for longer.
 
         Args:
             flow: of the run.
             row: the run; ``None`` for one that is only thought of.
             pumped: id of the gate at which the run is the next.
         """
-        for place in flow.places:
-            counter = self.peek(place.gate)
-            if row is not None and row.id in counter.holders:
-                continue
-            if self.is_full(place) or (counter.lanes and place.gate.id != pumped):
-                return place
-        throttle = flow.throttle
-        if throttle is None or (row is not None and row.charged):
-            return None
-        start = self.next_start(throttle)
-        queue = throttle.gate.id != pumped and self.peek(throttle.gate).lanes
-        return throttle if start is None or start > self.now + TINY or queue else None
+        for limit in self._needs(flow, row):
+            others = bool(self.peek(limit.gate).lanes) and limit.gate.id != pumped
+            if isinstance(limit, Rate):
+                start = self.next_start(limit)
+                if start is None or start > self.now + TINY or others:
+                    return limit
+            elif self.is_full(limit) or (others and not pumped):
+                return limit
+        return None
+
+    def _needs(self, flow: Flow, row: Row | None) -> list[Place | Rate]:
+        """Return the limits that a run has still to pass, in their order."""
+        places = [
+            place
+            for place in flow.places
+            if row is None or row.id not in self.peek(place.gate).holders
+        ]
+        if flow.throttle is None or (row is not None and row.charged):
+            return [*places]
+        return [*places, flow.throttle]
 
     def _let_in(self, row: Row, earliest: float) -> None:
         """Take all that a run needs, at once; a throttle counts from ``earliest``."""
@@ -228,17 +241,23 @@ class Gates:
         row.admitted = True
 
     def _wait(self, row: Row, at: Place | Rate) -> None:
-        """Have a run wait at a gate, in its lane and by its number."""
-        moves = bool(row.gate)
-        self.leave_gate(row)
+        """Have a run wait in its lane: at a gate, or where those before it wait already."""
+        needs = [limit.gate.id for limit in self._needs(row.flow, row)]
+        key = " ".join([*needs, row.flow.lane])
+        if key not in self.lanes:
+            self.lanes[key] = Lane(key, at.gate)
+            self._park(self.lanes[key], at)
+        row.lane = self.lanes[key]
+        insort(row.lane.runs, (-row.flow.priority, row.order, row.id))
+        self.enter(row, RunState.GATED, row.timeout)
+
+    def _park(self, lane: Lane, at: Place | Rate) -> None:
+        """Have a lane wait at a gate, where it is the last of the round."""
+        lane.gate = at.gate
         counter = self.counter(at)
-        lane = counter.lanes.setdefault(row.flow.lane, [])
-        insort(lane, (-row.flow.priority, row.order, row.id))
-        row.gate, row.reason = at.gate.id, at.gate.limit
+        counter.lanes[lane.key] = lane
         if isinstance(at, Rate):
             self._set_timer(counter, at)
-        if not moves:  # else it has waited as long as it had
-            self.enter(row, RunState.GATED, row.timeout)
 
     def _set_timer(self, counter: Counter, throttle: Rate) -> None:
         self._keep_up(throttle)
@@ -247,30 +266,34 @@ class Gates:
 
     def leave_gate(self, row: Row) -> None:
         """Take a run out of its lane."""
-        if not row.gate:
+        if row.lane is None:
             return
-        counter = self.counters[row.gate]
-        row.gate = ""
-        lane = counter.lanes[row.flow.lane]
-        lane.remove((-row.flow.priority, row.order, row.id))
-        if not lane:
-            del counter.lanes[row.flow.lane]
+        lane, row.lane = row.lane, None
+        lane.runs.remove((-row.flow.priority, row.order, row.id))
+        if not lane.runs:
+            del self.lanes[lane.key]
+            del self.counters[lane.gate.id].lanes[lane.key]
 
     def pump(self, counter: Counter) -> None:
-        """Let in who waits at a gate, while there is room."""
+        """Let in who waits at a gate, while there is room.
+
+        All runs of a lane need the same, so what another gate refuses the first of them it refuses
+        them all: the lane waits there from now on.
+        """
         counter.timer = None
         for _ in range(TRIES):
             if not counter.lanes:
                 return
-            lane = next(iter(counter.lanes))
-            row = self.rows[counter.lanes[lane][0][2]]
+            lane = next(iter(counter.lanes.values()))
+            row = self.rows[lane.runs[0][2]]
             if self._is_held_back(row):
                 continue
             refused = self.refusal(row.flow, row, counter.gate.id)
             if refused is None:
                 self._start_waiting(row, counter, lane)
             elif refused.gate.id != counter.gate.id:
-                self._wait(row, refused)
+                del counter.lanes[lane.key]
+                self._park(lane, refused)
             else:
                 if isinstance(refused, Rate):
                     self._set_timer(counter, refused)
@@ -278,11 +301,11 @@ class Gates:
         if counter.lanes:
             counter.timer = self.now
 
-    def _start_waiting(self, row: Row, counter: Counter, lane: str) -> None:
+    def _start_waiting(self, row: Row, counter: Counter, lane: Lane) -> None:
         """Let in the first of those that wait; its lane has its turn last then."""
         self.leave_gate(row)
-        if lane in counter.lanes:
-            counter.lanes[lane] = counter.lanes.pop(lane)
+        if lane.key in counter.lanes:
+            counter.lanes[lane.key] = counter.lanes.pop(lane.key)
         earliest = self.now
         throttle = row.flow.throttle
         if throttle is not None and throttle.gate.id == counter.gate.id:
@@ -311,7 +334,7 @@ class Gates:
             del counter.holders[row.id]
             counter.used = self.now
             freed.append(counter)
-        for counter in freed:
+        for counter in reversed(freed):  # what many share first: who waits there got as far as that
             self.pump(counter)
 
     def withdraw(self, row: Row) -> None:
