@@ -106,7 +106,7 @@ class RedisLimits(RedisViews):
         lanes: list[str] = self._scripts.ask(
             self.client.zrange, self._keys.lanes(gate), 0, LANES - 1
         )
-        heads = self._many([("zrange", self._keys.lane(gate, lane), 0, 0) for lane in lanes])
+        heads = self._many([("zrange", self._keys.lane(lane), 0, 0) for lane in lanes])
         runs = [("hget", self._keys.run(run_id), "m") for head in heads for run_id in head]
         return min((float(since) for since in self._many(runs) if since), default=None)
 
