@@ -150,7 +150,7 @@ class Sending:
             Whether it was given to the producer.
         """
         fast = self._plain and not options
-        template = self._templates.get(chain.subscription) if fast else None
+        template = self._templates.get(chain.subscription, chain.priority) if fast else None
         if template is None:
             self._apply_async(chain, options)
             return True
@@ -160,7 +160,7 @@ class Sending:
         """Whether :meth:`send` would keep a chain for :meth:`flush`."""
         if not self._plain or self._pipeline is None:
             return False
-        template = self._templates.get(chain.subscription)
+        template = self._templates.get(chain.subscription, chain.priority)
         return template is not None and template.held_by(self._pipeline, self._app) is not None
 
     def kept(self) -> dict[str, list[str]]:
@@ -182,6 +182,8 @@ class Sending:
             merged["queue"] = queue
         if chain.retries:
             merged["retries"] = chain.retries
+        if chain.priority is not None:
+            merged["priority"] = chain.priority
         if not chain.celery_results:
             headers["ignore_result"] = merged["ignore_result"] = True
         elif self._subscribes:
