@@ -53,6 +53,11 @@ class Limits(Jobs):
         with ThreadPoolExecutor(number) as pool:
             return list(pool.map(start, range(number)))
 
+    def warm_up(self) -> None:
+        """Have every process execute something: the first time it connects and imports."""
+        self.emit_many("slow/beside", [{"seconds": 0.05}] * 8 * len(self.workers))
+        self.watch()
+
     def kill(self, worker: Worker) -> None:
         """Kill a worker, parent and children, and write down that they are gone."""
         pids = sorted(family_of(worker.pid))

@@ -54,6 +54,7 @@ def four_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Limits]:
     """The app with four workers of two processes each, for all of these tests."""
     with open_limits(tmp_path_factory.mktemp("limits")) as found:
         found.start_workers()
+        found.warm_up()
         yield found
 
 
@@ -75,7 +76,7 @@ def report(what: str, share: float, bounded: bool) -> None:
 
 
 def test_concurrency(limits: Limits, bounded: bool) -> None:
-    number, seconds = (60, 0.1) if bounded else (300, 0.5)
+    number, seconds = (45, 0.1) if bounded else (120, 1.0)
     limits.emit_many("limit/global", [{"seconds": seconds}] * number)
     seen = limits.watch("concurrency limited.global@limit/global")
     check_full_while_waiting(seen, AT_ONCE)
@@ -88,7 +89,7 @@ def test_concurrency(limits: Limits, bounded: bool) -> None:
 
 def test_concurrency_by_key(limits: Limits, bounded: bool) -> None:
     """Each of three keys has its own limit, and uses it whatever the others do."""
-    number, seconds = (75, 0.1) if bounded else (300, 0.5)
+    number, seconds = (60, 0.1) if bounded else (240, 1.0)
     limits.emit_many(
         "limit/keyed", ({"key": "abc"[n % 3], "seconds": seconds} for n in range(number))
     )
@@ -105,7 +106,7 @@ def test_concurrency_by_key(limits: Limits, bounded: bool) -> None:
 
 def test_concurrency_of_two_subscriptions(limits: Limits, bounded: bool) -> None:
     """One limit for both, which take turns."""
-    number, seconds = (30, 0.1) if bounded else (150, 0.5)
+    number, seconds = (25, 0.1) if bounded else (60, 1.0)
     limits.emit_many("limit/app", [{"seconds": seconds}] * number)
     check_full_while_waiting(limits.watch("concurrency app"), AT_ONCE)
     found = limits.executions("app.one", "app.two")
@@ -119,7 +120,7 @@ def test_concurrency_of_two_subscriptions(limits: Limits, bounded: bool) -> None
 
 def test_three_limits_together(limits: Limits, bounded: bool) -> None:
     """By key, by subscription, and one that is shared with another subscription."""
-    number, seconds = (45, 0.1) if bounded else (200, 0.5)
+    number, seconds = (30, 0.1) if bounded else (90, 1.0)
     limits.emit_many(
         "limit/three", ({"key": "abc"[n % 3], "seconds": seconds} for n in range(number))
     )
@@ -290,7 +291,7 @@ def begun(limits: Limits, kind: str) -> list[int]:
 
 def test_singleton_queue(limits: Limits, bounded: bool) -> None:
     """One after the other, in their order, although each leaves its worker in between."""
-    number = 16 if bounded else 100
+    number = 8 if bounded else 60
     limits.emit_many("limit/queue", ({"key": "ab"[n % 2], "seconds": 0.02} for n in range(number)))
     check_full_while_waiting(limits.watch("singleton limited.queue@limit/queue by key"), 1)
     found = by_key(limits.executions("queue"))

@@ -49,13 +49,18 @@ class RedisViews:
         answer: Any = self._scripts.ask(self.client.time)
         return float(answer[0]) + float(answer[1]) / 1e6
 
-    def _many(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Run several reading commands, in one round trip where that is possible."""
+    def _many(self, commands: Sequence[tuple[Any, ...]], *, at_once: bool = False) -> list[Any]:
+        """Run several reading commands, in one round trip where that is possible.
+
+        Args:
+            commands: the name of each, and its arguments.
+            at_once: whether nothing may change in between.
+        """
         if not commands:
             return []
 
         def ask() -> list[Any]:
-            pipe = self.client.pipeline(transaction=False)
+            pipe = self.client.pipeline(transaction=at_once)
             for name, *args in commands:
                 getattr(pipe, name)(*args)
             return list(pipe.execute())
