@@ -23,8 +23,8 @@ S = RunState
 #: What the median wait of the small ones may become because of the big one.
 TWICE = 2.0
 
-#: How many have few, and how many.
-KEYS, EACH = 99, 10
+#: How many have few.
+KEYS = 99
 
 
 def few(keys: int, each: int) -> list[dict[str, Any]]:
@@ -65,13 +65,14 @@ def let_go(limits: Limits, wanted: set[str]) -> list[str]:
 @pytest.mark.parametrize("name", ["fair/tenant", "lanes/tenant"])
 def test_keys_take_turns(tmp_path: Path, bounded: bool, name: str) -> None:
     """Where each key has a limit of its own as well, and where all wait for the one they share."""
+    each, most = (5, 5_000) if bounded else (10, 50_000)
     waits: dict[str, float] = {}
     with open_limits(tmp_path) as limits:
-        for case, big in (("alone", 0), ("beside the big one", 5_000 if bounded else 50_000)):
+        for case, big in (("alone", 0), ("beside the big one", most)):
             limits.store.flush()
             many(limits, name, big)
             begun = time.monotonic()
-            emissions = limits.emit_many(name, few(KEYS, EACH))
+            emissions = limits.emit_many(name, few(KEYS, each))
             small = {emission.runs[0].id for emission in emissions}
             order = let_go(limits, small)
             waits[case] = median(n for n, run_id in enumerate(order) if run_id in small)
@@ -85,7 +86,7 @@ def test_keys_take_turns(tmp_path: Path, bounded: bool, name: str) -> None:
 
 def test_keys_take_turns_with_workers(tmp_path: Path, bounded: bool) -> None:
     """The same with real workers, by the order in which the tasks began."""
-    keys, each, big = (9, 5, 250) if bounded else (49, 10, 5_000)
+    keys, each, big = (9, 5, 150) if bounded else (49, 10, 5_000)
     waits: dict[str, float] = {}
     with open_limits(tmp_path) as limits:
         limits.start_workers()
