@@ -94,17 +94,33 @@ def test_who_comes_back_is_where_it_was_in_its_lane(desk: Desk) -> None:
     assert order(desk, "x1") == ["y1", "e0", "x2"]
 
 
-def test_who_moves_to_another_gate_takes_its_place_by_its_number(desk: Desk) -> None:
+def test_a_lane_moves_to_another_gate_as_a_whole(desk: Desk) -> None:
+    """All of a lane need the same, so what is refused to the first is refused to all."""
+    app, both = "concurrency app", Flow((place(1), place(1, "concurrency app")))
+    emit(desk, "e0", Flow((place(1),)))
+    for key in ("e1", "e2", "e3"):
+        emit(desk, key, both)
+    emit(desk, "x", Flow((place(1, app),)))
+    assert waiting(desk, "e1", "e2", "e3", "x") == [WORK, WORK, WORK, "pending"]
+    assert finish(desk, "e0") == []
+    assert waiting(desk, "e1", "e2", "e3") == [app, app, app]
+    assert finish(desk, "x") == ["e1-a"]
+    assert emit(desk, "e4", both) == "gated"
+    assert order(desk, "e1") == ["e2", "e3", "e4"]
+
+
+def test_those_who_need_something_else_are_another_lane(desk: Desk) -> None:
+    """Whatever it is called: lanes that have the same name take turns at a gate of both."""
     app = "concurrency app"
     emit(desk, "e0", Flow((place(1),)))
     emit(desk, "e1", Flow((place(1), place(1, app))))
     emit(desk, "e2", Flow((place(1, app),)))
     emit(desk, "e3", Flow((place(1, app),)))
+    emit(desk, "e4", Flow((place(1, app),)))
     assert waiting(desk, "e1", "e2", "e3") == [WORK, "pending", app]
     assert finish(desk, "e0") == []
-    assert waiting(desk, "e1", "e3") == [app, app]
-    assert finish(desk, "e2") == ["e1-a"]
-    assert finish(desk, "e1") == ["e3-a"]
+    assert waiting(desk, "e1", "e3", "e4") == [app, app, app]
+    assert order(desk, "e2") == ["e3", "e1", "e4"]
 
 
 def test_an_empty_name_is_a_lane_as_any(desk: Desk) -> None:
