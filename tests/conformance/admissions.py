@@ -101,6 +101,11 @@ class Run:
         return [*self.flow.places, *([throttle] if throttle and not self.charged else [])]
 
     @property
+    def lane(self) -> tuple[str, ...]:
+        """Who waits for the same: the lane of its flow, and the gates that it has still to pass."""
+        return (self.flow.lane, *(g.gate.id for g in self.limits if g.gate.id not in self.held))
+
+    @property
     def waits_at(self) -> str:
         """The id of the gate at which it waits."""
         if self.state is not S.GATED or self.collects:
@@ -152,7 +157,7 @@ class Admissions:
         self.let_through: list[float] = []
         self.once: dict[str, float] = {}
         self.starts: dict[str, list[float]] = defaultdict(list)
-        self.turns: Counter[tuple[str, str, str]] = Counter()
+        self.turns: Counter[tuple[str, tuple[str, ...], tuple[str, ...]]] = Counter()
         self.story: list[str] = []
 
     # -- asking ---------------------------------------------------------------------------------
@@ -417,9 +422,7 @@ class Admissions:
                     if other.id not in before or before[other.id].waits_at != gate:
                         continue
                     if was is not None and was.waits_at == gate:
-                        # one that asks for more may have moved on, and come back
-                        alike = len(other.limits) == 1 and other.flow.lane == run.flow.lane
-                        assert not alike or run.rank < other.rank, (run.id, other.id, "order")
+                        assert other.lane != was.lane or run.rank < other.rank, (run.id, other.id, "order")
                     elif (was is None or not was.waits_at) and (
                         name in ("record", "claim") and not self.ended(before)
                     ):
@@ -439,20 +442,21 @@ class Admissions:
         gates = {run.waits_at for run in before.values()} - {""}
         for gate in gates:
             let_in = Counter(
-                run.flow.lane
+                before.get(run.id, run).lane
                 for run in self.runs.values()
                 if run.admitted
                 and not self.was_in(run, before)
                 and any(limit.gate.id == gate for limit in before.get(run.id, run).limits)
                 and gate not in (before[run.id].held if run.id in before else ())
             )
-            left: dict[str, list[Run]] = defaultdict(list)
+            left: dict[tuple[str, ...], list[Run]] = defaultdict(list)
             for run in self.waiting(gate):
                 if run.id in before and before[run.id].waits_at == gate:
-                    left[run.flow.lane].append(run)
-            for lane in ("", "x", "y"):
+                    left[run.lane].append(run)
+            lanes = {*left, *let_in, *(lane for key in self.turns for lane in key[1:])}
+            for lane in lanes:
                 plain_ones = all(len(run.limits) == 1 for run in left[lane])
-                for other in ("", "x", "y"):
+                for other in lanes:
                     key = (gate, lane, other)
                     if not left[lane] or not plain_ones or lane == other or let_in[lane]:
                         self.turns[key] = 0
