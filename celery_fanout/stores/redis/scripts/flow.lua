@@ -9,8 +9,8 @@
 local flowing
 local function flow()
   if flowing then return flowing end
-  -- for when the new runs are recorded: whom they cancel; which of them have all their events
-  local F = {victims = {}, full = {}}
+  -- whom new runs cancel, once they are recorded
+  local F = {victims = {}}
   flowing = F
   -- how many runs one change looks at in a lane; how late a timer may be, at least, without that
   -- costing throughput; what times may differ by; how often it is noted that a gate is used
@@ -441,13 +441,12 @@ local function flow()
     if m.c then
       set(r, 'cl', m.c[2])
       call('RPUSH', lekey(id), event)
-      if not more.replay then
-        local gate, kind, period, timeout, size = unpack(m.c)
+      local gate, kind, period, timeout, size = unpack(m.c)
+      if not more.replay and (kind == 'debounce' or size > 1) then
         set(r, 'co', gate)
         call('SET', K .. ':lc:' .. gate, id)
         if timeout > 0 then set(r, 'cd', f(now + timeout)) end
         local due = math.max(now + period, more.resume or 0)
-        if kind == 'batch' and size <= 1 then F.full[#F.full + 1] = id end
         return 'gated', r.o and math.min(due, tonumber(r.o)) or due, r.fields
       end
     end
@@ -462,15 +461,18 @@ local function flow()
       queue(r, refused)
       return 'gated', patience(r), r.fields
     end
+    if m.c and not more.replay then -- a batch of one: who recorded it does not know what it is given
+      woken[#woken + 1] = id
+      return 'pending', now, r.fields
+    end
     if not m.list then return 'pending', now + GRACE, r.fields end
     call('LPUSH', m.list, m.message)
     return 'published', now + REPUBLISH, r.fields
   end
   --
-  -- What is left to do once the new runs are recorded.
+  -- Cancel those whose places new runs have taken.
   function F.finish(cancel)
     seen = {}
-    for _, id in ipairs(F.full) do flush_now(rec(id)) end
     for _, victim in ipairs(F.victims) do cancel(victim[1], victim[2], {}) end
   end
   return F
