@@ -6,7 +6,17 @@ import dataclasses
 
 from celery_fanout.stores.flow import Flow
 from celery_fanout.stores.states import RunState
-from tests.conformance.flows import WORK, begin, emit, finish, place, states, throttle, waiting
+from tests.conformance.flows import (
+    WORK,
+    begin,
+    emit,
+    finish,
+    place,
+    states,
+    throttle,
+    usage,
+    waiting,
+)
 from tests.conformance.ledgers import Desk
 
 S = RunState
@@ -121,6 +131,42 @@ def test_those_who_need_something_else_are_another_lane(desk: Desk) -> None:
     assert finish(desk, "e0") == []
     assert waiting(desk, "e1", "e3", "e4") == [app, app, app]
     assert order(desk, "e2") == ["e3", "e1", "e4"]
+
+
+def test_a_long_lane_keeps_its_order_where_it_moves_to(desk: Desk) -> None:
+    app = "concurrency app"
+    emit(desk, "e0", Flow((place(1),)))
+    emit(desk, "e9", Flow((place(1, app),)))
+    for n in range(1, 6):
+        emit(desk, f"e{n}", Flow((place(1), place(1, app))))
+    assert finish(desk, "e0") == []
+    assert waiting(desk, *(f"e{n}" for n in range(1, 6))) == [app] * 5
+    assert order(desk, "e9") == [f"e{n}" for n in range(1, 6)]
+
+
+def test_who_needs_less_is_not_held_up_by_who_waits_elsewhere(desk: Desk) -> None:
+    app = "concurrency app"
+    emit(desk, "e0", Flow((place(1),)))
+    emit(desk, "e9", Flow((place(1, app),)))
+    for n in (1, 2):
+        emit(desk, f"e{n}", Flow((place(1), place(1, app))))
+    assert finish(desk, "e0") == []
+    assert usage(desk) == (0, 0)
+    assert emit(desk, "e3", Flow((place(1),))) == "pending"
+    assert finish(desk, "e9") == []
+    assert finish(desk, "e3") == ["e1-a"]
+
+
+def test_when_the_first_of_a_lane_goes_the_next_one_may_start(desk: Desk) -> None:
+    app = "concurrency app"
+    emit(desk, "e0", Flow((place(1),)))
+    emit(desk, "e9", Flow((place(1, app),)))
+    for n in (1, 2):
+        emit(desk, f"e{n}", Flow((place(1), place(1, app))))
+    assert finish(desk, "e0") == []
+    assert waiting(desk, "e1", "e2") == [app, app]
+    desk.ledger.cancel(["e1-a"], "enough")
+    assert finish(desk, "e9") == ["e2-a"]
 
 
 def test_an_empty_name_is_a_lane_as_any(desk: Desk) -> None:

@@ -248,7 +248,7 @@ class Gates:
             self.lanes[key] = Lane(key, at.gate)
             self._park(self.lanes[key], at)
         row.lane = self.lanes[key]
-        insort(row.lane.runs, (-row.flow.priority, row.order, row.id))
+        insort(row.lane.runs, row.rank)
         self.enter(row, RunState.GATED, row.timeout)
 
     def _park(self, lane: Lane, at: Place | Rate) -> None:
@@ -269,7 +269,7 @@ class Gates:
         if row.lane is None:
             return
         lane, row.lane = row.lane, None
-        lane.runs.remove((-row.flow.priority, row.order, row.id))
+        lane.runs.remove(row.rank)
         if not lane.runs:
             del self.lanes[lane.key]
             del self.counters[lane.gate.id].lanes[lane.key]
@@ -374,6 +374,5 @@ class Gates:
     def starts(self, throttle: Rate) -> int:
         """Return how many starts of a throttle are used now."""
         interval = self.interval(throttle)
-        if interval is None:
-            return 0
-        return max(0, ceil((self._tat(throttle, interval) - self.now - TINY) / interval))
+        ahead = self._tat(throttle, interval or 0.0) - self.now - TINY
+        return max(0, ceil(ahead / interval)) if interval else 0

@@ -135,6 +135,11 @@ class Row:
         return self.flow is not NO_FLOW
 
     @property
+    def rank(self) -> tuple[int, int, str]:
+        """Where it is in its lane."""
+        return (-self.flow.priority, self.order, self.id)
+
+    @property
     def held_back(self) -> bool:
         """Whether its subscription was paused: it neither waits at a gate nor collects."""
         return self.state is RunState.GATED and self.lane is None and self.flush is None
