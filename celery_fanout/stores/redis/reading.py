@@ -95,6 +95,7 @@ def detail_of(data: Mapping[str, str]) -> dict[str, Any]:
         "result": data.get("R"),
         "error": json.loads(data["E"]) if "E" in data else None,
         "message": data.get("M", ""),
+        "events": [],
     }
 
 
