@@ -5,24 +5,23 @@ Each function here has its twin in ``stores/redis/scripts/flow.lua``.
 
 from __future__ import annotations
 
-import dataclasses
 from bisect import insort
-from dataclasses import dataclass
-from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from celery_fanout.stores.flow import Collect, Once, Rate
+from celery_fanout.stores.flow import Rate
+from celery_fanout.stores.memory_ledger.counters import TINY, Counters
 from celery_fanout.stores.memory_ledger.rows import Lane
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery_fanout.stores.flow import Flow, Gate, Place, Tuned
+    from celery_fanout.stores.flow import Flow, Place
+    from celery_fanout.stores.memory_ledger.counters import Counter
     from celery_fanout.stores.memory_ledger.rows import Event, Row
     from celery_fanout.stores.records import LedgerRules
 
-__all__ = ["Counter", "Gates"]
+__all__ = ["Gates"]
 
 #: How many runs one change lets in at a gate; the next take goes on.
 TRIES = 50
@@ -33,49 +32,8 @@ LATE = 0.1
 #: How long a gate that nobody uses is listed, at least, in seconds.
 IDLE = 3600.0
 
-#: What times may differ by; as in ``take``.
-TINY = 1e-6
 
-
-@dataclass
-class Counter:
-    """A gate with all that is counted there.
-
-    Attributes:
-        gate: which.
-        at_most: as in the code of who used it last, not as it was tuned.
-        per: likewise.
-        burst: likewise.
-        used: when it was last used.
-        holders: runs that have a place, and since when.
-        lanes: that wait here; the first has its turn next.
-        tat: of a throttle: when it would be idle ("theoretical arrival time").
-        timer: when to let in who waits.
-        times: of what a rate limit has let through.
-        until: how long the run of an idempotency counts.
-        collects: id of the run that collects events.
-    """
-
-    gate: Gate
-    at_most: int = 0
-    per: float = 0.0
-    burst: int = 0
-    used: float = 0.0
-    holders: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
-    lanes: dict[str, Lane] = dataclasses.field(default_factory=dict[str, Lane])
-    tat: float = 0.0
-    timer: float | None = None
-    times: list[float] = dataclasses.field(default_factory=list[float])
-    until: float = 0.0
-    collects: str = ""
-
-    @property
-    def waiting(self) -> list[str]:
-        """The runs that wait, lane by lane."""
-        return [run_id for lane in self.lanes.values() for _, _, run_id in lane.runs]
-
-
-class Gates:
+class Gates(Counters):
     """What the book knows of gates.
 
     Args:
@@ -84,16 +42,14 @@ class Gates:
     """
 
     def __init__(self, rules: LedgerRules, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
         self.rules = rules
         self.clock = clock
-        self.now = clock()
         self.rows: dict[str, Row] = {}
         self.events: dict[str, Event] = {}
         self.paused: dict[str, float] = {}
         self.woken: list[str] = []
-        self.counters: dict[str, Counter] = {}
         self.lanes: dict[str, Lane] = {}
-        self.tuned: dict[str, Tuned] = {}
         self.orders = 0
 
     def enter(self, row: Row, to: RunState, due: float | None) -> None:
@@ -102,75 +58,6 @@ class Gates:
         if due is not None and row.deadline is not None and not leased:
             due = min(due, row.deadline)
         row.state, row.due, row.updated = to, due, self.now
-
-    # -- what a gate allows ---------------------------------------------------------------------
-
-    def counter(self, limit: Place | Rate | Once | Collect) -> Counter:
-        """Return the counter of a limit, which is used now."""
-        found = self.counters.setdefault(limit.gate.id, Counter(limit.gate))
-        found.used = self.now
-        vars(found).update(self.numbers(limit))
-        return found
-
-    def numbers(self, limit: Place | Rate | Once | Collect) -> dict[str, Any]:
-        """Return the numbers of a limit, as the code has them."""
-        if isinstance(limit, Rate):
-            return {"at_most": limit.at_most, "per": limit.per, "burst": limit.burst}
-        if isinstance(limit, Collect):
-            return {"at_most": limit.max_size, "per": limit.period}
-        if isinstance(limit, Once):
-            return {"at_most": 1, "per": limit.ttl}
-        return {"at_most": limit.at_most}
-
-    def peek(self, gate: Gate) -> Counter:
-        """Return the counter of a gate, or one that is new; nothing is changed."""
-        return self.counters.get(gate.id) or Counter(gate)
-
-    def at_most(self, limit: Place | Rate) -> int:
-        """Return how many are allowed now."""
-        tuned = self.tuned.get(limit.gate.limit)
-        return limit.at_most if tuned is None else tuned.at_most
-
-    def per(self, rate: Rate) -> float:
-        """Return the period that is in force."""
-        tuned = self.tuned.get(rate.gate.limit)
-        return rate.per if tuned is None or tuned.per is None else tuned.per
-
-    def interval(self, throttle: Rate) -> float | None:
-        """Return the time between two starts; ``None`` if nothing may start."""
-        most = self.at_most(throttle)
-        return self.per(throttle) / most if most > 0 else None
-
-    def next_start(self, throttle: Rate) -> float | None:
-        """Return when the next run may start if nobody waits; ``None`` if that is never."""
-        interval = self.interval(throttle)
-        if interval is None:
-            return None
-        return self._tat(throttle, interval) - throttle.burst * interval
-
-    def _tat(self, throttle: Rate, interval: float) -> float:
-        """Return when a throttle would be idle; never later than its numbers of now can make it.
-
-        It was made faster, otherwise: the next start would still be when the old numbers had it.
-        """
-        latest = self.now + (throttle.burst + 1) * interval
-        return min(self.peek(throttle.gate).tat, latest)
-
-    def _keep_up(self, throttle: Rate) -> None:
-        """Make what a change of the limit has done to the time of the next start last."""
-        interval = self.interval(throttle)
-        if interval is not None:
-            counter = self.counter(throttle)
-            counter.tat = self._tat(throttle, interval)
-
-    def within(self, rate: Rate) -> list[float]:
-        """Return when a rate limit has let through what still counts."""
-        since = self.now - self.per(rate) + TINY
-        return [at for at in self.peek(rate.gate).times if at > since]
-
-    def is_full(self, place: Place) -> bool:
-        """Whether all places of a gate are taken."""
-        return len(self.peek(place.gate).holders) >= self.at_most(place)
 
     # -- admission ------------------------------------------------------------------------------
 
@@ -189,7 +76,7 @@ class Gates:
         """Whether its subscription is paused; then it waits for that, and at no gate."""
         if row.subscription not in self.paused:
             return False
-        self.leave_gate(row)
+        self._leave(row)
         row.reason = ""
         self.enter(row, RunState.GATED, row.timeout)
         return True
@@ -234,7 +121,7 @@ class Gates:
             self.counter(place).holders.setdefault(row.id, self.now)
         throttle = row.flow.throttle
         if throttle is not None and not row.charged:
-            self._keep_up(throttle)
+            self.keep_up(throttle)
             counter = self.counter(throttle)
             counter.tat = max(counter.tat, earliest) + (self.interval(throttle) or 0.0)
             row.charged = True
@@ -256,23 +143,30 @@ class Gates:
         lane.gate = at.gate
         counter = self.counter(at)
         counter.lanes[lane.key] = lane
-        if isinstance(at, Rate):
+        if counter.timer is None and isinstance(at, Rate):
             self._set_timer(counter, at)
 
     def _set_timer(self, counter: Counter, throttle: Rate) -> None:
-        self._keep_up(throttle)
+        self.keep_up(throttle)
         start = self.next_start(throttle)
         counter.timer = None if start is None else max(start, self.now)
 
-    def leave_gate(self, row: Row) -> None:
+    def _leave(self, row: Row) -> None:
         """Take a run out of its lane."""
         if row.lane is None:
             return
         lane, row.lane = row.lane, None
         lane.runs.remove(row.rank)
         if not lane.runs:
+            self._unpark(lane)
             del self.lanes[lane.key]
-            del self.counters[lane.gate.id].lanes[lane.key]
+
+    def _unpark(self, lane: Lane) -> None:
+        """Have a lane wait no more at its gate."""
+        counter = self.counters[lane.gate.id]
+        del counter.lanes[lane.key]
+        if not counter.lanes:
+            counter.timer = None
 
     def pump(self, counter: Counter) -> None:
         """Let in who waits at a gate, while there is room.
@@ -292,7 +186,7 @@ class Gates:
             if refused is None:
                 self._start_waiting(row, counter, lane)
             elif refused.gate.id != counter.gate.id:
-                del counter.lanes[lane.key]
+                self._unpark(lane)
                 self._park(lane, refused)
             else:
                 if isinstance(refused, Rate):
@@ -303,7 +197,7 @@ class Gates:
 
     def _start_waiting(self, row: Row, counter: Counter, lane: Lane) -> None:
         """Let in the first of those that wait; its lane has its turn last then."""
-        self.leave_gate(row)
+        self._leave(row)
         if lane.key in counter.lanes:
             counter.lanes[lane.key] = counter.lanes.pop(lane.key)
         earliest = self.now
@@ -334,12 +228,12 @@ class Gates:
             del counter.holders[row.id]
             counter.used = self.now
             freed.append(counter)
-        for counter in reversed(freed):  # what many share first: who waits there got as far as that
+        for counter in reversed(freed):  # what many share first: who waits there got that far
             self.pump(counter)
 
     def withdraw(self, row: Row) -> None:
         """Take a run that ends out of all gates."""
-        self.leave_gate(row)
+        self._leave(row)
         self.stop_collecting(row)
         self.give_back(row, kept=True)
 
@@ -370,9 +264,3 @@ class Gates:
             until = max(counter.used + per, counter.tat, counter.until)
             if not busy and until < self.now:
                 del self.counters[gate_id]
-
-    def starts(self, throttle: Rate) -> int:
-        """Return how many starts of a throttle are used now."""
-        interval = self.interval(throttle)
-        ahead = self._tat(throttle, interval or 0.0) - self.now - TINY
-        return max(0, ceil(ahead / interval)) if interval else 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.flow import Flow
+from celery_fanout.stores.flow import Flow, Place, Rate
 from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:
@@ -28,6 +28,14 @@ NO_FLOW = Flow()
 
 
 @dataclass
+class Wait:
+    """A wait for an event, or what cancels a run."""
+
+    name: str
+    match: dict[str, Any]
+
+
+@dataclass
 class Lane:
     """Runs that wait for the same, in their order.
 
@@ -40,14 +48,6 @@ class Lane:
     key: str
     gate: Gate
     runs: list[tuple[int, int, str]] = dataclasses.field(default_factory=list[tuple[int, int, str]])
-
-
-@dataclass
-class Wait:
-    """A wait for an event, or what cancels a run."""
-
-    name: str
-    match: dict[str, Any]
 
 
 @dataclass
@@ -133,6 +133,12 @@ class Row:
     def limited(self) -> bool:
         """Whether flow control concerns it."""
         return self.flow is not NO_FLOW
+
+    @property
+    def limits(self) -> list[Place | Rate]:
+        """What it may have to wait for."""
+        throttle = self.flow.throttle
+        return [*self.flow.places, *(() if throttle is None else (throttle,))]
 
     @property
     def rank(self) -> tuple[int, int, str]:
