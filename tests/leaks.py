@@ -120,9 +120,8 @@ class _Audit:
                 yield f"{name}, was admitted, and has no place at {gate}"
             if holds and not run.get("la") and mode.endswith("-w"):
                 yield f"{name}, was not admitted, and has a place at {gate}"
-            queue = f"lq:{gate}:{run['fl'].partition(' ')[0]}"
-            if (run_id in self._members(queue)) != (run.get("lw") == spot):
-                yield f"{name}, and {queue} contradicts"
+        if "lw" in run and run_id not in self._members(f"lq:{run['lw']}"):
+            yield f"{name}, and is not in its lane {run['lw']}"
         if (run.get("lw") or run.get("co")) and not gated:
             yield f"{name}, and waits"
         if run.get("la") and (final or gated):
@@ -141,27 +140,46 @@ class _Audit:
                 yield from self._event(key)
             elif key.startswith(f"{self.root}:wv:"):
                 yield from self._waits(key)
-            elif key.startswith(f"{self.root}:lp:"):
-                for run_id in sorted(self._members(key.removeprefix(f"{self.root}:"))):
-                    if run_id not in self.runs:
-                        yield f"{key} has a run {run_id} without a record"
-            elif key.startswith(f"{self.root}:lr:"):
-                yield from self._lanes(key.partition(":lr:")[2])
-            elif key.startswith(f"{self.root}:lc:"):
-                run_id = _text(self.client.get(key))
-                if self.runs.get(run_id, {}).get("co") != key.partition(":lc:")[2]:
-                    yield f"{key} names run {run_id}, which does not collect"
+            else:
+                yield from self._gate(key)
+
+    def _gate(self, key: str) -> Iterator[str]:
+        """What gates note of runs."""
+        kind, _, gate = key.removeprefix(f"{self.root}:").partition(":")
+        if kind == "lp":
+            for run_id in sorted(self._members(f"lp:{gate}") - self.runs.keys()):
+                yield f"{key} has a run {run_id} without a record"
+        elif kind == "lr":
+            yield from self._lanes(gate)
+        elif kind == "lq":
+            yield from self._lane(gate)
+        elif kind == "lc":
+            run_id = _text(self.client.get(key))
+            if self.runs.get(run_id, {}).get("co") != gate:
+                yield f"{key} names run {run_id}, which does not collect"
 
     def _lanes(self, gate: str) -> Iterator[str]:
         """What is noted of those who wait at a gate."""
         lanes = self._members(f"lr:{gate}")
-        queues = {lane: self._members(f"lq:{gate}:{lane}") for lane in lanes}
+        queues = {lane: self._members(f"lq:{lane}") for lane in lanes}
         for lane, queue in queues.items():
             if not queue:
                 yield f"lane {lane} of {gate} is empty"
+            for run_id in queue:
+                if self.runs.get(run_id, {}).get("lw", "").partition(" ")[2] != lane:
+                    yield f"run {run_id} waits at {gate}, and does not know it"
         noted, really = self._hash(f"{self.root}:l:{gate}").get("w"), sum(map(len, queues.values()))
         if noted != str(really):
             yield f"{really} runs wait at {gate}, which notes {noted}"
+
+    def _lane(self, lane: str) -> Iterator[str]:
+        """What is noted of those who wait in a lane."""
+        gate = self._hash(f"{self.root}:lanes").get(lane, "")
+        if lane not in self._members(f"lr:{gate}"):
+            yield f"lane {lane} waits nowhere; lanes has {gate!r}"
+        for run_id in sorted(self._members(f"lq:{lane}")):
+            if self.runs.get(run_id, {}).get("lw") != lane:
+                yield f"lane {lane} has run {run_id}, which contradicts"
 
     def _event(self, key: str) -> Iterator[str]:
         event = key.partition(":e:")[2]

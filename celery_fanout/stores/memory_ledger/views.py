@@ -32,7 +32,7 @@ def _record(row: Row, detail: dict[str, Any] | None = None) -> RunRecord:
         row.started,
         row.finished,
         row.due,
-        row.reason,
+        row.reason if row.lane is None else row.lane.gate.limit,
         row.boot,
         row.parent,
         row.reopened,
@@ -78,7 +78,7 @@ class MemoryViews(MemoryLimits):
                     "result": row.result,
                     "error": row.error,
                     "message": row.message,
-                    **({"events": list(row.events)} if row.flow.collect else {}),
+                    "events": list(row.events) if row.flow.collect else [],
                 },
             )
 

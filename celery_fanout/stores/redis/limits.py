@@ -64,16 +64,18 @@ class RedisLimits(RedisViews):
         if tuned is not None:
             at_most, per = tuned.at_most, per if tuned.per is None else tuned.per
         used, next_at = 0, None
-        holders, times, collects = self._many(
+        (waits, tat), holders, times, collects = self._many(
             [
+                ("hmget", self._keys.gate(gate), "w", "tat"),
                 ("zcard", self._keys.holders(gate)),
                 ("lrange", self._keys.passed(gate), 0, -1),
                 ("get", self._keys.collects(gate)),
-            ]
+            ],
+            at_once=True,  # or somebody would seem to wait for what is free
         )
         if kind == "throttle":
             if at_most:
-                ahead = float(fields.get("tat", 0)) - now
+                ahead = float(tat or 0) - now
                 step = per / at_most
                 used = max(0, ceil((ahead - TINY) / step))
                 next_at = now + max(0.0, ahead - burst * step)
@@ -88,7 +90,7 @@ class RedisLimits(RedisViews):
             )
         else:
             used = holders
-        waiting = int(fields.get("w", 0))
+        waiting = int(waits or 0)
         return GateRecord(
             Gate(fields["n"], fields["k"]),
             kind,
@@ -106,7 +108,7 @@ class RedisLimits(RedisViews):
         lanes: list[str] = self._scripts.ask(
             self.client.zrange, self._keys.lanes(gate), 0, LANES - 1
         )
-        heads = self._many([("zrange", self._keys.lane(gate, lane), 0, 0) for lane in lanes])
+        heads = self._many([("zrange", self._keys.lane(lane), 0, 0) for lane in lanes])
         runs = [("hget", self._keys.run(run_id), "m") for head in heads for run_id in head]
         return min((float(since) for since in self._many(runs) if since), default=None)
 
