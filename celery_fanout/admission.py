@@ -15,7 +15,7 @@ from celery_fanout.exceptions import (
     InvalidEventData,
     StoreUnsupported,
 )
-from celery_fanout.flowrules import MAX_PRIORITY, function_name, is_priority
+from celery_fanout.flowrules import MAX_PRIORITY, FlowOptions, function_name, is_priority
 from celery_fanout.jsondata import as_json_data, encode
 from celery_fanout.options import MISSING, Concurrency, look_up, seconds_of
 from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from celery_fanout.events import Event
-    from celery_fanout.flowrules import FlowOptions, Limit
+    from celery_fanout.flowrules import Limit
     from celery_fanout.options import Key, Singleton
     from celery_fanout.registry import Subscription
     from celery_fanout.stores.ledger import Ledger
@@ -88,12 +88,14 @@ def flow_of(subscription: Subscription, event: Event) -> Flow | None:
     options = subscription.flow
     if options is None:
         return None
+    priority = _priority(options.priority, subscription, event)
     limits = limits_of(subscription)
+    if not limits and options.start_timeout is None and options.finish_timeout is None:
+        return None  # nothing to wait for, and so no order: a priority is the broker's alone
     keys = tuple(
         "" if limit.key is None else _value(limit.key, name, subscription, event)
         for name, limit in limits.items()
     )
-    priority = _priority(options.priority, subscription, event)
     known: dict[Any, Flow] = options.flows
     found = known.get((subscription.id, keys, priority))
     if found is None:
