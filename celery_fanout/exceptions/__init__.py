@@ -37,6 +37,8 @@
           │    ├── ReplayContended
           │    ├── UnknownSubscription (LookupError)
           │    ├── UnknownStep (LookupError)
+          │    ├── UnknownLimit (LookupError)
+          │    ├── LimitNotTuned (ValueError)
           │    └── TooMany
           ├── EmissionTimeout (celery.exceptions.TimeoutError)
           ├── StoreUnavailable (Ignore)
@@ -80,9 +82,11 @@ from celery_fanout.exceptions.configuration import (
 from celery_fanout.exceptions.control import (
     ControlError,
     EventNotFound,
+    LimitNotTuned,
     ReplayContended,
     RunNotFound,
     TooMany,
+    UnknownLimit,
     UnknownStep,
     UnknownSubscription,
     WrongKind,
@@ -162,6 +166,7 @@ __all__ = [
     "InvalidStep",
     "InvalidSubscription",
     "InvalidWebhook",
+    "LimitNotTuned",
     "NestedStep",
     "NoApp",
     "NoCommitToWaitFor",
@@ -188,6 +193,7 @@ __all__ = [
     "Superseded",
     "SwallowedSuspensionWarning",
     "TooMany",
+    "UnknownLimit",
     "UnknownSetting",
     "UnknownStep",
     "UnknownSubscription",
