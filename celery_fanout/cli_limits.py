@@ -35,7 +35,7 @@ def limits(
     name: tuple[str, ...],
     number: int | None,
     per: float | None,
-    reset: bool,  # noqa: FBT001 - an option
+    reset: bool,
     limit: int,
     as_json: bool,
 ) -> None:
@@ -94,8 +94,9 @@ def _rows(fanout: Fanout, record: LimitRecord, now: float, shown: int) -> list[l
     rows = [[record.name, _number(record), *_use(record, now)]]
     if not record.keyed:
         return rows
-    for gate in record.keys[:shown]:
-        rows.append([f"  {_key(fanout, record, gate)}", "", *_use(gate, now)])
+    rows += [
+        [f"  {_key(fanout, record, gate)}", "", *_use(gate, now)] for gate in record.keys[:shown]
+    ]
     more = len(record.keys) - shown
     if more > 0:
         from celery_fanout.limits import MOST

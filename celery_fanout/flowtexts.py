@@ -42,28 +42,26 @@ def outlook(preview: Preview, now: float) -> str:
         preview: what the ledger says.
         now: its time.
     """
-    gate = preview.gate
-    if gate is None:
+    gate, verdict = preview.gate, preview.verdict
+    if gate is None or verdict == "start":
         return "would start"
     name, kind = _name(gate), gate.limit.partition(" ")[0]
     used, at_most = f"{preview.used:,}", f"{preview.at_most:,}"
     when = "" if preview.at is None else f" in {age(max(0.0, preview.at - now))}"
-    if preview.verdict == "join":
+    if verdict == "join":
         full = f" of {at_most}" if kind == "batch" else ""
-        return f"would join the {used}{full} event(s) that {name} collects; they start{when}"
-    if preview.verdict == "collect":
-        return f"would be the first event that {name} collects; it starts{when}"
-    if preview.verdict == "cancel":
-        return f"would cancel the run that has {name}, and start"
-    if preview.verdict == "drop":
-        return f"would be dropped: {_drop(kind, name, used, at_most)}"
-    if preview.verdict == "start":
-        return "would start"
-    if kind == "throttle":
-        why = f"{name} lets the next start{when}" if when else f"{name} lets none start"
+        text = f"join the {used}{full} event(s) that {name} collects; they start{when}"
+    elif verdict == "collect":
+        text = f"be the first event that {name} collects; it starts{when}"
+    elif verdict == "cancel":
+        text = f"cancel the run that has {name}, and start"
+    elif verdict == "drop":
+        text = f"be dropped: {_drop(kind, name, used, at_most)}"
+    elif kind == "throttle":
+        text = f"wait: {name} lets the next start{when or ' later'}, {preview.waiting:,} wait"
     else:
-        why = f"{name} has {used} of {at_most} in use"
-    return f"would wait: {why}, {preview.waiting:,} wait"
+        text = f"wait: {name} has {used} of {at_most} in use, {preview.waiting:,} wait"
+    return f"would {text}"
 
 
 def _drop(kind: str, name: str, used: str, at_most: str) -> str:

@@ -1,4 +1,4 @@
-"""The part of ``get_fanout(app).runs`` that is about limits: how full they are, and their numbers."""
+"""The part of ``get_fanout(app).runs`` that is about limits: how full they are, their numbers."""
 
 from __future__ import annotations
 
