@@ -3,9 +3,9 @@
     python -m tests.docs.timelines            # draws all of them anew, into the pages
     python -m tests.docs.timelines throttle   # prints one
 
-A page has ``<!-- timeline: NAME -->`` before, and ``<!-- end of timeline -->`` after each. Events are
-emitted at the times of :data:`PLANS`, a worker runs the tasks of :mod:`tests.docs.shown` on a Redis of
-its own, and what the tasks wrote down is drawn, one character for a tenth of a second.
+A page has ``<!-- timeline: NAME -->`` before, and ``<!-- end of timeline -->`` after each. Events
+are emitted at the times of :data:`PLANS`, a worker runs the tasks of :mod:`tests.docs.shown` on a
+Redis of its own, and what the tasks wrote down is drawn, one character for a tenth of a second.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from typing_extensions import Self
+
 from tests.docs.blocks import PAGES
 from tests.processes import wait_until
 from tests.servers import Oracle, RedisServer, Worker
@@ -29,6 +31,8 @@ from tests.servers import Oracle, RedisServer, Worker
 STEP = 0.1
 
 Plan = Sequence[tuple[float, str, Mapping[str, Any]]]
+#: What a line is about, what happened, and why.
+Row = tuple[str, str, str]
 
 
 def _at(*times: float, **data: Any) -> Plan:
@@ -83,7 +87,7 @@ def declaration(name: str) -> str:
         for node in ast.parse(source).body
         if isinstance(node, ast.FunctionDef) and node.name == name
     ]
-    options = [item for item in task.decorator_list if isinstance(item, ast.Call)][0].keywords
+    options = next(item for item in task.decorator_list if isinstance(item, ast.Call)).keywords
     return ", ".join(f"{item.arg}={ast.get_source_segment(source, item.value)}" for item in options)
 
 
@@ -94,7 +98,7 @@ class Stage:
         self._redis = RedisServer()
         self._oracle = Oracle(directory / "oracle")
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         self._redis.start()
         os.environ.update(self._oracle.environment, SHOWN_REDIS=self._redis.url())
         self._worker = Worker(
@@ -128,17 +132,17 @@ class Stage:
         self._settle(runs.values())
         work = [entry for entry in self._oracle.read() if entry["run"] in runs.values()]
         shared = len(set(runs.values())) < len(runs)
-        rows: list[tuple[str, str]] = []
+        rows: list[Row] = []
         for id_, run in runs.items():
             if shared:
-                rows.append((id_, _mark({}, emitted[id_] - begun, "+")))
-            elif run:
-                rows.append((id_, self._row(run, emitted[id_], begun, work)))
+                rows.append((id_, _text({_column(emitted[id_] - begun): "+"}), ""))
+            else:
+                rows.append((id_, *self._row(run, emitted[id_], begun, work)))
         if shared:
             for run in dict.fromkeys(runs.values()):
                 ids = [id_ for id_, its in runs.items() if its == run]
                 label = f"run of {ids[0]}" + (f" to {ids[-1]}" if len(ids) > 1 else "")
-                rows.append((label, self._row(run, emitted[ids[0]], begun, work)))
+                rows.append((label, *self._row(run, emitted[ids[0]], begun, work)))
         return _drawing(name, rows)
 
     def _settle(self, runs: Any) -> None:
@@ -149,7 +153,7 @@ class Stage:
 
     def _row(
         self, run: str, emitted: float, begun: float, work: Sequence[Mapping[str, Any]]
-    ) -> str:
+    ) -> tuple[str, str]:
         record = self.fanout.runs.get(run)
         marks: dict[int, str] = {}
         spans = [(e["began"], e["ended"]) for e in work if e["run"] == run]
@@ -159,19 +163,15 @@ class Stage:
         for began, ended in spans:
             for column in range(_column(began - begun), _column(ended - begun)):
                 marks[column] = "#"
-        text = _text(marks)
-        if record.state == "cancelled":
-            assert record.finished is not None
-            text = _mark(marks, record.finished - begun, "x") + f"  {_why(record.reason)}"
-        return text
+        if record.state != "cancelled":
+            return _text(marks), ""
+        assert record.finished is not None
+        marks[_column(record.finished - begun)] = "x"
+        return _text(marks), _why(record.reason)
 
 
 def _column(seconds: float) -> int:
     return max(0, round(seconds / STEP))
-
-
-def _mark(marks: dict[int, str], at: float, mark: str) -> str:
-    return _text({**marks, _column(at): mark})
 
 
 def _text(marks: Mapping[int, str]) -> str:
@@ -183,15 +183,12 @@ def _why(reason: str) -> str:
     return re.sub(r" tests\.docs\.shown\.\S+", "", reason)
 
 
-def _drawing(name: str, rows: Sequence[tuple[str, str]]) -> str:
-    width = max(len(label) for label, _ in rows) + 2
-    length = max(
-        len(text.split("  ")[0].rstrip()) if " x" not in text else len(text) for _, text in rows
-    )
-    seconds = length // 10 + 1
-    scale = "".join(f"{f'{second} s':<10}" for second in range(seconds + 1)).rstrip()
+def _drawing(name: str, rows: Sequence[Row]) -> str:
+    width = max(len(label) for label, _, _ in rows) + 2
+    length = max(len(text) for _, text, _ in rows)
+    scale = "".join(f"{f'{second} s':<10}" for second in range(length // 10 + 1))
     lines = [declaration(name), "", f"{'':{width}}{scale}"]
-    lines += [f"{label:<{width}}{text}".rstrip() for label, text in rows]
+    lines += [f"{label:<{width}}{text:<{length}}  {note}" for label, text, note in rows]
     return "\n".join(f"    {line}".rstrip() for line in lines)
 
 
@@ -201,7 +198,7 @@ def main() -> None:
     with TemporaryDirectory() as directory, Stage(Path(directory)) as stage:
         if asked:
             for name in asked:
-                print(stage.play(name))
+                print(stage.play(name))  # noqa: T201 - for whoever looks at it
             return
         for page in PAGES.values():
             text = page.read_text()
