@@ -15,30 +15,46 @@ from celery_fanout.exceptions import (
     RunFailed,
     StepFailed,
 )
-from celery_fanout.options import CancelOn
+from celery_fanout.options import (
+    Batch,
+    CancelOn,
+    Concurrency,
+    Debounce,
+    Idempotency,
+    RateLimit,
+    Singleton,
+    Throttle,
+)
 from celery_fanout.registry import Explanation, Registry, Subscription
 from celery_fanout.steps import Step, step
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batch",
     "CancelOn",
+    "Concurrency",
+    "Debounce",
     "Emission",
     "EmitError",
     "Event",
     "Explanation",
     "Fanout",
     "FanoutError",
+    "Idempotency",
     "NonRetriable",
     "Outcome",
+    "RateLimit",
     "Registry",
     "RetryAfter",
     "Run",
     "RunFailed",
     "RunHandle",
+    "Singleton",
     "Step",
     "StepFailed",
     "Subscription",
+    "Throttle",
     "aemit",
     "current_event",
     "current_run",

@@ -24,6 +24,7 @@ from celery_fanout.exceptions import (
     InvalidSubscription,
     NotATask,
 )
+from celery_fanout.flowrules import flow_options
 from celery_fanout.options import CancelOn
 
 if TYPE_CHECKING:
@@ -32,6 +33,18 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from celery_fanout.events import Event
+    from celery_fanout.flowrules import FlowOptions
+    from celery_fanout.options import (
+        Batch,
+        Concurrency,
+        Debounce,
+        Duration,
+        Idempotency,
+        Key,
+        RateLimit,
+        Singleton,
+        Throttle,
+    )
 
     Filter = Callable[[Event], object]
     AnyTask = Task[..., Any] | type[Task[..., Any]]
@@ -123,6 +136,7 @@ class Declaration:
     options: Mapping[str, Any]
     where: str
     cancel_on: tuple[CancelOn, ...] = ()
+    flow: FlowOptions | None = None
 
 
 class Declarations:
@@ -183,6 +197,16 @@ def on_event(
     on_failure: AnyTask | None = None,
     options: Mapping[str, Any] | None = None,
     cancel_on: CancelOn | str | Sequence[CancelOn | str] | None = None,
+    concurrency: Concurrency | Sequence[Concurrency] | None = None,
+    throttle: Throttle | None = None,
+    rate_limit: RateLimit | None = None,
+    debounce: Debounce | None = None,
+    batch: Batch | None = None,
+    singleton: Singleton | None = None,
+    idempotency: Idempotency | Key | None = None,
+    priority: int | Callable[[Event], int] | None = None,
+    start_timeout: Duration | None = None,
+    finish_timeout: Duration | None = None,
 ) -> Callable[[TaskT], TaskT]:
     """Subscribe a Celery task to an event.
 
@@ -203,12 +227,27 @@ def on_event(
         options: options of ``apply_async`` for this subscription: ``queue``, ``priority``, ...
         cancel_on: events that cancel a run which has not ended: names, or
             :class:`~celery_fanout.CancelOn` with a ``match``. Level 2.
+        concurrency: how many runs there may be at once: a :class:`~celery_fanout.Concurrency`, or
+            up to three of them. This option and those below are for level 2.
+        throttle: how often runs may start: a :class:`~celery_fanout.Throttle`.
+        rate_limit: how many runs there may be in a period: a :class:`~celery_fanout.RateLimit`.
+        debounce: one run with the last event of a busy time: a :class:`~celery_fanout.Debounce`.
+        batch: one run for several events: a :class:`~celery_fanout.Batch`.
+        singleton: one run at a time: a :class:`~celery_fanout.Singleton`.
+        idempotency: one run for each value of a key: an :class:`~celery_fanout.Idempotency`, or
+            the key alone, for a day.
+        priority: which of the runs that wait start first: a number from -255 to 255, the higher
+            the earlier, or a function of the event that returns one. Also the broker's priority,
+            as far as it has one, unless ``options`` have another.
+        start_timeout: seconds, or a timedelta, after which a run that has not started is cancelled.
+        finish_timeout: seconds, or a timedelta, after which a run that has started and not ended is
+            cancelled. Retries and suspensions do not begin it anew.
 
     Raises:
         NotATask: if it is put on a function, or below ``@app.task`` instead of above.
         InvalidPattern: if ``event`` is neither a name nor a pattern.
         InvalidEventType: if ``event`` is a class that is the type of no event.
-        InvalidSubscription: if an option cannot be set for a subscription.
+        InvalidSubscription: if an option cannot be set for a subscription, or not beside another.
         DuplicateSubscription: if this task already has a subscription with this pattern.
     """
     pattern = _pattern(event)
@@ -223,6 +262,20 @@ def on_event(
         raise NotATask("on_failure=", describe(on_failure), "Pass a task.")
     cancels = tuple(
         item if isinstance(item, CancelOn) else CancelOn(item) for item in _as_tuple(cancel_on)
+    )
+    flow = flow_options(
+        f"A subscription to {pattern!r}",
+        cancel_on=cancels,
+        concurrency=_as_tuple(concurrency),
+        throttle=throttle,
+        rate_limit=rate_limit,
+        debounce=debounce,
+        batch=batch,
+        singleton=singleton,
+        idempotency=idempotency,
+        priority=priority,
+        start_timeout=start_timeout,
+        finish_timeout=finish_timeout,
     )
     frame: Any = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
@@ -241,7 +294,9 @@ def on_event(
                 )
             subscriber, options = adapted[0], {**adapted[1], **chosen}
         declared.add(
-            Declaration(subscriber, pattern, filter, tail, on_failure, options, where, cancels)
+            Declaration(
+                subscriber, pattern, filter, tail, on_failure, options, where, cancels, flow
+            )
         )
         return task
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.declarations import Declaration, Filter
     from celery_fanout.events import Event
+    from celery_fanout.flowrules import FlowOptions
     from celery_fanout.options import CancelOn
 
 __all__ = ["Explanation", "Registry", "Subscription"]
@@ -50,6 +51,7 @@ class Subscription:
         where: file and line of the declaration.
         order: position among all declarations.
         cancel_on: events that cancel a run which has not ended.
+        flow: the options of flow control, or ``None``.
     """
 
     id: str
@@ -62,6 +64,7 @@ class Subscription:
     where: str
     order: int
     cancel_on: tuple[CancelOn, ...] = ()
+    flow: FlowOptions | None = None
 
     def __repr__(self) -> str:
         return f"<Subscription {self.id}>"
@@ -172,6 +175,7 @@ class Registry:
             where=declaration.where,
             order=order,
             cancel_on=declaration.cancel_on,
+            flow=declaration.flow,
         )
 
     def _wrap_all(self) -> None:
