@@ -6,22 +6,23 @@ both to the same behaviour.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from celery_fanout.stores.memory_ledger.gates import Gates
 from celery_fanout.stores.memory_ledger.matching import matches
+from celery_fanout.stores.memory_ledger.rows import NO_FLOW, Row, Wait
 from celery_fanout.stores.records import NewRun
-from celery_fanout.stores.states import FINAL, RunState
+from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from celery_fanout.stores.records import Kind, LedgerRules
+    from celery_fanout.stores.memory_ledger.rows import Event
+    from celery_fanout.stores.records import LedgerRules
 
-__all__ = ["Book", "Event", "Row", "is_final_text"]
+__all__ = ["Book"]
 
 #: How many attempts of a run are remembered.
 MAX_ATTEMPTS = 100
@@ -29,104 +30,7 @@ MAX_ATTEMPTS = 100
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def is_final_text(text: str | None) -> bool:
-    """Whether a checkpoint's text is one that will not change any more."""
-    return text is not None and json.loads(text)["s"] in ("done", "failed")
-
-
-@dataclass
-class Wait:
-    """A wait for an event, or what cancels a run."""
-
-    name: str
-    match: dict[str, Any]
-
-
-@dataclass
-class Row:
-    """A run, with all that belongs to it."""
-
-    id: str
-    kind: Kind
-    subscription: str
-    event: str
-    state: RunState
-    generation: int
-    created: float
-    updated: float
-    due: float | None = None
-    resume: float | None = None
-    expires: float | None = None
-    token: int = 0
-    nonce: str = ""
-    boot: str = ""
-    retries: int = 0
-    crashes: int = 0
-    started: float | None = None
-    began: float | None = None
-    finished: float | None = None
-    reason: str = ""
-    queue: str = ""
-    published: int = 0
-    parent: str = ""
-    field: str = ""
-    group: str = ""
-    waits_for: str = ""
-    link: str = ""
-    released: bool = False
-    reopened: int = 0
-    unregistered: float | None = None
-    gone_at: float = inf
-    message: str = ""
-    trace: str = ""
-    result: str | None = None
-    error: dict[str, Any] | None = None
-    checkpoints: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
-    outstanding: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
-    seen: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict[str, dict[str, str]])
-    waits: dict[str, Wait] = dataclasses.field(default_factory=dict[str, Wait])
-    children: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
-    attempts: list[dict[str, Any]] = dataclasses.field(default_factory=list[dict[str, Any]])
-
-    def before(self, group: str) -> dict[str, str]:
-        """Return what the items of a group replay the body with: not one another's results."""
-        theirs = group[:-1] + ","
-        return {k: text for k, text in self.checkpoints.items() if not k.startswith(theirs)}
-
-    @property
-    def final(self) -> bool:
-        """Whether it has ended."""
-        return self.state in FINAL
-
-    def holds(self, token: int) -> bool:
-        """Whether a token is that of its holder."""
-        return self.state is RunState.RUNNING and self.token == token
-
-
-@dataclass
-class Event:
-    """An event, with the ids of its runs."""
-
-    key: str
-    name: str
-    attributes: str
-    data: str
-    created: float
-    generation: int
-    emitted: int
-    runs: list[str]
-    replayed: list[str] = dataclasses.field(default_factory=list[str])
-    open: int = 0
-    open_chains: int = 0
-    then_id: str = ""
-    then_message: str = ""
-    then_done: int = -1
-    trace: str = ""
-    nonce: str = ""
-    gone_at: float = inf
-
-
-class Book:
+class Book(Gates):
     """All events and runs.
 
     Args:
@@ -135,14 +39,8 @@ class Book:
     """
 
     def __init__(self, rules: LedgerRules, clock: Callable[[], float]) -> None:
-        self.rules = rules
-        self.clock = clock
-        self.now = clock()
-        self.rows: dict[str, Row] = {}
-        self.events: dict[str, Event] = {}
+        super().__init__(rules, clock)
         self.untold: dict[str, float] = {}
-        self.paused: dict[str, float] = {}
-        self.woken: list[str] = []
 
     def begin(self) -> None:
         """Begin an operation: read the clock, and forget what has expired."""
@@ -170,10 +68,6 @@ class Book:
         return None if event is None or event.gone_at < self.now else event
 
     # -- changes that several operations share --------------------------------------------------
-
-    def enter(self, row: Row, to: RunState, due: float | None) -> None:
-        """Change a run's state, and set its timer."""
-        row.state, row.due, row.updated = to, due, self.now
 
     def wake(self, row: Row) -> None:
         """Make a suspended run due now."""
@@ -205,6 +99,7 @@ class Book:
         parent: str = "",
         resume: float | None = None,
         expires: float | None = None,
+        events: Sequence[str] = (),
     ) -> bool:
         """Write a new pending run; nothing if it exists."""
         if self.row(new.id) is not None:
@@ -228,15 +123,22 @@ class Book:
             group=new.group,
             message=new.message,
             checkpoints=dict(new.checkpoints),
+            flow=new.flow or NO_FLOW,
+            events=list(events),
         )
         for number, (name, match) in enumerate(new.cancel_on, start=1):
             row.waits[f"!{number}"] = Wait(name, json.loads(match))
         self.rows[new.id] = row
-        self._open_event(row)
+        self._open_events(row)
         return True
 
-    def _open_event(self, row: Row) -> None:
-        event = self.event(row.event)
+    def _open_events(self, row: Row) -> None:
+        for key in row.concerns:
+            self.open_event(row, key)
+
+    def open_event(self, row: Row, key: str) -> None:
+        """An event has one more run that is not final."""
+        event = self.event(key)
         if event is None:
             return
         event.open += 1
@@ -253,8 +155,8 @@ class Book:
         if self.add(new, event.key, self.now, event.generation):
             self.woken.append(new.id)
 
-    def _close_event(self, row: Row) -> None:
-        event = self.event(row.event)
+    def _close_event(self, row: Row, key: str) -> None:
+        event = self.event(key)
         if event is None:
             return
         if row.kind in ("event", "then"):
@@ -263,10 +165,13 @@ class Book:
                 self.fan_in(event)
         event.open -= 1
         if event.open <= 0:
-            # never shorter than its runs, each of which may be reopened or replayed
-            rules = self.rules
-            kept = (rules.event_retention, rules.failure_retention, rules.success_retention)
-            event.gone_at = self.now + max(kept)
+            self.expire(event)
+
+    def expire(self, event: Event) -> None:
+        """Keep an event that has ended never shorter than its runs: each may be replayed."""
+        rules = self.rules
+        kept = (rules.event_retention, rules.failure_retention, rules.success_retention)
+        event.gone_at = self.now + max(kept)
 
     def _deliver(self, row: Row, reason: str = "") -> None:
         parent = self.row(row.parent) if row.parent and row.field else None
@@ -307,7 +212,9 @@ class Book:
         if to is not RunState.SUCCEEDED and row.kind not in ("on_failure", "parallel"):
             self.untold[row.id] = self.now + rules.grace
         self._deliver(row, reason)
-        self._close_event(row)
+        for key in row.concerns:
+            self._close_event(row, key)
+        self.withdraw(row)
 
     def fail(self, row: Row, error: Mapping[str, Any], reason: str) -> None:
         """Make a run a dead letter."""
@@ -329,15 +236,16 @@ class Book:
         """Run a dead letter or a cancelled run again."""
         row.checkpoints = {k: t for k, t in row.checkpoints.items() if '"s":"done"' in t[:24]}
         row.outstanding.clear()
-        row.error = row.finished = row.expires = row.unregistered = None
+        row.error = row.finished = row.expires = row.deadline = row.unregistered = None
         row.retries = row.crashes = row.published = 0
         row.gone_at = inf
         row.reason, row.reopened = reason, row.reopened + 1
+        row.impatient = False
         for last in row.attempts[-1:]:
             last.update(retried=reason, reopened=self.now)
         self.untold.pop(row.id, None)
         self.enter(row, RunState.PENDING, self.now)
-        self._open_event(row)
+        self._open_events(row)
 
     def spawn(self, row: Row, group: str, children: Sequence[NewRun]) -> None:
         """Record the children of a group, and count those that are outstanding."""
@@ -356,6 +264,8 @@ class Book:
             open_.append(new)
         self.adopt(row, open_, self.now)
         row.outstanding[group] = len(open_)
+        if any(new.kind == "parallel" for new in children):
+            row.together.add(group)
 
     def cancel(self, run_id: str, reason: str, done: list[str]) -> None:
         """Cancel a run, and the runs that it invoked."""
@@ -395,6 +305,13 @@ class Book:
         """Record children of a run; return how many are new."""
         new = 0
         for child in children:
-            new += self.add(child, parent.event, due, parent.generation, parent=parent.id)
+            new += self.add(
+                child,
+                parent.event,
+                due,
+                parent.generation,
+                parent=parent.id,
+                events=parent.events,
+            )
             parent.children[child.id] = child.kind
         return new

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from celery_fanout.stores.memory_ledger.arrivals import flush
 from celery_fanout.stores.memory_ledger.operations import operation
 from celery_fanout.stores.memory_ledger.views import MemoryViews
 from celery_fanout.stores.records import Settled, Taken, Wakeup
@@ -13,7 +14,7 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from celery_fanout.stores.memory_ledger.book import Row
+    from celery_fanout.stores.memory_ledger.rows import Row
     from celery_fanout.stores.records import LedgerRules, NewRun
 
 __all__ = ["LOOK", "MemoryKeeping"]
@@ -37,11 +38,15 @@ class MemoryKeeping(MemoryViews):
             row = book.row(run_id)
             if row is None:
                 continue
+            late = row.deadline is not None and row.deadline <= book.now
             if row.state in (_S.RUNNING, _S.COMPLETING):
-                if row.boot == boot:
+                if row.boot == boot and late and row.state is _S.RUNNING:
+                    book.cancel(run_id, "finish_timeout", [])
+                elif row.boot == boot:
                     row.due = book.now + self.rules.lease
             elif row.state in (_S.PENDING, _S.PUBLISHED) and (row.resume or 0.0) <= book.now:
-                row.boot, row.due = boot, book.now + self.rules.lease
+                row.boot = boot
+                row.due = min(book.now + self.rules.lease, row.deadline or inf)
 
     @operation
     def release(self, boot: str, run_ids: Sequence[str]) -> list[str]:
@@ -65,6 +70,8 @@ class MemoryKeeping(MemoryViews):
         """Take what is due."""
         book = self.book
         book.forget()
+        if run_ids is None:
+            book.pump_due()
         rows = book.rows.values() if run_ids is None else map(book.row, dict.fromkeys(run_ids))
         due = [row for row in rows if row and row.due is not None and row.due <= book.now + 1e-6]
         if run_ids is None:
@@ -74,6 +81,7 @@ class MemoryKeeping(MemoryViews):
         for row in due:
             self._take(row, wakeups, ended, grace=grace)
         timers = [row.due for row in book.rows.values() if row.due is not None]
+        timers += book.timers()
         return Taken(wakeups, ended, min(timers, default=None), book.now)
 
     def _take(self, row: Row, wakeups: list[Wakeup], ended: list[str], *, grace: bool) -> None:
@@ -85,35 +93,55 @@ class MemoryKeeping(MemoryViews):
         elif row.state is _S.COMPLETING:
             book.finalise(row, _S.SUCCEEDED)
         elif row.expires is not None and row.started is None and row.expires <= book.now:
-            book.finalise(row, _S.CANCELLED, "expired")
+            book.finalise(row, _S.CANCELLED, row.too_late)
             ended.append(row.id)
+        elif row.deadline is not None and row.deadline <= book.now:
+            book.cancel(row.id, "finish_timeout", ended)
         elif (
             row.state is _S.RUNNING and not row.released and book.crash(row, "Its lease was over.")
         ):
             ended.append(row.id)
-        elif row.resume == inf:
-            row.due = book.now + LOOK
-        else:
-            if row.state is _S.RUNNING and row.released:
-                book.log(row, "released")
+        elif self._starts(row):
             book.enter(row, _S.PENDING, book.now + self.rules.grace)
-            row.boot = row.nonce = row.waits_for = ""
-            row.resume, row.released = None, False
             wakeups.append(self._wakeup(row))
 
+    def _starts(self, row: Row) -> bool:
+        """Whether a run that is due may go on now; if it is to wait, it does."""
+        book = self.book
+        if row.state is _S.GATED:
+            if row.flush is not None:
+                return flush(book, row)
+            row.due = row.timeout
+            return False
+        if row.resume == inf:
+            row.due = min(book.now + LOOK, row.deadline or inf)
+            return False
+        if row.state is _S.RUNNING and row.released:
+            book.log(row, "released")
+        row.boot = row.nonce = row.waits_for = ""
+        row.resume, row.released = None, False
+        return not row.limited or row.admitted or book.admit(row)
+
     def _wakeup(self, row: Row) -> Wakeup:
-        event = self.book.event(row.event)
+        collect = row.flow.collect
+        collected = [] if collect is None else row.events
+        event = self.book.event(collected[-1] if collected else row.event)
+        data = "" if event is None else event.data
+        if collect is not None and collect.kind == "batch":
+            found = [event for event in map(self.book.event, collected) if event is not None]
+            data = f"[{','.join(event.data for event in found)}]"
         return Wakeup(
             row.id,
             row.kind,
             row.subscription,
             row.event,
             "" if event is None else event.attributes,
-            "" if event is None else event.data,
+            data,
             row.retries,
             row.message,
             row.generation,
             row.trace or ("" if event is None else event.trace),
+            tuple(collected),
         )
 
     @operation
@@ -159,6 +187,7 @@ class MemoryKeeping(MemoryViews):
         else:
             row.boot, row.unregistered, row.resume = "", since, book.now + delay
             book.enter(row, _S.PENDING, row.resume)
+            book.give_back(row)
         return Settled(True, book.woken)
 
     @operation
@@ -191,7 +220,8 @@ class MemoryKeeping(MemoryViews):
     def sweep(self, *, limit: int = 1000) -> int:
         """Drop what has expired, and let go of what a resume that was cut short has left."""
         book = self.book
-        held = {row.subscription for row in book.rows.values() if row.state is _S.GATED}
+        held = {row.subscription for row in book.rows.values() if row.held_back}
+        book.forget_gates()
         for subscription in held - book.paused.keys():
             self._let_go(subscription, limit)
         return book.forget(limit)

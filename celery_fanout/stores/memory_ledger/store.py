@@ -8,17 +8,19 @@ import time
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.memory_ledger.book import Book, Event, Wait, is_final_text
+from celery_fanout.stores.memory_ledger.arrivals import arrive, close_if_dropped
+from celery_fanout.stores.memory_ledger.book import Book
 from celery_fanout.stores.memory_ledger.keeping import LOOK, MemoryKeeping
 from celery_fanout.stores.memory_ledger.matching import matches
 from celery_fanout.stores.memory_ledger.operations import operation
+from celery_fanout.stores.memory_ledger.rows import Event, Wait, is_final_text
 from celery_fanout.stores.records import Claim, Recorded, Settled
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from celery_fanout.stores.memory_ledger.book import Row
+    from celery_fanout.stores.memory_ledger.rows import Row
     from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
 
 __all__ = ["MemoryLedger"]
@@ -36,6 +38,7 @@ class MemoryLedger(MemoryKeeping):
     """
 
     supports_publish = False
+    supports_flow = True
     shards = 1
 
     def __init__(self, rules: LedgerRules, clock: Callable[[], float] = time.time) -> None:
@@ -97,15 +100,9 @@ class MemoryLedger(MemoryKeeping):
         if not new.replay:
             # before its own runs are there: an event cancels none of them
             book.announce(new.name, new.attributes, new.data)
-        for run in new.runs:
-            book.add(
-                run,
-                new.key,
-                book.now + self.rules.grace if new.resume_at is None else new.resume_at,
-                generation,
-                resume=new.resume_at,
-                expires=new.expires_at,
-            )
+        ids[:] = [arrive(book, run, new) for run in new.runs]
+        if any(run.flow for run in new.runs):
+            close_if_dropped(book, event)
         if not ids:
             if event.open <= 0:  # else runs of an earlier generation are
                 event.gone_at = book.now + self.rules.event_retention
@@ -162,15 +159,21 @@ class MemoryLedger(MemoryKeeping):
             return self._answer(row, "completing", result=row.result or "null")
         if row.state is _S.RUNNING and row.nonce == nonce:
             return self._answer(row, "claimed", checkpoints=self._checkpoints(row))
+        if row.deadline is not None and row.deadline <= book.now:
+            book.cancel(run_id, "finish_timeout", [])
+            return self._answer(row, "expired")
         # one that waits for its time, or for an event, is woken first: a gated run would miss that
         waits = row.state is not _S.GATED and (row.resume or 0.0) > book.now + 0.001
         if row.subscription in book.paused and row.state is not _S.RUNNING and not waits:
             if row.state is not _S.GATED:
-                book.enter(row, _S.GATED, None)
+                book.enter(row, _S.GATED, row.timeout if row.limited else None)
+                book.give_back(row)
             return self._answer(row, "paused")
         if row.expires is not None and row.started is None and row.expires <= book.now:
-            book.finalise(row, _S.CANCELLED, "expired")
+            book.finalise(row, _S.CANCELLED, row.too_late)
             return self._answer(row, "expired")
+        if row.gate or row.flush is not None:
+            return self._answer(row, "gated")
         if row.state is _S.RUNNING:
             if (row.due or 0.0) > book.now and not (put_back and left == row.token):
                 return self._answer(row, "held", due=row.due or 0.0)
@@ -185,9 +188,15 @@ class MemoryLedger(MemoryKeeping):
             return self._answer(row, "early", due=row.resume)
         if retries < row.retries:
             return self._answer(row, "stale")
+        if row.limited and not row.admitted and not book.admit(row):
+            row.boot = row.waits_for = ""
+            row.resume = None
+            return self._answer(row, "gated")
         row.token += 1
         row.retries, row.boot, row.nonce, row.began = retries, boot, nonce, book.now
         row.started = book.now if row.started is None else row.started
+        if row.flow.finish_timeout is not None and row.deadline is None:
+            row.deadline = book.now + row.flow.finish_timeout
         book.enter(row, _S.RUNNING, book.now + self.rules.lease)
         row.resume, row.unregistered = None, None
         row.waits_for = row.reason = ""
@@ -311,6 +320,8 @@ class MemoryLedger(MemoryKeeping):
         book.enter(row, to, book.now + LOOK if due == inf else due)
         if nothing:
             book.woken.append(row.id)
+        if to is not _S.PENDING and not (group and group in row.together):
+            book.give_back(row)  # unless items of step.parallel work for it
 
     @operation
     def spawn(self, run_id: str, token: int, group: str, children: Sequence[NewRun]) -> Settled:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celery_fanout.stores.memory_ledger.limits import MemoryLimits
 from celery_fanout.stores.records import EventRecord, Outcome, RunRecord
 from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Sequence
 
-    from celery_fanout.stores.memory_ledger.book import Book, Event, Row
+    from celery_fanout.stores.memory_ledger.rows import Event, Row
 
 __all__ = ["MemoryViews"]
 
@@ -54,16 +54,8 @@ def _event(event: Event) -> EventRecord:
     )
 
 
-class MemoryViews:
-    """The reading half of the ledger in memory, and what people do to it.
-
-    Attributes:
-        book: what it holds.
-        lock: held by every operation.
-    """
-
-    book: Book
-    lock: threading.RLock
+class MemoryViews(MemoryLimits):
+    """The reading half of the ledger in memory, and what people do to it."""
 
     def run(self, run_id: str) -> RunRecord | None:
         """Return a run with its detail."""
@@ -86,6 +78,7 @@ class MemoryViews:
                     "result": row.result,
                     "error": row.error,
                     "message": row.message,
+                    **({"events": list(row.events)} if row.flow.collect else {}),
                 },
             )
 
@@ -222,9 +215,7 @@ class MemoryViews:
         """Let runs go that are held back; return how many, and whether any are left."""
         book = self.book
         gated = [
-            row
-            for row in book.rows.values()
-            if row.state is RunState.GATED and row.subscription == subscription
+            row for row in book.rows.values() if row.held_back and row.subscription == subscription
         ]
         gated.sort(key=lambda row: (row.updated, row.id))
         for row in gated[:limit]:

@@ -1,0 +1,166 @@
+"""What the ledger in memory knows of a run, and of an event."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from celery_fanout.stores.flow import Flow
+from celery_fanout.stores.states import FINAL, RunState
+
+if TYPE_CHECKING:
+    from celery_fanout.stores.records import Kind
+
+__all__ = ["NO_FLOW", "Event", "Row", "Wait", "is_final_text"]
+
+
+def is_final_text(text: str | None) -> bool:
+    """Whether a checkpoint's text is one that will not change any more."""
+    return text is not None and json.loads(text)["s"] in ("done", "failed")
+
+
+#: Of a run that nothing has to wait for.
+NO_FLOW = Flow()
+
+
+@dataclass
+class Wait:
+    """A wait for an event, or what cancels a run."""
+
+    name: str
+    match: dict[str, Any]
+
+
+@dataclass
+class Row:
+    """A run, with all that belongs to it.
+
+    Attributes:
+        flow: what has to be so before it starts.
+        admitted: whether it was, and holds its places.
+        charged: whether the throttle has counted it.
+        order: its number among runs with a flow.
+        gate: id of the gate at which it waits.
+        flush: until when it collects events.
+        impatient: whether ``expires`` is because of ``start_timeout``.
+        deadline: when ``finish_timeout`` is over.
+        events: keys of those that it, or the run that asked for it, collected.
+        together: groups of items of ``step.parallel``.
+    """
+
+    id: str
+    kind: Kind
+    subscription: str
+    event: str
+    state: RunState
+    generation: int
+    created: float
+    updated: float
+    due: float | None = None
+    resume: float | None = None
+    expires: float | None = None
+    token: int = 0
+    nonce: str = ""
+    boot: str = ""
+    retries: int = 0
+    crashes: int = 0
+    started: float | None = None
+    began: float | None = None
+    finished: float | None = None
+    reason: str = ""
+    queue: str = ""
+    published: int = 0
+    parent: str = ""
+    field: str = ""
+    group: str = ""
+    waits_for: str = ""
+    link: str = ""
+    released: bool = False
+    reopened: int = 0
+    unregistered: float | None = None
+    gone_at: float = inf
+    flow: Flow = NO_FLOW
+    admitted: bool = False
+    charged: bool = False
+    order: int = 0
+    gate: str = ""
+    flush: float | None = None
+    impatient: bool = False
+    deadline: float | None = None
+    events: list[str] = dataclasses.field(default_factory=list[str])
+    together: set[str] = dataclasses.field(default_factory=set[str])
+    message: str = ""
+    trace: str = ""
+    result: str | None = None
+    error: dict[str, Any] | None = None
+    checkpoints: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    outstanding: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    seen: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict[str, dict[str, str]])
+    waits: dict[str, Wait] = dataclasses.field(default_factory=dict[str, Wait])
+    children: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    attempts: list[dict[str, Any]] = dataclasses.field(default_factory=list[dict[str, Any]])
+
+    def before(self, group: str) -> dict[str, str]:
+        """Return what the items of a group replay the body with: not one another's results."""
+        theirs = group[:-1] + ","
+        return {k: text for k, text in self.checkpoints.items() if not k.startswith(theirs)}
+
+    @property
+    def concerns(self) -> list[str]:
+        """Keys of the events of which it is an open run; one is there twice if it came twice."""
+        return self.events or [self.event]
+
+    @property
+    def limited(self) -> bool:
+        """Whether flow control concerns it."""
+        return self.flow is not NO_FLOW
+
+    @property
+    def held_back(self) -> bool:
+        """Whether its subscription was paused: it neither waits at a gate nor collects."""
+        return self.state is RunState.GATED and not self.gate and self.flush is None
+
+    @property
+    def too_late(self) -> str:
+        """Why it is cancelled if it has not started in time."""
+        return "start_timeout" if self.impatient else "expired"
+
+    @property
+    def timeout(self) -> float | None:
+        """When it is cancelled if it goes on waiting at a gate."""
+        return self.expires if self.started is None else self.deadline
+
+    @property
+    def final(self) -> bool:
+        """Whether it has ended."""
+        return self.state in FINAL
+
+    def holds(self, token: int) -> bool:
+        """Whether a token is that of its holder."""
+        return self.state is RunState.RUNNING and self.token == token
+
+
+@dataclass
+class Event:
+    """An event, with the ids of its runs."""
+
+    key: str
+    name: str
+    attributes: str
+    data: str
+    created: float
+    generation: int
+    emitted: int
+    runs: list[str]
+    replayed: list[str] = dataclasses.field(default_factory=list[str])
+    open: int = 0
+    open_chains: int = 0
+    then_id: str = ""
+    then_message: str = ""
+    then_done: int = -1
+    trace: str = ""
+    nonce: str = ""
+    gone_at: float = inf
