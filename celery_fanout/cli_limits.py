@@ -122,7 +122,9 @@ def _use(found: LimitRecord | GateRecord, now: float) -> list[str]:
     from celery_fanout.timeline import age
 
     oldest = "" if found.oldest is None else age(max(0.0, now - found.oldest))
-    starts = "" if found.next_at is None else f"in {age(max(0.0, found.next_at - now))}"
+    starts = ""
+    if found.next_at is not None:
+        starts = f"in {age(found.next_at - now)}" if found.next_at > now else "now"
     return [f"{found.used:,}", f"{found.waiting:,}", oldest, starts]
 
 

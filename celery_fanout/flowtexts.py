@@ -58,7 +58,8 @@ def outlook(preview: Preview, now: float) -> str:
     elif verdict == "drop":
         text = f"be dropped: {_drop(kind, name, used, at_most)}"
     elif kind == "throttle":
-        text = f"wait: {name} lets the next start{when or ' later'}, {preview.waiting:,} wait"
+        after = f", after the {preview.waiting:,} that wait" if preview.waiting else ""
+        text = f"wait: {name} lets it start{when or ' later'}{after}"
     else:
         text = f"wait: {name} has {used} of {at_most} in use, {preview.waiting:,} wait"
     return f"would {text}"

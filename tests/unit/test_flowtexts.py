@@ -52,11 +52,11 @@ def gate(kind, key=None):
         ),
         (
             Preview("wait", gate("throttle"), 5, 1, 1000, NOW + 3.2),
-            f"would wait: throttle {SUB} lets the next start in 3.2 s, 1,000 wait",
+            f"would wait: throttle {SUB} lets it start in 3.2 s, after the 1,000 that wait",
         ),
         (
-            Preview("wait", gate("throttle"), 0, 1, 1),
-            f"would wait: throttle {SUB} lets the next start later, 1 wait",
+            Preview("wait", gate("throttle"), 0, 1, 0),
+            f"would wait: throttle {SUB} lets it start later",
         ),
         (
             Preview("drop", gate("rate_limit"), 5, 5, 0, NOW + 3),
