@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from celery_fanout.events import Event
     from celery_fanout.options import Key
 
-__all__ = ["MAX_PRIORITY", "FlowOptions", "flow_options", "is_priority", "limit_name"]
+__all__ = [
+    "MAX_PRIORITY",
+    "FlowOptions",
+    "Limit",
+    "flow_options",
+    "function_name",
+    "is_priority",
+    "limit_name",
+]
 
 #: How many concurrency limits one subscription may have.
 MAX_CONCURRENCIES = 3
@@ -97,15 +105,19 @@ class FlowOptions:
 _NONE: tuple[Any, ...] = (None, ())
 
 
-def key_name(key: Key) -> str:
-    """Return what people read for a key: its path, or the name of its function."""
-    return key if isinstance(key, str) else getattr(key, "__qualname__", type(key).__name__)
+def function_name(function: Callable[[Event], object]) -> str:
+    """Return what people call a function that is a key or a priority."""
+    return getattr(function, "__qualname__", type(function).__name__)
+
+
+def _key_name(key: Key) -> str:
+    return key if isinstance(key, str) else function_name(key)
 
 
 def limit_name(limit: Limit, subscription: str) -> str:
     """Return what people call a limit: its kind, whose it is, and by what."""
     kind = next((name for name, cls in _KINDS.items() if isinstance(limit, cls)), "concurrency")
-    whose, by = subscription, "" if limit.key is None else f" by {key_name(limit.key)}"
+    whose, by = subscription, "" if limit.key is None else f" by {_key_name(limit.key)}"
     if isinstance(limit, Concurrency) and limit.scope != "subscription":
         # those who share it may find the key in different places
         whose, by = limit.scope, by and " by key"
@@ -188,7 +200,7 @@ def _of_concurrency(options: FlowOptions) -> Iterator[tuple[str, str]]:
         if names.count(name) > 1:
             yield (
                 f"two concurrency limits with scope={limit.scope!r} and "
-                + ("no key" if limit.key is None else f"the key {key_name(limit.key)}"),
+                + ("no key" if limit.key is None else f"the key {_key_name(limit.key)}"),
                 (
                     "They would be one limit with two numbers: keep one, or give the functions "
                     "different names."

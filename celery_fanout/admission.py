@@ -1,0 +1,212 @@
+"""A subscription's options of flow control, worked out for one event: what the ledger is told.
+
+Keys and priorities are Python, and run where the event is emitted.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha1
+from typing import TYPE_CHECKING, Any, Literal
+
+from celery_fanout.exceptions import INTERRUPTS, InvalidEvent, InvalidEventData
+from celery_fanout.flowrules import MAX_PRIORITY, function_name, is_priority
+from celery_fanout.jsondata import as_json_data, encode
+from celery_fanout.options import MISSING, Concurrency, look_up, seconds_of
+from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from celery_fanout.events import Event
+    from celery_fanout.flowrules import FlowOptions, Limit
+    from celery_fanout.options import Key, Singleton
+    from celery_fanout.registry import Subscription
+
+__all__ = ["broker_priority", "flow_of", "limits_of"]
+
+#: How long the value of a key may be as it stands, in characters; of a longer one the ledger gets
+#: the beginning and a checksum.
+MAX_KEY = 200
+
+#: What a second run meets at a singleton, by its mode.
+_FULL: dict[str, Literal["wait", "drop", "cancel"]] = {
+    "skip": "drop",
+    "cancel": "cancel",
+    "queue": "wait",
+}
+
+#: The last of the broker's priorities on Redis, where 0 goes first.
+LAST_ON_REDIS = 9
+
+
+def limits_of(subscription: Subscription) -> Mapping[str, Limit]:
+    """Return the limits of a subscription by their names, as the ledger knows them."""
+    return {} if subscription.flow is None else subscription.flow.limits(subscription.id)
+
+
+def flow_of(subscription: Subscription, event: Event) -> Flow | None:
+    """Return what has to be so before the run of an event may start; ``None``: nothing.
+
+    Raises:
+        InvalidEvent: if a function for a key or the priority raises, or returns what cannot be
+            used.
+    """
+    options = subscription.flow
+    if options is None:
+        return None
+    gates = _Gates()
+    for name, limit in limits_of(subscription).items():
+        key = "" if limit.key is None else _value(limit.key, name, subscription, event)
+        gates.add(limit, Gate(name, key))
+    throttle, rate, once = options.throttle, options.rate_limit, options.idempotency
+    flow_throttle = flow_rate = flow_once = None
+    if throttle is not None:
+        per = seconds_of(throttle.per)
+        flow_throttle = Rate(gates.of(throttle), throttle.limit, per, throttle.burst)
+    if rate is not None:
+        flow_rate = Rate(gates.of(rate), rate.limit, seconds_of(rate.per))
+    if once is not None:
+        flow_once = Once(gates.of(once), seconds_of(once.ttl))
+    return Flow(
+        places=_places(options, gates),
+        throttle=flow_throttle,
+        rate_limit=flow_rate,
+        once=flow_once,
+        collect=_collect(options, gates),
+        lane=_lane(options, gates, subscription),
+        priority=_priority(options.priority, subscription, event),
+        start_timeout=options.start_timeout,
+        finish_timeout=options.finish_timeout,
+    )
+
+
+class _Gates:
+    """The gates of an event's run, by their limits: a key may be an object that has no hash."""
+
+    def __init__(self) -> None:
+        self._gates: dict[int, Gate] = {}
+
+    def add(self, limit: Limit, gate: Gate) -> None:
+        self._gates[id(limit)] = gate
+
+    def of(self, limit: Limit) -> Gate:
+        return self._gates[id(limit)]
+
+
+def _places(options: FlowOptions, gates: _Gates) -> tuple[Place, ...]:
+    limits: list[Concurrency | Singleton] = [*options.concurrency]
+    if options.singleton is not None:
+        limits.append(options.singleton)
+    limits.sort(key=lambda limit: limit.key is None)  # a run waits where the fewest share first
+    return tuple(
+        Place(gates.of(limit), limit.limit)
+        if isinstance(limit, Concurrency)
+        else Place(gates.of(limit), 1, kept=True, full=_FULL[limit.mode])
+        for limit in limits
+    )
+
+
+def _collect(options: FlowOptions, gates: _Gates) -> Collect | None:
+    debounce, batch = options.debounce, options.batch
+    if debounce is not None:
+        timeout = None if debounce.timeout is None else seconds_of(debounce.timeout)
+        return Collect(gates.of(debounce), "debounce", seconds_of(debounce.period), timeout)
+    if batch is not None:
+        period = seconds_of(batch.timeout)
+        return Collect(gates.of(batch), "batch", period, max_size=batch.max_size)
+    return None
+
+
+def _lane(options: FlowOptions, gates: _Gates, subscription: Subscription) -> str:
+    """Return with whom a run waits in line; lines take turns.
+
+    Only keys of limits that runs wait for in numbers count: with an idempotency or a debounce by
+    document each run would be a line of its own, and priorities would mean nothing.
+    """
+    limits = (*options.concurrency, options.throttle, options.batch)
+    keys = [gates.of(limit).key for limit in limits if limit is not None and limit.key is not None]
+    return encode([subscription.id, *keys]) if keys else subscription.id
+
+
+def _value(key: Key, limit: str, subscription: Subscription, event: Event) -> str:
+    """Return the value of a key as text."""
+    if isinstance(key, str):
+        found = look_up(event.data, key)
+        found = None if found is MISSING else found
+    else:
+        what = f"the key of the limit {limit!r}"
+        found = _called(key, what, subscription, event)
+        try:
+            found = as_json_data(event.name, found)
+        except InvalidEventData as exc:
+            raise InvalidEvent(
+                event.name,
+                f"cannot be emitted: {function_name(key)}, {what}, returned a "
+                f"{type(found).__name__} that JSON cannot carry",
+                "Let it return a text, a number, or a list of them.",
+            ) from exc
+    text = found if isinstance(found, str) else _canonical(found)
+    if len(text) <= MAX_KEY:
+        return text
+    return f"{text[:MAX_KEY]}… {sha1(text.encode(), usedforsecurity=False).hexdigest()}"
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _called(
+    function: Callable[[Event], object], what: str, subscription: Subscription, event: Event
+) -> object:
+    try:
+        return function(event)
+    except INTERRUPTS:
+        raise
+    except Exception as exc:
+        raise InvalidEvent(
+            event.name,
+            f"cannot be emitted: {function_name(function)}, {what} of {subscription.id}, raised "
+            f"{type(exc).__name__}",
+            "Let it return a value for every event that the subscription matches.",
+        ) from exc
+
+
+def _priority(given: Any, subscription: Subscription, event: Event) -> int:
+    if not callable(given):
+        return given or 0
+    found: Any = _called(given, "the priority", subscription, event)
+    if not is_priority(found):
+        shown = found if isinstance(found, int) else f"a {type(found).__name__}"
+        raise InvalidEvent(
+            event.name,
+            f"cannot be emitted: {function_name(given)}, the priority of {subscription.id}, "
+            f"returned {shown}",
+            f"Let it return a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}.",
+        )
+    return int(found)
+
+
+def broker_priority(subscription: Subscription, event: Event, driver: str) -> int | None:
+    """Return the priority of a message by the broker's own measure; ``None``: none of its own.
+
+    Messages without one have 0. That is the last on RabbitMQ, and the first on Redis, so what is to
+    go first has a number of its own there, and here what is to go last.
+
+    Args:
+        subscription: whose run it is.
+        event: the event.
+        driver: what kombu calls the broker's kind.
+    """
+    options = subscription.flow
+    if options is None or options.priority is None or "priority" in subscription.options:
+        return None
+    try:
+        priority = _priority(options.priority, subscription, event)
+    except InvalidEvent:  # the event is recorded already, and a message is only a wake-up
+        return None
+    if driver == "amqp" and priority > 0:
+        return priority
+    if driver == "redis" and priority < 0:
+        return min(-priority, LAST_ON_REDIS)
+    return None
