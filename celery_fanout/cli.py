@@ -61,6 +61,8 @@ def _filter_name(subscription: Any) -> str:
 @command
 def subscriptions(fanout: Fanout, as_json: bool) -> None:
     """List what every task subscribes to."""
+    from celery_fanout.admission import limits_of
+
     fanout.load()
     rows = [
         {
@@ -70,6 +72,7 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
             "then": [link["task"] for link in sub.tail],
             "on_failure": sub.on_failure or "",
             "options": dict(sub.options),
+            "limits": list(limits_of(sub)),
             "where": sub.where,
         }
         for sub in fanout.registry

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from celery_fanout.admission import flow_of
 from celery_fanout.exceptions import InvalidEvent, StoreUnavailable
 from celery_fanout.flowtexts import outlook
 
@@ -40,7 +41,7 @@ def _outlook(item: Explanation, event: Event, ledger: Ledger | None) -> str:
     if not ledger.supports_flow:
         return "emit would refuse it: flow control needs fanout_shards = 1"
     try:
-        flow = item.subscription.flow(event)
+        flow = flow_of(item.subscription, event)
         return "" if flow is None else outlook(ledger.preview(flow), ledger.time())
     except InvalidEvent as exc:
         return f"emit would refuse it: {exc}"

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from celery_fanout.admission import limits_of
 from celery_fanout.exceptions import LimitNotTuned, StoreUnsupported, UnknownLimit
 from celery_fanout.flowtexts import number_of
 from celery_fanout.looking import RunReader
@@ -114,7 +115,7 @@ def declared_limits(registry: Registry) -> dict[str, Declared]:
     """Return the limits that an app's code has, by name, in the order of the code."""
     found: dict[str, Declared] = {}
     for sub in registry:
-        for name, limit in sub.flow.limits(sub.id).items() if sub.flow else ():
+        for name, limit in limits_of(sub).items():
             before = found.get(name, Declared(name, (), limit.key is not None, ()))
             found[name] = Declared(
                 name,
