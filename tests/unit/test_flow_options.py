@@ -280,7 +280,7 @@ def on_event_flow(**given):
     return flow_options("S", cancel_on=cancels, **{**options, **given})
 
 
-#: Options that are refused, and what is said of it. The page docs/how-to/flow-control.md has the
+#: Options that are refused, and what is said of it. The page docs/explanation/flow-control.md has the
 #: combinations of them.
 SINGLE = {
     "a number for a throttle": (
