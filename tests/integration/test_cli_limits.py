@@ -1,4 +1,4 @@
-"""`celery -A proj fanout limits`, and what other commands say of limits: processes, a real Redis."""
+"""`celery -A proj fanout limits`, and what other commands say of limits: a real Redis."""
 
 import json
 import os
@@ -95,9 +95,8 @@ class Shop:
 def shop(tmp_path, redis_url):
     (tmp_path / "shop.py").write_text(PROJECT.format(url=redis_url, backend=redis_url))
     (tmp_path / "one.py").write_text(PROJECT.format(url=redis_url, backend="cache+memory://"))
-    (tmp_path / "none.py").write_text(
-        f"from celery import Celery\napp = Celery('none', broker={redis_url!r}, backend={redis_url!r})\n"
-    )
+    plain = f"app = Celery('none', broker={redis_url!r}, backend={redis_url!r})"
+    (tmp_path / "none.py").write_text(f"from celery import Celery\n{plain}\n")
     return Shop(tmp_path)
 
 

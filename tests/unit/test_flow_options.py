@@ -280,8 +280,8 @@ def on_event_flow(**given):
     return flow_options("S", cancel_on=cancels, **{**options, **given})
 
 
-#: Options that are refused, and what is said of it. The page docs/explanation/flow-control.md has the
-#: combinations of them.
+#: Options that are refused, and what is said of it. The page docs/explanation/flow-control.md has
+#: the combinations of them.
 SINGLE = {
     "a number for a throttle": (
         {"throttle": 5},
