@@ -36,10 +36,15 @@ def command(fn: Callable[..., Any]) -> Callable[..., Any]:
         known = {parameter.name for parameter in ctx.command.params}
         options = {key: value for key, value in options.items() if key in known}
         from celery_fanout.app import get_fanout
-        from celery_fanout.exceptions import FanoutError
+        from celery_fanout.exceptions import FanoutError, StoreUnavailable
 
         try:
             fn(get_fanout(ctx.obj.app), **options)
+        except StoreUnavailable as exc:
+            # its own text is about the run that it puts back
+            problem = f"{exc.store} cannot be reached ({exc.reason.rstrip('.')})."
+            remedy = "Start it, or mend fanout_store_url. `celery fanout check` tells more."
+            raise click.ClickException(f"{problem} {remedy}") from exc
         except FanoutError as exc:
             raise click.ClickException(str(exc)) from exc
 

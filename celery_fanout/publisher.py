@@ -18,7 +18,7 @@ from celery_fanout.canvas import DATA_HEADER, RESUME_HEADER, FrozenChain, freeze
 from celery_fanout.connection import Deadline, ProducerPool, confirm_window
 from celery_fanout.emission import Emission, RunHandle
 from celery_fanout.exceptions import INTERRUPTS, EmitError, InvalidEvent, StoreUnsupported
-from celery_fanout.sending import Sending
+from celery_fanout.sending import Sealing, Sending
 from celery_fanout.signals import event_emitted
 from celery_fanout.templates import Templates, routed_to
 
@@ -68,27 +68,6 @@ def _reason(exc: BaseException) -> str:
     # redis-py quotes the command, which may contain the event's data
     text = str(exc).rpartition(" of pipeline caused error: ")[2]
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
-
-
-class Sealing:
-    """Makes the messages of chains without publishing them.
-
-    Args:
-        producer: a producer, for declaring queues.
-        sending: what makes messages.
-    """
-
-    def __init__(self, producer: Any, sending: Sending) -> None:
-        self._producer = producer
-        self._sending = sending
-
-    def __call__(self, deliveries: Sequence[Delivery]) -> dict[str, list[str]] | None:
-        """Return messages by the Redis list that they go to; ``None`` if some go another way."""
-        if not all(self._sending.keeps(delivery.chain) for delivery in deliveries):
-            return None
-        for delivery in deliveries:
-            self._sending.send(delivery.chain, {})
-        return self._sending.kept()
 
 
 class Publisher:
@@ -257,7 +236,7 @@ class Publisher:
                 if self._one_redis is None:
                     self._one_redis = self._is_one_redis(producer.channel)
                 sending = Sending(self._app, self._templates, producer, deadline, retries=0)
-                sealing = Sealing(producer, sending) if self._one_redis else None
+                sealing = Sealing(sending) if self._one_redis else None
             except INTERRUPTS:
                 raise
             except Exception as exc:  # noqa: BLE001 - a broker's library raises errors of its own

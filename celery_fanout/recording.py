@@ -53,9 +53,9 @@ class Schedule:
 
 
 class Sealed(Protocol):
-    """Messages for the same Redis as the ledger's, and the deliveries that they belong to."""
+    """Makes messages for the same Redis as the ledger's."""
 
-    def __call__(self, deliveries: Sequence[Delivery]) -> dict[str, list[str]] | None: ...
+    def __call__(self, chains: Sequence[FrozenChain]) -> dict[str, list[str]] | None: ...
 
 
 class Recorder:
@@ -149,7 +149,8 @@ class Recorder:
         seal: Sealed | None,
     ) -> NewEvent:
         key = event_key(event.name, event.id)
-        messages = seal(deliveries) if seal is not None and deliveries else None
+        chains = [delivery.chain for delivery in deliveries]
+        messages = seal(chains) if seal is not None and chains else None
         then_id = ""
         if schedule.then:
             then_id = child_id(key, "then", generation, place=place_of(key, self._ledger.shards))
@@ -158,7 +159,7 @@ class Recorder:
             name=event.name,
             attributes=encode(event.attributes()),
             data=encode(event.data),
-            runs=[self._run(event, delivery.chain) for delivery in deliveries],
+            runs=[self._run(event, chain) for chain in chains],
             generation=generation,
             resume_at=schedule.resume_at,
             expires_at=schedule.expires_at,

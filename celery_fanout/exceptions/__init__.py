@@ -25,8 +25,10 @@
           │    └── EventTooLarge
           ├── EmitError
           ├── DeliveryUnsupported
-          ├── NotInTransaction
-          ├── NoCommitToWaitFor
+          ├── TransactionError
+          │    ├── NotInTransaction
+          │    ├── NoCommitToWaitFor
+          │    └── NoOutbox
           ├── NotPublishedYet
           ├── UnreadableRow
           ├── ControlError
@@ -101,8 +103,10 @@ from celery_fanout.exceptions.emission import (
     InvalidEventData,
     InvalidEventName,
     NoCommitToWaitFor,
+    NoOutbox,
     NotInTransaction,
     NotPublishedYet,
+    TransactionError,
     UnreadableRow,
 )
 from celery_fanout.exceptions.registration import (
@@ -170,6 +174,7 @@ __all__ = [
     "NestedStep",
     "NoApp",
     "NoCommitToWaitFor",
+    "NoOutbox",
     "NonRetriable",
     "NotATask",
     "NotDurableWarning",
@@ -193,6 +198,7 @@ __all__ = [
     "Superseded",
     "SwallowedSuspensionWarning",
     "TooMany",
+    "TransactionError",
     "UnknownLimit",
     "UnknownSetting",
     "UnknownStep",

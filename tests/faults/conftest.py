@@ -23,6 +23,7 @@ from tests.processes import wait_until
 from tests.servers import Oracle, RabbitServer, RedisServer, Worker
 
 SEED = int(os.environ.get("FAULT_SEED") or random.randrange(10**6))
+os.environ["FAULT_SEED"] = str(SEED)  # the same in all processes that run the tests
 
 
 def pytest_report_header() -> str:

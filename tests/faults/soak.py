@@ -28,6 +28,7 @@ from typing import Any
 from celery_fanout.exceptions import EmitError
 from celery_fanout.stores.states import FINAL, RunState
 from tests.faults.conftest import SEED, FastWorker, Jobs
+from tests.faults.ending import ended_or_killed
 from tests.faults.invariants import check_invariants
 from tests.processes import dismiss_guardian, family_of, wait_until
 from tests.servers import ROOT, Oracle, RedisServer, Worker
@@ -161,8 +162,7 @@ class Soak:
 
     def stop_cold(self, victim: Worker) -> None:
         os.kill(victim.pid, signal.SIGQUIT)
-        wait_until(lambda: not victim.alive, 60)
-        victim.kill()
+        ended_or_killed(victim)
         victim.start()
 
     # -- what there is --------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def test_workers_are_killed_again_and_again(
 ) -> None:
     """The kill test: parents and children, every two seconds; Redis restarts once."""
     fast = request.node.callspec.params["jobs"] == "fast"
-    runs, kills = (1_500, 3) if bounded else (5_000, 15)
+    runs, kills = (900, 3) if bounded else (5_000, 15)
     jobs.conf["fanout_max_crashes"] = 50  # what is killed at random is no poison
     workers = [jobs.worker(fast=fast) for _ in range(4)]
     waiting = payloads(runs)

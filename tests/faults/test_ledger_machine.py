@@ -11,5 +11,5 @@ from tests.servers import RedisServer
 
 @pytest.mark.timeout(1800)
 def test_both_ledgers_do_the_same(redis_server: RedisServer, bounded: bool) -> None:
-    stories = 100 if bounded else 1500
+    stories = 40 if bounded else 1500
     assert explore(redis_server, SEED, stories) == stories

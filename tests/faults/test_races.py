@@ -128,7 +128,7 @@ def test_a_thousand_interleavings(redis_server: RedisServer) -> None:
 
 def test_control_races_with_working(jobs: Jobs, chance: random.Random, bounded: bool) -> None:
     """Cancel in a step, replay and rerun while others work: what a run ends as, it stays."""
-    number = 30 if bounded else 300
+    number = 20 if bounded else 300
     jobs.worker(concurrency=2)
     control = get_fanout(jobs.app).runs
     cancelled: dict[str, float] = {}

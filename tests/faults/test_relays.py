@@ -34,6 +34,9 @@ OTHERS = (
 )
 
 
+#: Where there are ten relays in the full form.
+MANY = 4
+
 #: What a relay says at its end.
 ENDED = re.compile(r"relay ended: ([\d,]+) published")
 
@@ -79,7 +82,7 @@ def kill_while(
 def test_relays_race(project: Project, relays: int, bounded: bool) -> None:
     """On level 1, where each message that is published twice would be seen: there is none."""
     project.settings(CELERY_FANOUT_STORE_URL="backend")
-    rows = 2_000 if bounded else 10_000
+    rows, relays = (1_000, min(relays, MANY)) if bounded else (10_000, relays)
     with ExitStack() as stack:
         racing = [
             stack.enter_context(Relay(project, "--batch", "20", "--poll", "0.05"))
@@ -105,7 +108,8 @@ def test_relays_race_and_are_killed(
     project: Project, relays: int, chance: random.Random, bounded: bool
 ) -> None:
     """Each event is delivered, and the ledger sees to it that each run is executed once."""
-    rows, kills = (1_000, 4) if bounded else (10_000, 20)
+    rows, kills = (600, 2) if bounded else (10_000, 20)
+    relays = min(relays, MANY) if bounded else relays
     arguments = ("--batch", "20", "--lease", "2", "--poll", "0.2")
     with ExitStack() as stack:
         racing = [stack.enter_context(Relay(project, *arguments)) for _ in range(relays)]

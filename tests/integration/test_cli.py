@@ -161,6 +161,11 @@ def test_check_without_servers(shop):
     assert "ERROR    fanout.E005  The broker cannot be reached: " in out
     assert "ERROR    fanout.E006  The Redis ledger cannot be reached" in out
     assert out.endswith("2 error(s), 0 warning(s).\n")
+    out = shop("runs", app="down", code=1)
+    assert out.startswith("Error: The Redis ledger cannot be reached (ConnectionError: ")
+    assert out.endswith(
+        "). Start it, or mend fanout_store_url. `celery fanout check` tells more.\n"
+    )
 
 
 def test_a_wrong_subscription_is_shown(shop):

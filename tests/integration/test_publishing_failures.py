@@ -222,6 +222,25 @@ def test_connections_that_were_cut(redis_of_ours: RedisServer) -> None:
         assert len(redis_wire(client)) == 12
 
 
+def test_a_redis_that_is_gone_before_a_queue_is_declared() -> None:
+    """One that is broker and ledger, and knows the connection, but not this queue."""
+    with RedisServer(appendonly=True) as server:
+        url = server.url()
+        app = make_app(url, url, fanout_store_url=None, fanout_publish_timeout=0.6)
+        subscribe(app, "shop.bill")
+        subscribe(app, "shop.ship", "order/shipped", options={"queue": "shipping"})
+        emit("order/paid", {}, app=app)
+        server.kill()
+        error = in_time(lambda: emit("order/shipped", {}, id="e-1", app=app))
+        assert isinstance(error, EmitError)
+        assert list(error.states.values()) == ["unknown"]
+        server.start()
+        again = emit("order/shipped", {}, id="e-1", app=app)
+        assert [run.id for run in again.runs] == list(error.states)
+        with server.client() as client:
+            assert [client.llen("celery"), client.llen("shipping")] == [1, 1]
+
+
 @pytest.mark.parametrize("confirms", [False, True])
 def test_connections_that_rabbitmq_has_closed(confirms: bool, rabbit_of_ours: RabbitServer) -> None:
     app = three_subscribers(

@@ -35,6 +35,7 @@ from celery_fanout.exceptions import (
     NoApp,
     NoCommitToWaitFor,
     NonRetriable,
+    NoOutbox,
     NotATask,
     NotInTransaction,
     NotPublishedYet,
@@ -50,6 +51,7 @@ from celery_fanout.exceptions import (
     StoreUnsupported,
     Superseded,
     TooMany,
+    TransactionError,
     UnknownLimit,
     UnknownSetting,
     UnknownStep,
@@ -267,6 +269,13 @@ MESSAGES = [
         ),
     ),
     (
+        NoOutbox("order/paid", "default"),
+        (
+            "The event 'order/paid' was emitted into the outbox of the database 'default', which "
+            "has no table for it. Run: manage.py migrate celery_fanout --database default"
+        ),
+    ),
+    (
         NotPublishedYet("order/paid", "e-1"),
         (
             "The event 'order/paid' (e-1) is not published yet: that happens when its transaction "
@@ -357,7 +366,8 @@ def test_each_class_that_is_raised_has_its_message_tested():
         "StepError",
         "StepMisused",
     }
-    assert {type(error) for error, _ in MESSAGES} == set(ERRORS) - roots
+    never_raised = roots | {TransactionError}  # a root as well, with arguments of its own
+    assert {type(error) for error, _ in MESSAGES} == set(ERRORS) - never_raised
 
 
 def same(one, other):

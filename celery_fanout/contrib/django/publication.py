@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from asgiref.sync import sync_to_async
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, OperationalError, ProgrammingError, connections
 
 from celery_fanout.contrib.django.commits import (
     AfterCommit,
@@ -19,6 +19,7 @@ from celery_fanout.exceptions import (
     EmitError,
     InvalidEvent,
     NoCommitToWaitFor,
+    NoOutbox,
     NotInTransaction,
 )
 from celery_fanout.publication import deliverers
@@ -52,6 +53,7 @@ class DjangoDeliverer:
         Raises:
             NotInTransaction: for the outbox, outside of a transaction.
             NoCommitToWaitFor: if commits of that database cannot be waited for.
+            NoOutbox: if that database has no table for the outbox.
         """
         settings = settings_of(publication)
         wanted = delivery or settings.delivery
@@ -98,7 +100,12 @@ class DjangoDeliverer:
         if publication.fanout.in_test and connection.in_atomic_block:
             return self._wait(publication, using)
         publication.check()
-        write_rows(publication, using)
+        try:
+            write_rows(publication, using)
+        except (OperationalError, ProgrammingError) as exc:
+            if not _tells_of_no_table(exc):
+                raise
+            raise NoOutbox(publication.events[0].name, using) from exc
         return _waiting(publication)
 
     async def in_thread(self, call: Callable[[], T]) -> T:
@@ -146,6 +153,12 @@ class _Watch:
 
 def _waiting(publication: Publication) -> list[Emission]:
     return [Emission(event, [], published=False) for event in publication.events]
+
+
+def _tells_of_no_table(error: BaseException) -> bool:
+    """Whether a database's error says so. It cannot be asked: its transaction is over."""
+    code = getattr(error.__cause__, "sqlstate", None) or getattr(error.__cause__, "pgcode", None)
+    return code == "42P01" or error.args[:1] == (1146,) or "no such table" in str(error)
 
 
 def _is_in_transaction(connection: Any) -> bool:

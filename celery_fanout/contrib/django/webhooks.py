@@ -30,7 +30,13 @@ from celery_fanout.app import get_fanout
 from celery_fanout.contrib.django.signatures import GitHub, StandardWebhooks, Stripe, Verifier
 from celery_fanout.doors import emit
 from celery_fanout.events import check_name
-from celery_fanout.exceptions import EmitError, EventTooLarge, InvalidEvent, InvalidWebhook
+from celery_fanout.exceptions import (
+    EmitError,
+    EventTooLarge,
+    InvalidEvent,
+    InvalidWebhook,
+    NoOutbox,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -166,7 +172,7 @@ class _Receiver:
             # not what it says, which may quote the data
             logger.warning("A webhook cannot be emitted as %s: %s", name, type(exc).__name__)
             raise _Refused(400, "The data cannot be used.") from exc
-        except (EmitError, DatabaseError) as exc:
+        except (EmitError, NoOutbox, DatabaseError) as exc:
             logger.error(  # noqa: TRY400 - texts of errors may quote data
                 "A webhook could not be emitted as %s: %s", name, type(exc).__name__
             )

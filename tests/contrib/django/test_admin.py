@@ -520,7 +520,8 @@ def test_runs_that_wait_for_a_limit_or_collect(desk: Desk) -> None:
         collects = run("listed-1", "desk.listed@desk/listed")
         shown = text(page(collects))
         print("batch desk.listed@desk/listed collects events, until 20" in shown)
-        print(links(page(collects), EVENTS)[1:] == [event(f"listed-{n}").key for n in range(1, 101)])
+        keys = [event(f"listed-{n}").key for n in range(1, 101)]
+        print(links(page(collects), EVENTS) == keys)
         print("and 1 more" in shown)
         for number in (1, 101):  # from each event one finds the run that it joined
             there = c.get(f"{EVENTS}{event(f'listed-{number}').key}/change/")

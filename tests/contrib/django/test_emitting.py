@@ -414,6 +414,22 @@ def test_outside_of_a_transaction_the_outbox_refuses(project: Project) -> None:
     ]
 
 
+def test_into_an_outbox_that_is_not_there(project: Project) -> None:
+    project.manage("migrate", "celery_fanout", "zero")
+    told = project.told(
+        "with transaction.atomic():\n"
+        '    tell(error_of(lambda: emit("order/placed", {}, delivery="outbox")))\n'
+        "    transaction.set_rollback(True)"
+    )
+    assert told == [
+        (
+            "NoOutbox: The event 'order/placed' was emitted into the outbox of the database "
+            "'default', which has no table for it. Run: manage.py migrate celery_fanout "
+            "--database default"
+        )
+    ]
+
+
 def test_unless_the_setting_allows_it(project: Project) -> None:
     project.settings(CELERY_FANOUT_OUTBOX_REQUIRE_ATOMIC=False)
     project.run('emit("order/placed", {}, delivery="outbox")')
