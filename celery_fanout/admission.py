@@ -9,7 +9,12 @@ import json
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Literal
 
-from celery_fanout.exceptions import INTERRUPTS, InvalidEvent, InvalidEventData
+from celery_fanout.exceptions import (
+    INTERRUPTS,
+    InvalidEvent,
+    InvalidEventData,
+    StoreUnsupported,
+)
 from celery_fanout.flowrules import MAX_PRIORITY, function_name, is_priority
 from celery_fanout.jsondata import as_json_data, encode
 from celery_fanout.options import MISSING, Concurrency, look_up, seconds_of
@@ -22,8 +27,9 @@ if TYPE_CHECKING:
     from celery_fanout.flowrules import FlowOptions, Limit
     from celery_fanout.options import Key, Singleton
     from celery_fanout.registry import Subscription
+    from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["broker_priority", "flow_of", "limits_of"]
+__all__ = ["broker_priority", "flow_of", "limits_of", "require_flow"]
 
 #: How long the value of a key may be as it stands, in characters; of a longer one the ledger gets
 #: the beginning and a checksum.
@@ -38,6 +44,30 @@ _FULL: dict[str, Literal["wait", "drop", "cancel"]] = {
 
 #: The last of the broker's priorities on Redis, where 0 goes first.
 LAST_ON_REDIS = 9
+
+
+def require_flow(subscription: Subscription, ledger: Ledger | None) -> None:
+    """See that the store can do what the options of a subscription ask for.
+
+    Args:
+        subscription: one with such options.
+        ledger: the app's ledger, on level 2.
+
+    Raises:
+        StoreUnsupported: if it cannot.
+    """
+    if ledger is not None and ledger.supports_flow:
+        return
+    assert subscription.flow is not None  # noqa: S101 - it has options
+    remedy = "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL."
+    if ledger is not None:
+        remedy = "A limit is counted in one place: leave fanout_shards at 1, or the options out."
+    options = ", ".join(f"{name}=" for name in subscription.flow.names)
+    raise StoreUnsupported(
+        f"The store of the app {subscription.task.app.main!r}",
+        f"{options} of {subscription.id}",
+        remedy,
+    )
 
 
 def limits_of(subscription: Subscription) -> Mapping[str, Limit]:

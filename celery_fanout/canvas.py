@@ -15,6 +15,7 @@ from celery_fanout.jsondata import encode
 if TYPE_CHECKING:
     from celery_fanout.events import Event
     from celery_fanout.registry import Subscription
+    from celery_fanout.stores.flow import Flow
 
 __all__ = ["FrozenChain", "freeze"]
 
@@ -43,8 +44,16 @@ GENERATION_HEADER = "fanout_generation"
 #: Header of a run of step.parallel: field of the step's checkpoint, and index of the item.
 BRANCH_HEADER = "fanout_branch"
 
+#: Header with the keys of the events that a run collected, in their order, the last ones of many;
+#: level 2.
+EVENTS_HEADER = "fanout_events"
+
 #: Header of a run whose result is not to be kept, by an option of its subscription; level 2.
 IGNORED_HEADER = "fanout_ignored"
+
+#: What stands as the message of a run whose event's data is the list of a batch already: the
+#: ledger had lost it, and got it back from the broker's message.
+BATCHED = "batch"
 
 VERSION = 1
 
@@ -66,6 +75,8 @@ class FrozenChain:
         errbacks: signatures for ``link_error``; none on level 2, where the ledger sees to it.
         retries: how many of the task's retries were spent.
         celery_results: whether Celery stores what the links return; else the ledger does.
+        flow: what has to be so before the run may start; where it is emitted, on level 2.
+        priority: the broker's, if it has one of its own.
     """
 
     subscription: Subscription
@@ -77,6 +88,14 @@ class FrozenChain:
     errbacks: list[dict[str, Any]] | None
     retries: int = 0
     celery_results: bool = True
+    flow: Flow | None = None
+    priority: int | None = None
+
+    def become(self, run_id: str) -> None:
+        """Take the id of the run that the event has joined. That is published by another chain."""
+        self.run_id = self.result_id = run_id
+        if self.chain:
+            self.result_id = _link_id(run_id, len(self.chain))
 
 
 def freeze(
@@ -88,6 +107,7 @@ def freeze(
     generation: int | None = None,
     celery_results: bool = True,
     place: int | None = None,
+    id: str | None = None,
 ) -> FrozenChain:
     """Return the chain of one subscription for one event.
 
@@ -99,8 +119,9 @@ def freeze(
         generation: of its run in the ledger; ``None`` where there is no ledger.
         celery_results: whether Celery stores what the links return, as for any task.
         place: where the run lies in a ledger with shards.
+        id: the run's id, where that does not follow from the event.
     """
-    first = run_id(event.name, event.id, subscription.id, generation or 0, place)
+    first = id or run_id(event.name, event.id, subscription.id, generation or 0, place)
     stamp: dict[str, Any] = {
         **event_headers,
         SUBSCRIPTION_HEADER: subscription.id,
@@ -112,8 +133,7 @@ def freeze(
     errbacks = [errback(str(subscription.on_failure))] if told_by_celery else None
     tail: list[dict[str, Any]] = []
     for number, signature in enumerate(subscription.tail, start=1):
-        # three parts: a step's key has two, so that no step can have the id of a link
-        link = child_id(first, "then", "link", number)
+        link = _link_id(first, number)
         options = dict(signature.get("options") or {})
         headers: dict[str, Any] = {
             **(options.get("headers") or {}),
@@ -144,6 +164,11 @@ def freeze(
         errbacks=errbacks,
         celery_results=celery_results,
     )
+
+
+def _link_id(run_id: str, number: int) -> str:
+    # three parts: a step's key has two, so that no step can have the id of a link
+    return child_id(run_id, "then", "link", number)
 
 
 def errback(task_name: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from kombu.utils.url import url_to_parts
 
 from celery_fanout.exceptions import ConfigurationError, FanoutError
 from celery_fanout.redaction import redactor_of
+from celery_fanout.retrying import longest_delay, retry_horizon
 from celery_fanout.suspension import VISIBILITY_TIMEOUT
 
 if TYPE_CHECKING:
@@ -106,11 +107,12 @@ def _store(fanout: Fanout) -> Iterator[Finding]:
         yield from _ledger(fanout)
         return
     for sub in fanout.registry:
-        if sub.cancel_on:
+        options = [*(["cancel_on"] if sub.cancel_on else []), *(sub.flow.names if sub.flow else ())]
+        if options:
             yield Finding(
                 "fanout.E007",
                 "error",
-                f"{sub.id} has cancel_on, which needs a ledger.",
+                f"{sub.id} has {', '.join(options)}, which needs a ledger.",
                 "Use a Redis result backend, or set fanout_store_url to a Redis URL.",
             )
     try:
@@ -137,7 +139,7 @@ def _store(fanout: Fanout) -> Iterator[Finding]:
             f"Raise {store.keeps_setting}, or keep step results elsewhere with fanout_store_url.",
         )
     for task in _subscribers(fanout):
-        horizon = _retry_horizon(task)
+        horizon = retry_horizon(task)
         if store.keeps is not None and horizon > store.keeps:
             yield Finding(
                 "fanout.W004",
@@ -170,6 +172,15 @@ def _ledger(fanout: Fanout) -> Iterator[Finding]:
             f"fanout_lease is {lease:g} s: a Redis that hangs for longer looks like a dead worker.",
             f"Raise it to {least:g} s, twice fanout_publish_timeout, or lower that.",
         )
+    for sub in fanout.registry:
+        if sub.flow is not None and not fanout.ledger.supports_flow:
+            yield Finding(
+                "fanout.E009",
+                "error",
+                f"{sub.id} has {', '.join(sub.flow.names)}, and fanout_shards is "
+                f"{fanout.ledger.shards}: a limit is counted in one place.",
+                "Set fanout_shards to 1, or leave the options out: until then emit() refuses.",
+            )
     if not fanout.settings.keeper:
         yield Finding(
             "fanout.I003",
@@ -181,25 +192,6 @@ def _ledger(fanout: Fanout) -> Iterator[Finding]:
 
 def _seconds(value: float) -> str:
     return "ever" if value == float("inf") else f"{value:,.0f} s"
-
-
-def _longest_delay(task: Any) -> float:
-    """Return the longest countdown of a retry, in seconds."""
-    if getattr(task, "retry_backoff", False):
-        return float(getattr(task, "retry_backoff_max", 600))
-    return float(task.default_retry_delay or 0)
-
-
-def _retry_horizon(task: Any) -> float:
-    """Return how long after its start a run may still be retried, in seconds."""
-    retries = task.max_retries
-    if retries is None:
-        return float("inf") if getattr(task, "autoretry_for", ()) else 0.0
-    factor = float(getattr(task, "retry_backoff", False) or 0)
-    longest = _longest_delay(task)
-    if not factor:
-        return float(retries) * longest
-    return float(sum(min(longest, factor * 2**n) for n in range(min(retries, 10_000))))
 
 
 def _broker(fanout: Fanout) -> Iterator[Finding]:
@@ -233,7 +225,7 @@ def _visibility(fanout: Fanout, timeout: float) -> Iterator[Finding]:
         limit = task.time_limit or conf.task_time_limit
         if task.acks_late and (limit is None or limit >= timeout):
             slow.append(task.name)
-        if _longest_delay(task) >= timeout:
+        if longest_delay(task) >= timeout:
             late.append(task.name)
     remedy = (
         f'raise broker_transport_options["visibility_timeout"] (now {timeout:,.0f} s), for all '

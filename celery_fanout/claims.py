@@ -13,6 +13,7 @@ from celery.utils.log import get_task_logger
 
 from celery_fanout.boot import boot_id
 from celery_fanout.canvas import (
+    BATCHED,
     BRANCH_HEADER,
     GENERATION_HEADER,
     KIND_HEADER,
@@ -218,6 +219,6 @@ def _recreated(ledger: Ledger, run: Run, headers: Mapping[str, Any]) -> NewEvent
         name=event.name,
         attributes=encode(event.attributes()),
         data=encode(event.data),
-        runs=[NewRun(run.id, run.subscription, kind)],
+        runs=[NewRun(run.id, run.subscription, kind, message=BATCHED if run.events else "")],
         generation=int(headers.get(GENERATION_HEADER, 0)),
     )

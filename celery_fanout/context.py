@@ -14,6 +14,7 @@ from celery._state import get_current_task
 
 from celery_fanout.canvas import (
     DATA_HEADER,
+    EVENTS_HEADER,
     FAILURE_HEADER,
     RUN_HEADER,
     STORE_RETRIES_HEADER,
@@ -41,7 +42,10 @@ class Run:
         subscription: id of the subscription, ``"{task name}@{pattern}"``.
         task: name of the task that is running: the subscriber, or a link of its tail.
         attempt: 1 for the first execution; Celery's retries count up, suspensions do not.
-        event: the event that is handled.
+        event: the event that is handled; the last of several, with the list of their data if it is
+            a batch.
+        events: for a run that collected events the ledger's keys of them, in their order, at most
+            the last 1,000; ``get_fanout(app).runs.event()`` takes them. Only in the subscriber.
     """
 
     id: str
@@ -49,6 +53,7 @@ class Run:
     task: str
     attempt: int
     event: Event
+    events: tuple[str, ...] = ()
 
 
 class Clock(Protocol):
@@ -295,6 +300,7 @@ def _run_of(task: Any, request: Any) -> Run | None:
         task=task.name,
         attempt=(request.retries or 0) + 1,
         event=event,
+        events=tuple(headers.get(EVENTS_HEADER) or ()),
     )
 
 

@@ -9,26 +9,30 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from celery_fanout.admission import broker_priority, flow_of, require_flow
 from celery_fanout.canvas import DATA_HEADER, RESUME_HEADER, FrozenChain, freeze
 from celery_fanout.connection import Deadline, ProducerPool, confirm_window
 from celery_fanout.emission import Emission, RunHandle
 from celery_fanout.exceptions import INTERRUPTS, EmitError, InvalidEvent, StoreUnsupported
-from celery_fanout.sending import Sealing, Sending
+from celery_fanout.sealing import Seals, reason_of
+from celery_fanout.sending import Sending
 from celery_fanout.signals import event_emitted
 from celery_fanout.templates import Templates, routed_to
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from celery import Celery
 
     from celery_fanout.events import Event
     from celery_fanout.registry import Registry, Subscription
+    from celery_fanout.sealing import Sealing
     from celery_fanout.settings import Settings
     from celery_fanout.stores.ledger import Ledger
 
@@ -61,15 +65,6 @@ def _flush(sending: Sending, kept: list[Delivery]) -> None:
     _mark(kept, "published")
 
 
-def _reason(exc: BaseException) -> str:
-    """Return an error as text; the one behind it where kombu has only given it another type."""
-    while type(exc).__name__ in {"OperationalError", "BatchPublishError"} and exc.__cause__:
-        exc = exc.__cause__
-    # redis-py quotes the command, which may contain the event's data
-    text = str(exc).rpartition(" of pipeline caused error: ")[2]
-    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
-
-
 class Publisher:
     """Publishes events to the subscribers that one app knows.
 
@@ -99,7 +94,7 @@ class Publisher:
         self._ledger = ledger
         self._templates = Templates(app, None if ledger is None else settings.queue)
         self._producers = ProducerPool(app, settings.publish_timeout)
-        self._one_redis: bool | None = None  # not known before a connection is there
+        self._seals = Seals(app, settings, self._templates, self._producers, ledger)
 
     def emit(self, events: Sequence[Event], resume_at: float | None = None) -> list[Emission]:
         """Publish events to their subscribers, all in one batch.
@@ -131,18 +126,31 @@ class Publisher:
             InvalidEvent: if the broker could not carry one of them.
             RegistrationError: if a subscription is wrong.
         """
+        generation = None if self._ledger is None else 0
         for event in events:
-            if any(sub.tail or sub.cancel_on for sub in self._registry.candidates(event.name)):
-                self.freeze(event)
+            candidates = self._registry.candidates(event.name)
+            if any(sub.tail or sub.cancel_on or sub.flow for sub in candidates):
+                self.freeze(event, generation)
 
     def freeze(
         self, event: Event, generation: int | None = None, place: int | None = None
     ) -> list[Delivery]:
-        """Return the chains of an event, of all subscriptions that match it."""
+        """Return the chains of an event, of all subscriptions that match it.
+
+        Raises:
+            InvalidEvent: if it cannot be delivered to one of them.
+            StoreUnsupported: if one of them needs what the store does not have.
+        """
         matching = self._registry.match(event)
         if not matching:
             return []
-        return self.freeze_for(event, matching, generation, place)
+        found = self.freeze_for(event, matching, generation, place)
+        for delivery in found:
+            sub = delivery.chain.subscription
+            if sub.flow is not None and not self._app.conf.task_always_eager:
+                require_flow(sub, self._ledger)
+                delivery.chain.flow = flow_of(sub, event)
+        return found
 
     def freeze_for(
         self,
@@ -150,8 +158,16 @@ class Publisher:
         subscriptions: Sequence[Subscription],
         generation: int | None,
         place: int | None,
+        run_id: str | None = None,
     ) -> list[Delivery]:
         """Return the chains of an event, of these subscriptions.
+
+        Args:
+            event: the event.
+            subscriptions: whose chains.
+            generation: of the runs in the ledger; ``None`` where there is no ledger.
+            place: where the runs lie in a ledger with shards.
+            run_id: id of the run, where that does not follow from the event.
 
         Raises:
             InvalidEvent: if the broker could not carry one of them.
@@ -162,19 +178,22 @@ class Publisher:
         celery_results = generation is None or not self.ledger_results
         chains = [
             freeze(
-                event,
+                event if generation is not None else sub.alone(event),
                 headers,
                 sub,
                 reply_to,
                 generation=generation,
                 celery_results=celery_results,
                 place=place,
+                id=run_id,
             )
             for sub in subscriptions
         ]
         for chain in chains:
             self._refuse_cancel_on(chain)
-            self._refuse_large_tail(event, chain)
+            self._refuse_large_tail(event, chain, whole=run_id is not None)
+            if chain.subscription.flow is not None:
+                chain.priority = broker_priority(chain.subscription, event, self._driver)
             for link in chain.chain or ():
                 queue = self.queue_for_task(link["task"], link["options"])
                 if queue is not None:
@@ -191,22 +210,30 @@ class Publisher:
                 "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
             )
 
-    def _refuse_large_tail(self, event: Event, chain: FrozenChain) -> None:
+    def _refuse_large_tail(self, event: Event, chain: FrozenChain, *, whole: bool) -> None:
         # RabbitMQ drops a connection that sends headers longer than its frame_max of 128 KiB
         if chain.chain is None:
             return
         size = len(chain.chain[0]["options"]["headers"][DATA_HEADER].encode())
-        if size > MAX_HEADER and self._is_amqp:
+        most, each = MAX_HEADER, ""
+        flow = chain.subscription.flow
+        if flow is not None and flow.batch is not None:
+            if whole:  # brackets and commas
+                most += 2 * flow.batch.max_size
+            else:  # refuse each event whose like could make a batch that can never be published
+                most //= flow.batch.max_size
+                each = f" for each of the {flow.batch.max_size:,} events of a batch"
+        if size > most and self._driver == "amqp":
             raise InvalidEvent(
                 event.name,
-                f"has {size:,} bytes of data, and RabbitMQ carries at most {MAX_HEADER:,} to the "
+                f"has {size:,} bytes of data, and RabbitMQ carries at most {most:,}{each} to the "
                 f"links that follow {chain.subscription.id}",
                 "Store the data elsewhere and emit a reference to it.",
             )
 
     @cached_property
-    def _is_amqp(self) -> bool:
-        return bool(self._app.connection_for_write().transport.driver_type == "amqp")
+    def _driver(self) -> str:
+        return str(self._app.connection_for_write().transport.driver_type)
 
     @property
     def ledger_results(self) -> bool:
@@ -223,56 +250,9 @@ class Publisher:
         queue: Any = None if template is None else template.route.get("queue")
         return "" if queue is None else str(getattr(queue, "name", queue))
 
-    @contextmanager
-    def sealing(self) -> Generator[Sealing | None]:
+    def sealing(self) -> AbstractContextManager[Sealing | None]:
         """Lend what makes messages that the ledger's Redis takes; ``None`` if it takes none."""
-        if self._ledger is None or not self._ledger.supports_publish or not self._may_be_one_redis:
-            yield None
-            return
-        deadline = Deadline(self._settings.publish_timeout)
-        with ExitStack() as lent:
-            try:
-                producer = lent.enter_context(self._producers.acquire(deadline))
-                if self._one_redis is None:
-                    self._one_redis = self._is_one_redis(producer.channel)
-                sending = Sending(self._app, self._templates, producer, deadline, retries=0)
-                sealing = Sealing(sending) if self._one_redis else None
-            except INTERRUPTS:
-                raise
-            except Exception as exc:  # noqa: BLE001 - a broker's library raises errors of its own
-                # a ledger that answers, on the same server, can do without
-                logger.debug("%s", _reason(exc))
-                sealing = None
-            yield sealing
-
-    @cached_property
-    def _may_be_one_redis(self) -> bool:
-        """Whether broker and ledger may be one database, as far as that can be told unconnected."""
-        connection: Any = self._app.connection_for_write()
-        if connection.transport.driver_type != "redis" or len(connection.alt or ()) > 1:
-            return False
-        theirs = self._ledger_address
-        if "://" in (connection.hostname or ""):
-            return "path" in theirs  # a socket
-        host, port = connection.hostname or "127.0.0.1", connection.port or 6379
-        db = str(connection.virtual_host or 0).strip("/") or "0"
-        found = (theirs.get("host"), str(theirs.get("port") or 6379), str(theirs.get("db") or 0))
-        return found == (host, str(port), db)
-
-    @cached_property
-    def _ledger_address(self) -> dict[str, Any]:
-        """How the ledger's Redis is reached; empty if that is no single server."""
-        ledger: Any = self._ledger
-        pool: Any = getattr(ledger.client, "connection_pool", None)
-        theirs: dict[str, Any] = getattr(pool, "connection_kwargs", {})
-        return theirs if theirs.get("host") or theirs.get("path") else {}
-
-    def _is_one_redis(self, channel: Any) -> bool:
-        """Whether a channel's database is the ledger's."""
-        ours: dict[str, Any] = channel._connparams()
-        theirs = self._ledger_address
-        same = ("host", "port", "db") if "host" in theirs else ("path", "db")
-        return all(str(ours.get(name) or 0) == str(theirs.get(name) or 0) for name in same)
+        return self._seals.lend()
 
     def deliver(self, deliveries: list[Delivery], resume_at: float | None = None) -> None:
         """Publish chains, all in one batch.
@@ -341,7 +321,7 @@ class Publisher:
         states = {d.chain.run_id: d.state for d in deliveries}
         open_ = {d.event.id: None for d in deliveries if d.state != "published"}
         others = [found for found in open_ if found != event.id]
-        return EmitError(event.name, event.id, states, _reason(exc), others)
+        return EmitError(event.name, event.id, states, reason_of(exc), others)
 
     def _apply(self, deliveries: list[Delivery]) -> dict[str, Any]:
         results: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from celery_fanout.exceptions import EmitError, StoreUnavailable
 from celery_fanout.failpoints import hit
@@ -20,12 +20,13 @@ from celery_fanout.stores.states import RunState
 from celery_fanout.tracing import current_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from celery_fanout.canvas import FrozenChain
     from celery_fanout.emission import Emission
     from celery_fanout.events import Event
     from celery_fanout.publisher import Delivery, Publisher
+    from celery_fanout.sealing import Sealing
     from celery_fanout.stores.ledger import Ledger, Recorded
 
 __all__ = ["Recorder", "Schedule"]
@@ -50,12 +51,6 @@ class Schedule:
     resume_at: float | None = None
     expires_at: float | None = None
     then: str = ""
-
-
-class Sealed(Protocol):
-    """Makes messages for the same Redis as the ledger's."""
-
-    def __call__(self, chains: Sequence[FrozenChain]) -> dict[str, list[str]] | None: ...
 
 
 class Recorder:
@@ -87,10 +82,10 @@ class Recorder:
             sealed = None if schedule.resume_at is not None else seal
             recorded = self._record(events, by_event, schedule, sealed)
         hit("emit.after_record")
-        self._publish(recorded, by_event, schedule)
         woken = [run_id for found in recorded for run_id in found.woken]
+        woken += self._publish(recorded, by_event, schedule)
         if woken:
-            self._wake(woken)
+            self._wake(list(dict.fromkeys(woken)))
         deliveries = [delivery for found in by_event for delivery in found]
         return self._publisher.report(events, deliveries, {})
 
@@ -99,7 +94,7 @@ class Recorder:
         events: Sequence[Event],
         by_event: list[list[Delivery]],
         schedule: Schedule,
-        seal: Sealed | None,
+        seal: Sealing | None,
     ) -> list[Recorded]:
         try:
             drafts = [
@@ -131,14 +126,33 @@ class Recorder:
     ) -> Recorded:
         """Make the deliveries of a repeated event those that were recorded first."""
         if recorded.status != "repeat":
+            for delivery, (run_id, _) in zip(by_event[index], recorded.runs, strict=True):
+                if run_id != delivery.chain.run_id:  # the event has joined a run that collects
+                    delivery.chain.become(run_id)
             return recorded
         first = {run_id for run_id, _ in recorded.runs}
         # recorded while the ledger had another number of shards, perhaps
         place = place_in(recorded.runs[0][0]) if recorded.runs else None
         if recorded.generation or place != self._place(event):
             by_event[index] = self._publisher.freeze(event, recorded.generation, place)
+        others = first - {d.chain.run_id for d in by_event[index]}
+        if others:
+            self._join_again(by_event[index], others)
         by_event[index] = [d for d in by_event[index] if d.chain.run_id in first]
         return recorded
+
+    def _join_again(self, deliveries: Sequence[Delivery], others: set[str]) -> None:
+        """Give deliveries the ids of the runs that collected their event at its first emit."""
+        collecting = {
+            d.chain.subscription.id: d.chain
+            for d in deliveries
+            if d.chain.flow is not None and d.chain.flow.collect is not None
+        }
+        for run_id in others if collecting else ():
+            run = self._ledger.run(run_id)
+            chain = None if run is None else collecting.get(run.subscription)
+            if chain is not None:
+                chain.become(run_id)
 
     def _draft(
         self,
@@ -146,11 +160,13 @@ class Recorder:
         deliveries: list[Delivery],
         schedule: Schedule,
         generation: int,
-        seal: Sealed | None,
+        seal: Sealing | None,
     ) -> NewEvent:
         key = event_key(event.name, event.id)
-        chains = [delivery.chain for delivery in deliveries]
-        messages = seal(chains) if seal is not None and chains else None
+        sealed = None
+        if seal is not None and deliveries:
+            sealed = seal([delivery.chain for delivery in deliveries])
+        envelopes = {} if sealed is None else sealed.envelopes
         then_id = ""
         if schedule.then:
             then_id = child_id(key, "then", generation, place=place_of(key, self._ledger.shards))
@@ -159,13 +175,13 @@ class Recorder:
             name=event.name,
             attributes=encode(event.attributes()),
             data=encode(event.data),
-            runs=[self._run(event, chain) for chain in chains],
+            runs=[self._run(event, delivery.chain, envelopes) for delivery in deliveries],
             generation=generation,
             resume_at=schedule.resume_at,
             expires_at=schedule.expires_at,
             then_id=then_id,
             then_message=schedule.then,
-            messages=messages or {},
+            messages={} if sealed is None else sealed.messages,
             trace=current_trace(),
         )
 
@@ -173,20 +189,29 @@ class Recorder:
         shards = self._ledger.shards
         return None if shards == 1 else place_of(event_key(event.name, event.id), shards)
 
-    def _run(self, event: Event, chain: FrozenChain) -> NewRun:
+    def _run(
+        self, event: Event, chain: FrozenChain, envelopes: Mapping[str, tuple[str, str]]
+    ) -> NewRun:
         sub = chain.subscription
         return NewRun(
             id=chain.run_id,
             subscription=sub.id,
             queue=self._publisher.queue_of(sub),
             cancel_on=sub.cancels(event),
+            flow=chain.flow,
+            envelope=envelopes.get(chain.run_id),
         )
 
     def _publish(
         self, recorded: list[Recorded], by_event: list[list[Delivery]], schedule: Schedule
-    ) -> None:
+    ) -> list[str]:
+        """Publish the runs that may start now.
+
+        Returns:
+            Those of them whose messages only the ledger can tell: they collected other events too.
+        """
         if schedule.resume_at is not None:
-            return  # a timer of the ledger publishes them
+            return []  # a timer of the ledger publishes them
         pending = {
             run_id
             for found in recorded
@@ -195,7 +220,15 @@ class Recorder:
         }
         deliveries = [d for found in by_event for d in found if d.chain.run_id in pending]
         if not deliveries:
-            return
+            return []
+        collected = [d.chain.run_id for d in deliveries if d.chain.flow and d.chain.flow.collect]
+        if collected:
+            deliveries = [d for d in deliveries if d.chain.run_id not in collected]
+        if deliveries:
+            self._deliver(deliveries)
+        return collected
+
+    def _deliver(self, deliveries: list[Delivery]) -> None:
         try:
             self._publisher.deliver(deliveries)
         except EmitError as exc:

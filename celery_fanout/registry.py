@@ -6,7 +6,7 @@ import difflib
 import inspect
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.declarations import declared
@@ -73,6 +73,12 @@ class Subscription:
         """Return which events cancel the run of an event: names, and what they must match."""
         found = ((item.event, item.match_for(event.data)) for item in self.cancel_on)
         return tuple((name, match) for name, match in found if match is not None)
+
+    def alone(self, event: Event) -> Event:
+        """Return an event as the subscriber gets it where no other has joined its run."""
+        if self.flow is None or self.flow.batch is None:
+            return event
+        return replace(event, data=[event.data])
 
 
 @dataclass(frozen=True)

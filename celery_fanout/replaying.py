@@ -6,6 +6,7 @@ import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from celery_fanout.admission import flow_of, require_flow
 from celery_fanout.events import HEADER_PREFIX, Event
 from celery_fanout.exceptions import ReplayContended, UnknownStep
 from celery_fanout.ids import place_of, run_id
@@ -39,11 +40,17 @@ def begin_again(
         checkpoints: what each of them begins with.
 
     Raises:
+        InvalidEvent: if a key or priority of flow control cannot be worked out for it.
         ReplayContended: if others replay the same event again and again.
+        StoreUnsupported: if one of them has options that the ledger does not support.
     """
     if not subscriptions:
         return []
     whole = event_of(event)
+    for sub in subscriptions:
+        if sub.flow is not None:
+            require_flow(sub, ledger)
+    flows = [flow_of(sub, whole) for sub in subscriptions]
     generation, nonce = event.generation + 1, uuid.uuid4().hex
     place = place_of(event.key, ledger.shards)
     for _ in range(GENERATIONS):
@@ -53,8 +60,9 @@ def begin_again(
                 sub.id,
                 cancel_on=sub.cancels(whole),
                 checkpoints=checkpoints,
+                flow=flow,
             )
-            for sub in subscriptions
+            for sub, flow in zip(subscriptions, flows, strict=True)
         ]
         new = NewEvent(
             event.key,

@@ -8,7 +8,6 @@ them. The compatible way is ``Task.apply_async``.
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
@@ -22,13 +21,12 @@ from celery.utils.nodenames import anon_nodename
 from kombu.serialization import dumps
 
 from celery_fanout.connection import hurry
-from celery_fanout.exceptions import INTERRUPTS
 from celery_fanout.pipeline import dumps as dumps_json
 from celery_fanout.pipeline import is_stock, open_pipeline
 from celery_fanout.templates import KWARGSREPR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from celery import Celery
 
@@ -36,10 +34,7 @@ if TYPE_CHECKING:
     from celery_fanout.connection import Deadline
     from celery_fanout.templates import Template, Templates
 
-__all__ = ["Sealing", "Sending"]
-
-# not Celery's get_logger: its loggers say nothing in a process that has no logging set up
-logger = logging.getLogger(__name__)
+__all__ = ["Sending"]
 
 
 def argsrepr_of(chain: FrozenChain) -> str:
@@ -155,7 +150,7 @@ class Sending:
             Whether it was given to the producer.
         """
         fast = self._plain and not options
-        template = self._templates.get(chain.subscription) if fast else None
+        template = self._templates.get(chain.subscription, chain.priority) if fast else None
         if template is None:
             self._apply_async(chain, options)
             return True
@@ -165,7 +160,7 @@ class Sending:
         """Whether :meth:`send` would keep a chain for :meth:`flush`."""
         if not self._plain or self._pipeline is None:
             return False
-        template = self._templates.get(chain.subscription)
+        template = self._templates.get(chain.subscription, chain.priority)
         return template is not None and template.held_by(self._pipeline, self._app) is not None
 
     def kept(self) -> dict[str, list[str]]:
@@ -187,6 +182,8 @@ class Sending:
             merged["queue"] = queue
         if chain.retries:
             merged["retries"] = chain.retries
+        if chain.priority is not None:
+            merged["priority"] = chain.priority
         if not chain.celery_results:
             headers["ignore_result"] = merged["ignore_result"] = True
         elif self._subscribes:
@@ -286,30 +283,3 @@ class Sending:
 
 def _embed(chain: FrozenChain) -> dict[str, Any]:
     return {"callbacks": None, "errbacks": chain.errbacks, "chain": chain.chain, "chord": None}
-
-
-class Sealing:
-    """Makes the messages of chains without publishing them.
-
-    Args:
-        sending: what makes messages.
-    """
-
-    def __init__(self, sending: Sending) -> None:
-        self._sending = sending
-
-    def __call__(self, chains: Sequence[FrozenChain]) -> dict[str, list[str]] | None:
-        """Return messages by the Redis list that they go to; ``None`` if some go another way."""
-        if not all(self._sending.keeps(chain) for chain in chains):
-            return None
-        try:
-            for chain in chains:
-                self._sending.send(chain, {})
-        except INTERRUPTS:
-            raise
-        except Exception as exc:  # noqa: BLE001 - a broker's library raises errors of its own
-            # to declare a queue asks the server; its ledger says itself whether it is away
-            logger.debug("No message is made beforehand: %s", type(exc).__name__)
-            self._sending.kept()
-            return None
-        return self._sending.kept()

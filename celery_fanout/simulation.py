@@ -230,7 +230,8 @@ class Simulation:
 
     def begin(self, event: Event, subscription: Subscription) -> str:
         """Record an event for one subscription alone, and publish its run. Returns its id."""
-        deliveries = self._inbox.freeze_for(event, [subscription], 0, None)
+        alone = subscription.alone(event)
+        deliveries = self._inbox.freeze_for(alone, [subscription], 0, None)
         run_id = deliveries[0].chain.run_id
         new = NewRun(run_id, subscription.id, cancel_on=subscription.cancels(event))
         record_event(self.ledger, event, [new])

@@ -9,7 +9,7 @@ asked once per subscription: ``app.amqp.as_task_v2`` for the message's headers, 
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from celery.app import task as celery_task
 from celery.app.amqp import task_message
@@ -134,6 +134,10 @@ class _Asked:
         self.told = told
 
 
+#: A subscription's id, with the priority of its messages if they have one of their own.
+_Which: TypeAlias = "str | tuple[str, int]"
+
+
 class Templates:
     """The templates of one app.
 
@@ -146,8 +150,8 @@ class Templates:
         self._app = app
         self._queue = queue
         self._state: tuple[Any, ...] | None = None
-        self._known: dict[str, tuple[Subscription, Template | None]] = {}
-        self._checked: dict[str, tuple[Subscription, Template | None]] = {}
+        self._known: dict[_Which, tuple[Subscription, Template | None]] = {}
+        self._checked: dict[_Which, tuple[Subscription, Template | None]] = {}
 
     def refresh(self) -> None:
         """Forget what may have changed since the last emission: configuration, and other tools."""
@@ -159,19 +163,27 @@ class Templates:
             self._state, self._known = state, {}
         self._checked = {}
 
-    def get(self, subscription: Subscription) -> Template | None:
-        """Return the template of a subscription; ``None`` if it needs ``apply_async``."""
-        checked = self._checked.get(subscription.id)
+    def get(self, subscription: Subscription, priority: int | None = None) -> Template | None:
+        """Return the template of a subscription; ``None`` if it needs ``apply_async``.
+
+        Args:
+            subscription: the subscription.
+            priority: the broker's, of these messages; ``None``: as its options say.
+        """
+        which = subscription.id if priority is None else (subscription.id, priority)
+        checked = self._checked.get(which)
         if checked is None or checked[0] is not subscription:
-            checked = (subscription, self._unpatched(subscription))
-            self._checked[subscription.id] = checked
+            checked = (subscription, self._unpatched(which, subscription, priority))
+            self._checked[which] = checked
         return checked[1]
 
-    def _unpatched(self, subscription: Subscription) -> Template | None:
-        known = self._known.get(subscription.id)
+    def _unpatched(
+        self, which: _Which, subscription: Subscription, priority: int | None
+    ) -> Template | None:
+        known = self._known.get(which)
         if known is None or known[0] is not subscription:
-            known = (subscription, self._build(subscription))
-            self._known[subscription.id] = known
+            known = (subscription, self._build(subscription, priority))
+            self._known[which] = known
         template = known[1]
         # a tool may come later, and go again; its wrapper may claim to equal what it wraps
         if template is None or not all(
@@ -197,12 +209,14 @@ class Templates:
         routed = routed_to(self._app, name, options)
         return self._queue if routed == self._app.conf.task_default_queue else None
 
-    def _build(self, subscription: Subscription) -> Template | None:
+    def _build(self, subscription: Subscription, priority: int | None) -> Template | None:
         app, task = self._app, subscription.task
         assert self._state is not None  # noqa: S101 - refresh() has set it
         router, sends_event, inherits_priority = self._state
         methods = _methods(task)
         options = {**task._get_exec_options(), **subscription.options}
+        if priority is not None:
+            options["priority"] = priority
         ignore_result = options.pop("ignore_result", task.ignore_result)
         if (
             not options.keys() <= _PLAIN_OPTIONS

@@ -10,8 +10,10 @@ from celery.utils.log import get_logger
 from kombu.utils import json as kombu_json
 
 from celery_fanout.canvas import (
+    BATCHED,
     BRANCH_HEADER,
     DATA_HEADER,
+    EVENTS_HEADER,
     GENERATION_HEADER,
     KIND_HEADER,
     RUN_HEADER,
@@ -41,6 +43,9 @@ logger = get_logger(__name__)
 
 #: How long a run waits for another process when this one does not know its subscriber, in seconds.
 ELSEWHERE = 5.0
+
+#: How many of the events that a run collected its message names.
+MAX_EVENTS = 1000
 
 
 class Wakeups:
@@ -132,12 +137,17 @@ class Wakeups:
         if subscription is None or event is None:
             self._ledger.unregistered(wakeup.run_id, ELSEWHERE)
             return []
-        place = place_in(wakeup.run_id)
-        found = self._publisher.freeze_for(event, [subscription], wakeup.generation, place)
+        events = wakeup.events
+        if subscription.flow is not None and subscription.flow.batch is not None and not events:
+            events = [wakeup.event]  # a replay is a batch by itself
+            event = event if wakeup.message == BATCHED else subscription.alone(event)
+        place, run_id = place_in(wakeup.run_id), wakeup.run_id
+        found = self._publisher.freeze_for(event, [subscription], wakeup.generation, place, run_id)
         chain = found[0].chain
         chain.retries = wakeup.retries
+        if events:
+            chain.headers[EVENTS_HEADER] = list(events[-MAX_EVENTS:])
         if wakeup.kind == "parallel":
-            chain.run_id = chain.headers[RUN_HEADER] = wakeup.run_id
             chain.headers[KIND_HEADER] = "parallel"
             chain.headers[BRANCH_HEADER] = json.loads(wakeup.message)["branch"]
             chain.chain = None
