@@ -146,7 +146,22 @@ class Gates:
         interval = self.interval(throttle)
         if interval is None:
             return None
-        return self.peek(throttle.gate).tat - throttle.burst * interval
+        return self._tat(throttle, interval) - throttle.burst * interval
+
+    def _tat(self, throttle: Rate, interval: float) -> float:
+        """Return when a throttle would be idle; never later than its numbers of now can make it.
+
+        It was made faster, otherwise: the next start would still be when the old numbers had it.
+        """
+        latest = self.now + (throttle.burst + 1) * interval
+        return min(self.peek(throttle.gate).tat, latest)
+
+    def _keep_up(self, throttle: Rate) -> None:
+        """Make what a change of the limit has done to the time of the next start last."""
+        interval = self.interval(throttle)
+        if interval is not None:
+            counter = self.counter(throttle)
+            counter.tat = self._tat(throttle, interval)
 
     def within(self, rate: Rate) -> list[float]:
         """Return when a rate limit has let through what still counts."""
@@ -206,6 +221,7 @@ class Gates:
             self.counter(place).holders.setdefault(row.id, self.now)
         throttle = row.flow.throttle
         if throttle is not None and not row.charged:
+            self._keep_up(throttle)
             counter = self.counter(throttle)
             counter.tat = max(counter.tat, earliest) + (self.interval(throttle) or 0.0)
             row.charged = True
@@ -225,6 +241,7 @@ class Gates:
             self.enter(row, RunState.GATED, row.timeout)
 
     def _set_timer(self, counter: Counter, throttle: Rate) -> None:
+        self._keep_up(throttle)
         start = self.next_start(throttle)
         counter.timer = None if start is None else max(start, self.now)
 
@@ -334,5 +351,6 @@ class Gates:
     def starts(self, throttle: Rate) -> int:
         """Return how many starts of a throttle are used now."""
         interval = self.interval(throttle)
-        ahead = self.peek(throttle.gate).tat - self.now
-        return max(0, ceil((ahead - TINY) / interval)) if interval else 0
+        if interval is None:
+            return 0
+        return max(0, ceil((self._tat(throttle, interval) - self.now - TINY) / interval))
