@@ -77,7 +77,9 @@ class _Audit:
         kind, _, rest = name.partition(":")
         if any(fnmatchcase(name, pattern) for pattern in NEVER_EXPIRE) or self._expires(key):
             return
-        if kind in ("r", "d"):
+        if kind == "l" and f"{self.root}:lr:{rest}" in self.keys:
+            return  # a gate where runs wait
+        if kind in ("r", "d", "le"):
             run = self.runs.get(rest)
             if run is None:
                 yield f"{key} has no expiry, and its run is gone"
@@ -99,8 +101,32 @@ class _Audit:
                 yield f"{name}, and has a timer"
         elif self._expires(f"{self.root}:r:{run_id}"):
             yield f"{name}, and expires"
-        elif (run_id in self.due) != (state != RunState.GATED.value):
+        elif (run_id in self.due) != (state != RunState.GATED.value or _has_time(run)):
             yield f"{name}, and has {'a' if run_id in self.due else 'no'} timer"
+        yield from self._limits(run_id, run)
+
+    def _limits(self, run_id: str, run: dict[str, str]) -> Iterator[str]:
+        """What limits note of a run."""
+        final, gated = run["s"] in FINAL_STATES, run["s"] == RunState.GATED.value
+        name = f"run {run_id} is {run['s']}"
+        for spot in ("1", "2", "3", "4", "t"):
+            gate, _, mode = run.get(f"l{spot}", "").partition(" ")
+            if not gate:
+                continue
+            holds = run_id in self._members(f"lp:{gate}")
+            if holds and final:
+                yield f"{name}, and has a place at {gate}"
+            if run.get("la") and not holds and spot != "t":
+                yield f"{name}, was admitted, and has no place at {gate}"
+            if holds and not run.get("la") and mode.endswith("-w"):
+                yield f"{name}, was not admitted, and has a place at {gate}"
+            queue = f"lq:{gate}:{run['fl'].partition(' ')[0]}"
+            if (run_id in self._members(queue)) != (run.get("lw") == spot):
+                yield f"{name}, and {queue} contradicts"
+        if (run.get("lw") or run.get("co")) and not gated:
+            yield f"{name}, and waits"
+        if run.get("la") and (final or gated):
+            yield f"{name}, and admitted"
 
     def _indexes(self) -> Iterator[str]:
         for run_id in sorted(self.due - self.runs.keys()):
@@ -115,12 +141,35 @@ class _Audit:
                 yield from self._event(key)
             elif key.startswith(f"{self.root}:wv:"):
                 yield from self._waits(key)
+            elif key.startswith(f"{self.root}:lp:"):
+                for run_id in sorted(self._members(key.removeprefix(f"{self.root}:"))):
+                    if run_id not in self.runs:
+                        yield f"{key} has a run {run_id} without a record"
+            elif key.startswith(f"{self.root}:lr:"):
+                yield from self._lanes(key.partition(":lr:")[2])
+            elif key.startswith(f"{self.root}:lc:"):
+                run_id = _text(self.client.get(key))
+                if self.runs.get(run_id, {}).get("co") != key.partition(":lc:")[2]:
+                    yield f"{key} names run {run_id}, which does not collect"
+
+    def _lanes(self, gate: str) -> Iterator[str]:
+        """What is noted of those who wait at a gate."""
+        lanes = self._members(f"lr:{gate}")
+        queues = {lane: self._members(f"lq:{gate}:{lane}") for lane in lanes}
+        for lane, queue in queues.items():
+            if not queue:
+                yield f"lane {lane} of {gate} is empty"
+        noted, really = self._hash(f"{self.root}:l:{gate}").get("w"), sum(map(len, queues.values()))
+        if noted != str(really):
+            yield f"{really} runs wait at {gate}, which notes {noted}"
 
     def _event(self, key: str) -> Iterator[str]:
         event = key.partition(":e:")[2]
         noted = int(_text(self.client.hget(key, "o") or 0))
         really = sum(
-            run.get("e") == event and run["s"] not in FINAL_STATES for run in self.runs.values()
+            self._concerned(run_id, run).count(event)
+            for run_id, run in self.runs.items()
+            if run["s"] not in FINAL_STATES
         )
         text = f"{self.root}:t:{event}"
         if text not in self.keys:
@@ -130,11 +179,24 @@ class _Audit:
         if noted != really:
             yield f"event {event} has {really} open runs, and notes {noted}"
 
+    def _concerned(self, run_id: str, run: dict[str, str]) -> list[str]:
+        """Return the events of a run: more than one if they were collected."""
+        if "cl" not in run:
+            return [run.get("e", "")]
+        return [_text(key) for key in self.client.lrange(f"{self.root}:le:{run_id}", 0, -1)]
+
     def _waits(self, key: str) -> Iterator[str]:
         for entry in map(_text, self.client.smembers(key)):
             run = self.runs.get(entry.split("|")[1])
             if run is None or run["s"] in FINAL_STATES:
                 yield f"{key} has the wait {entry} of a run that has ended"
+
+
+def _has_time(run: dict[str, str]) -> bool:
+    """Whether a run that is held back has a timer: it collects, or is cancelled at a time."""
+    if "fl" not in run:
+        return False
+    return "co" in run or ("fd" in run if "a" in run else "o" in run)
 
 
 def _text(value: Any) -> str:

@@ -289,9 +289,9 @@ class Scripts:
 
 @lru_cache(maxsize=1)
 def _library() -> list[tuple[set[str], str]]:
-    """Return the parts of lib.lua, each with the names that it defines."""
-    text = _read_script("lib")
-    parts = [part for part in text.split("\n\n") if not part.startswith("-- What scripts")]
+    """Return the parts of lib.lua and flow.lua, each with the names that it defines."""
+    text = _read_script("lib").replace("-- [flow.lua]", _read_script("flow"))
+    parts = [part for part in text.split("\n\n") if _DEFINES.search(part)]
     return [(set(_names(part)), part) for part in parts]
 
 
@@ -302,7 +302,7 @@ def _names(part: str) -> Iterator[str]:
             yield from (found[1] or found[2]).replace(" ", "").split(",")
 
 
-_DEFINES = re.compile(r"local (?:function (\w+)|([\w, ]+?) *(?:=|$))")
+_DEFINES = re.compile(r"^local (?:function (\w+)|([\w, ]+?) *(?:=|$))", re.MULTILINE)
 
 
 def _read_script(name: str) -> str:

@@ -24,6 +24,18 @@ key                   type    what it holds                                     
 ``untold``            zset    ended runs whose ``on_failure`` is still to be recorded  when empty
 ``news``              zset    events that other shards are still to be told of         when empty
 ``shards``            string  in how many shards the ledger is kept, if not one        never
+``le:<run>``          list    keys of the events that a run has collected              once final
+``l:<gate>``          hash    a gate: short fields, see ``reading.py``                 when idle
+``lp:<gate>``         zset    runs that have a place there, by since when              when empty
+``lr:<gate>``         zset    lanes in which runs wait there, by their turns           when empty
+``lq:<gate>:<lane>``  zset    those runs, by priority and number                       when empty
+``lx:<gate>``         list    when a rate limit has let runs through                   with its period
+``li:<gate>``         string  until when a value of an idempotency counts, for whom    then
+``lc:<gate>``         string  the run that collects events                             when it ends
+``gates``             zset    gates where runs wait for the time, by when to look      when empty
+``limits``            zset    gates by when they were used last                        swept
+``tuned``             hash    limits that were changed, and their numbers              never
+``lseq``              string  how many runs were recorded that limits hold for         never
 ====================  ======  =======================================================  ===========
 """
 
@@ -47,6 +59,14 @@ NEVER_EXPIRE = (
     "untold",
     "news",
     "shards",
+    "lp:*",
+    "lr:*",
+    "lq:*",
+    "lc:*",
+    "gates",
+    "limits",
+    "tuned",
+    "lseq",
 )
 
 
@@ -99,6 +119,44 @@ class Keys:
     def waits(self, name: str) -> str:
         """Return the key that exists while anybody waits for events of a name."""
         return f"{self.root}:wp:{name}"
+
+    def collected(self, run_id: str) -> str:
+        """Return the key of the events that a run has collected."""
+        return f"{self.root}:le:{run_id}"
+
+    def gate(self, gate: str) -> str:
+        """Return the key of a gate."""
+        return f"{self.root}:l:{gate}"
+
+    def holders(self, gate: str) -> str:
+        """Return the key of the runs that have a place at a gate."""
+        return f"{self.root}:lp:{gate}"
+
+    def lanes(self, gate: str) -> str:
+        """Return the key of the lanes in which runs wait at a gate."""
+        return f"{self.root}:lr:{gate}"
+
+    def lane(self, gate: str, lane: str) -> str:
+        """Return the key of the runs that wait in a lane."""
+        return f"{self.root}:lq:{gate}:{lane}"
+
+    def passed(self, gate: str) -> str:
+        """Return the key of when a rate limit has let runs through."""
+        return f"{self.root}:lx:{gate}"
+
+    def collects(self, gate: str) -> str:
+        """Return the key of the run that collects events."""
+        return f"{self.root}:lc:{gate}"
+
+    @property
+    def limits(self) -> str:
+        """The key of the gates that were used of late."""
+        return f"{self.root}:limits"
+
+    @property
+    def tuned(self) -> str:
+        """The key of the limits that were changed."""
+        return f"{self.root}:tuned"
 
     @property
     def news(self) -> str:

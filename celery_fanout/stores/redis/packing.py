@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha1
 from typing import TYPE_CHECKING, Any, cast
 
 from celery_fanout.stores.ledger import Claim, Recorded, Settled, Taken, Wakeup
@@ -11,12 +12,14 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from celery_fanout.stores.flow import Flow
     from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 
 __all__ = [
     "claim_of",
     "dumps",
     "event_args",
+    "flow_values",
     "pack_rules",
     "recorded_of",
     "run_json",
@@ -65,8 +68,8 @@ def pack_rules(rules: LedgerRules) -> str:
 
 
 def run_values(run: NewRun) -> list[Any]:
-    """Return the 9 values of a run, see add_runs in lib.lua."""
-    return [
+    """Return the 9 or 10 values of a run, see add_runs in lib.lua."""
+    values: list[Any] = [
         run.id,
         run.kind,
         run.subscription,
@@ -77,6 +80,52 @@ def run_values(run: NewRun) -> list[Any]:
         run.cancel_on or "",
         dict(run.checkpoints) if run.checkpoints else "",
     ]
+    if run.flow is not None:
+        values.append(flow_values(run.flow, run.envelope))
+    return values
+
+
+def flow_values(flow: Flow, envelope: tuple[str, str] | None = None) -> dict[str, Any]:
+    """Return a flow as scripts read it.
+
+    ``f`` fields of the run's record and their values, ``g`` gates (id, name, key, number, period,
+    burst), ``o`` once (gate, for how long, name), ``r`` rate limit (gate, number, period, name),
+    ``c`` collects (gate, kind, period, time-out or 0, size), ``s`` start_timeout, ``list`` and
+    ``message`` of the broker.
+    """
+    lane = sha1(flow.lane.encode(), usedforsecurity=False).hexdigest()[:12]
+    fields: list[str] = ["fl", f"{lane} {flow.priority}"]
+    gates: list[list[Any]] = []
+    for number, place in enumerate(flow.places, start=1):
+        gate = place.gate.id
+        mode = ("k" if place.kept else "-") + place.full[0]
+        fields += [f"l{number}", f"{gate} {place.at_most} {mode}"]
+        gates.append([gate, place.gate.limit, place.gate.key, place.at_most, 0, 0])
+    values: dict[str, Any] = {"f": fields, "g": gates}
+    rate, throttle, collect = flow.rate_limit, flow.throttle, flow.collect
+    if throttle is not None:
+        numbers = (throttle.gate.id, throttle.at_most, throttle.per, throttle.burst)
+        fields += ["lt", " ".join(map(str, numbers))]
+        gates.append([numbers[0], throttle.gate.limit, throttle.gate.key, *numbers[1:]])
+    if flow.once is not None:
+        values["o"] = [flow.once.gate.id, flow.once.ttl, flow.once.gate.limit]
+    if rate is not None:
+        gate = rate.gate.id
+        values["r"] = [gate, rate.at_most, rate.per, rate.gate.limit]
+        gates.append([gate, rate.gate.limit, rate.gate.key, rate.at_most, rate.per, 0])
+    if collect is not None:
+        gate = collect.gate.id
+        timeout = collect.timeout or 0
+        values["c"] = [gate, collect.kind, collect.period, timeout, collect.max_size]
+        name, key = collect.gate.limit, collect.gate.key
+        gates.append([gate, name, key, collect.max_size, collect.period, 0])
+    elif envelope is not None:
+        values["list"], values["message"] = envelope
+    if flow.start_timeout is not None:
+        values["s"] = flow.start_timeout
+    if flow.finish_timeout is not None:
+        fields += ["ft", str(flow.finish_timeout)]
+    return values
 
 
 def run_json(run: NewRun) -> str:
@@ -148,7 +197,8 @@ def settled_of(answer: Any) -> Settled:
 
 def taken_of(answer: Any) -> Taken:
     """Read the answer of take.lua."""
-    now, next_due, ended, flat = answer
+    now, next_due, ended, flat, events = answer
+    collected = {i: json.loads(text) for i, text in zip(events[::2], events[1::2], strict=True)}
     wakeups: list[Wakeup] = []
     for at in range(0, len(flat), WAKEUP):
         run_id, kind, sub, event, attributes, data, retries, message, gen, trace = flat[
@@ -156,7 +206,17 @@ def taken_of(answer: Any) -> Taken:
         ]
         wakeups.append(
             Wakeup(
-                run_id, kind, sub, event, attributes, data, int(retries), message, int(gen), trace
+                run_id,
+                kind,
+                sub,
+                event,
+                attributes,
+                data,
+                int(retries),
+                message,
+                int(gen),
+                trace,
+                collected.get(run_id, ()),
             )
         )
     return Taken(wakeups, ended, None if next_due is None else float(next_due), float(now))

@@ -8,6 +8,17 @@ claim, ``c`` created, ``m`` updated, ``a`` started, ``a2`` started this attempt,
 waited for, ``ws`` has waits, ``l`` next link, ``rl`` released, ``re`` times reopened, ``un`` first
 unregistered. All values are short, so that Redis packs the hash.
 
+And if limits hold for it: ``fl`` its lane and priority, ``l1`` to ``l4`` the places that it needs
+(gate, number, mode), ``lt`` its throttle (gate, number, period, burst), ``ls`` number by which it
+waits, ``lw`` at which of its limits it waits, ``la`` admitted, ``lh`` charged to the throttle, ``cl``
+how it collects, or who asked for it, ``co`` gate where it collects, ``cd`` until when at most, ``os``
+``o`` is its start_timeout, ``ft`` finish_timeout, ``fd`` must end by. What flow control has dropped has
+them too: it may be retried.
+
+Fields of ``l:<gate>``: ``n`` name of the limit, ``k`` key, ``at`` number, period and burst as the code
+has them, ``us`` last used, ``w`` how many runs wait, ``turn`` of the last lane, ``tat`` of a throttle:
+from when on it is as if it had never been used.
+
 Fields of ``e:<event>``: ``v`` version, ``nm`` name, ``t`` recorded, ``g`` latest generation, ``ge``
 generation that was emitted, ``o`` open runs, ``of`` open runs that its fan-in waits for, ``rr``
 replayed runs, ``rn`` nonce of the replay, ``ti`` fan-in, ``tm`` its message, ``td`` done.
@@ -29,7 +40,7 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["detail_of", "event_record", "parts_of", "run_record"]
+__all__ = ["detail_of", "event_record", "gate_of", "parts_of", "run_record"]
 
 
 def _time(value: str | None) -> float | None:
@@ -84,7 +95,15 @@ def detail_of(data: Mapping[str, str]) -> dict[str, Any]:
         "result": data.get("R"),
         "error": json.loads(data["E"]) if "E" in data else None,
         "message": data.get("M", ""),
+        "events": [],
     }
+
+
+def gate_of(fields: Mapping[str, str]) -> str:
+    """Return the id of the gate at which a run waits or collects; ``""``: neither."""
+    if "co" in fields:
+        return fields["co"]
+    return fields[f"l{fields['lw']}"].partition(" ")[0] if "lw" in fields else ""
 
 
 def parts_of(text: str) -> list[str]:

@@ -56,6 +56,8 @@ class Found(NamedTuple):
 class Shard(RedisLedger):
     """A part of :class:`~celery_fanout.stores.redis.sharded.ShardedLedger`."""
 
+    supports_flow = False
+
     @property
     def link(self) -> Link:
         """The way to Redis, which all shards share."""

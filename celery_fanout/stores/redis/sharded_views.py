@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from celery_fanout.exceptions import StoreUnsupported
 from celery_fanout.ids import PLACES, place_in, place_of
 from celery_fanout.stores.redis.places import places, tag
 from celery_fanout.stores.redis.shard import Shard
@@ -13,6 +14,7 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from celery_fanout.stores.flow import Flow, GateRecord, Preview, Tuned
     from celery_fanout.stores.ledger import EventRecord, LedgerRules, Outcome, RunRecord
 
 __all__ = ["ShardedViews"]
@@ -60,6 +62,32 @@ class ShardedViews:
     def time(self) -> float:
         """Return the server's time."""
         return self._first.time()
+
+    # -- limits, which several shards cannot hold together --------------------------------------
+
+    supports_flow = False
+
+    def gates(self, *, limit: str | None = None, most: int = 100) -> list[GateRecord]:
+        """Refuse to list limits."""
+        raise self._refusal
+
+    def preview(self, flow: Flow) -> Preview:
+        """Refuse to look at limits."""
+        raise self._refusal
+
+    def tune(self, limit: str, at_most: int | None, per: float | None = None) -> None:
+        """Refuse to change a limit."""
+        raise self._refusal
+
+    def tuned(self) -> list[Tuned]:
+        """Refuse to list limits."""
+        raise self._refusal
+
+    @property
+    def _refusal(self) -> StoreUnsupported:
+        return StoreUnsupported(
+            f"A ledger with {self.shards} shards", "limits", "Set fanout_shards to 1 for them."
+        )
 
     # -- where things are -----------------------------------------------------------------------
 

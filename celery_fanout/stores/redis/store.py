@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_fanout.stores.redis.client import Link, Scripts, connect
 from celery_fanout.stores.redis.keys import Keys
+from celery_fanout.stores.redis.limits import RedisLimits
 from celery_fanout.stores.redis.packing import (
     claim_of,
     dumps,
@@ -18,7 +19,6 @@ from celery_fanout.stores.redis.packing import (
     settled_of,
     taken_of,
 )
-from celery_fanout.stores.redis.views import RedisViews
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +43,7 @@ LOOK_BACK = 500
 AT_ONCE = 500
 
 
-class RedisLedger(RedisViews):
+class RedisLedger(RedisLimits):
     """A :class:`~celery_fanout.stores.ledger.Ledger` in Redis or Valkey.
 
     Args:
@@ -57,6 +57,7 @@ class RedisLedger(RedisViews):
     """
 
     supports_publish = True
+    supports_flow = True
     shards = 1
 
     def __init__(

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.stores.ledger import Outcome
-from celery_fanout.stores.redis.reading import detail_of, event_record, run_record
+from celery_fanout.stores.redis.reading import detail_of, event_record, gate_of, run_record
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
@@ -75,7 +75,20 @@ class RedisViews:
         if not fields:
             return None
         sub = self._scripts.ask(self.client.hget, self._keys.subscriptions, fields["u"]) or ""
-        return run_record(run_id, fields, sub, due, detail_of(data))
+        self._add_reasons([fields])
+        detail = detail_of(data)
+        if "cl" in fields and fields["k"] == "event":
+            key = self._keys.collected(run_id)
+            detail["events"] = self._scripts.ask(self.client.lrange, key, 0, -1)
+        return run_record(run_id, fields, sub, due, detail)
+
+    def _add_reasons(self, runs: Sequence[dict[str, str]]) -> None:
+        """Say of runs that wait at a gate, or collect, which limit that is."""
+        waiting = [fields for fields in runs if gate_of(fields)]
+        keys = [self._keys.gate(gate_of(fields)) for fields in waiting]
+        names = self._many([("hget", key, "n") for key in keys])
+        for fields, name in zip(waiting, names, strict=True):
+            fields["z"] = name or ""
 
     def _records(self, run_ids: Sequence[str]) -> list[RunRecord]:
         commands: list[tuple[Any, ...]] = []
@@ -90,6 +103,7 @@ class RedisViews:
             self._scripts.ask(self.client.hmget, self._keys.subscriptions, hashes) if hashes else []
         )
         subs: dict[str, str | None] = dict(zip(hashes, names, strict=True))
+        self._add_reasons([fields for _, fields, _ in found])
         return [run_record(i, fields, subs[fields["u"]] or "", due) for i, fields, due in found]
 
     def runs(

@@ -3,7 +3,7 @@
 local r = rec(ARGV[2])
 if not r then return 0 end
 local child = cjson.decode(ARGV[3])
-local new = #add_runs({child}, r.e, now, r.g or '0', {parent = r.id})
+local new = #add_runs({child}, r.e, now, r.g or '0', {parent = r})
 if new == 1 then
   call('HSET', dkey(r.id), 'c' .. child[1], child[2])
   -- a run that was cancelled before it began had no data, which could have been told to expire

@@ -33,7 +33,7 @@ if not r then
     write_text(m.key, cjson.encode({id}), ARGV[8], '', ARGV[9])
     index_event(m.key, m.name)
   end
-  add_runs({cjson.decode(ARGV[10])}, m.key, now + GRACE, m.gen, {})
+  add_runs({cjson.decode(ARGV[10])}, m.key, now + GRACE, m.gen, {replay = true, recreate = true})
   r = rec(id)
 end
 if FINAL[r.s] then return answer('finished') end
@@ -41,6 +41,11 @@ if r.s == 'completing' then
   return answer('completing', {result = call('HGET', dkey(id), 'R') or 'null'})
 end
 if r.s == 'running' and r.y == nonce then return answer('claimed', {steps = checkpoints()}) end
+if r.fd and tonumber(r.fd) <= now then
+  cancel(id, 'finish_timeout', {})
+  r = rec(id)
+  return answer('expired')
+end
 
 -- one that waits for its time, or for an event, is woken first: a gated run would miss that
 local waits = r.i and tonumber(r.i) > now + 0.001
@@ -49,15 +54,17 @@ if r.s ~= 'running' and (r.s == 'gated' or not waits) and call('EXISTS', K .. ':
   if sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then
     if r.s ~= 'gated' then
       call('ZADD', K .. ':g:' .. r.u, f(now), id)
-      enter(r, 'gated', nil)
+      enter(r, 'gated', r.fl and flow().patience(r))
+      if r.fl then flow().give(r) end
     end
     return answer('paused')
   end
 end
 if r.o and not r.a and tonumber(r.o) <= now then
-  finalise(r, 'cancelled', 'expired')
+  finalise(r, 'cancelled', r.os and 'start_timeout' or 'expired')
   return answer('expired')
 end
+if r.lw or r.co then return answer('gated') end
 local spent = tonumber(r.r or '0')
 if r.s == 'running' then
   local due = tonumber(call('ZSCORE', K .. ':due', id) or '0')
@@ -75,6 +82,13 @@ end
 if retries < spent then return answer('stale') end
 -- only now: one that is early or stale stays for resume.lua to find
 if r.s == 'gated' then call('ZREM', K .. ':g:' .. r.u, id) end
+if r.fl then
+  if not flow().admit(r) then return answer('gated') end
+  if r.ft and not r.fd then
+    r.fd = f(now + tonumber(r.ft))
+    call('HSET', rkey(id), 'fd', r.fd)
+  end
+end
 r.n = tostring(tonumber(r.n or '0') + 1)
 r.r = tostring(retries)
 enter(r, 'running', now + LEASE, 'n', r.n, 'b', boot, 'y', nonce, 'r', r.r, 'a2', f(now), 'a', r.a or f(now))

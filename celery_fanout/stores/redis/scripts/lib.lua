@@ -9,6 +9,7 @@
 --   due zset         s:<state> zset
 --   u:<sub> zset     subs hash         ev zset            n:<name> zset   g:<sub> zset
 --   wp:<name> hash   wv:<name>:<hash> set                 untold zset     paused hash    news zset
+-- and those of flow.lua, which stands in the place that is marked below
 
 local K, call = KEYS[1], redis.call
 
@@ -31,6 +32,8 @@ local function copy(list, into) for i = 1, #list do into[#into + 1] = list[i] en
 local function rkey(id) return K .. ':r:' .. id end
 
 local function dkey(id) return K .. ':d:' .. id end
+
+local function lekey(id) return K .. ':le:' .. id end
 
 local function ekey(key) return K .. ':e:' .. key end
 
@@ -79,6 +82,7 @@ local woken = {}
 local function enter(r, to, due, ...)
   if r.s and r.s ~= to then call('ZREM', K .. ':s:' .. r.s, r.id) end
   r.s = to
+  if r.fd and due and to ~= 'running' and to ~= 'completing' then due = math.min(due, tonumber(r.fd)) end
   call('ZADD', K .. ':s:' .. to, f(now), r.id)
   if due then
     call('ZADD', K .. ':due', f(due), r.id)
@@ -188,6 +192,8 @@ local function unfile_all(r)
   drop(r, 'ws')
 end
 
+-- [flow.lua]
+
 -- Whether a fan-in waits for runs of this kind.
 local function is_chained(kind) return (kind == 'event' or kind == 'then') and 1 or 0 end
 
@@ -208,69 +214,94 @@ local function index_event(key, name)
   end
 end
 
+-- Keys of the events of which a run is an open run: more than one if it, or who asked for it, has
+-- collected them.
+local function concerned(r) return r.cl and call('LRANGE', lekey(r.id), 0, -1) or {r.e} end
+
 -- Write new runs. Each is a list of 9 values: id, kind, subscription, queue, message, field, group,
--- pairs of cancel_on, checkpoints; the last two may be "".
--- `due` is their first timer; more may be given: parent, expires, resume (they may not start before),
--- published (whether their messages go out with this script).
--- Returns the ids of those that are new, and the states of all.
+-- pairs of cancel_on, checkpoints; the last two may be "". There is a tenth if limits hold for it, see
+-- flow_values in packing.py.
+-- `due` is their first timer; more may be given: parent (the record of the run that asks for them),
+-- expires, resume (they may not start before), published (whether their messages go out with this
+-- script), replay, recreate (it is one that a message speaks of).
+-- Returns the ids of those that are new, the states of all, how many are open; by their places in the
+-- list, the ids of the runs that the event has joined instead.
 local function add_runs(runs, event, due, generation, more)
-  local added, states, chained, stamp = {}, {}, 0, f(now)
+  local added, states, chained, opened, joined, stamp = {}, {}, 0, 0, {}, f(now)
   local filed_as, timers, subs = {}, {}, {}
   local gate = #runs > 0 and call('EXISTS', K .. ':paused') == 1
-  for _, run in ipairs(runs) do
-    local id, kind, sub, queue, message, field, group, cancels, checkpoints = unpack(run)
-    local key = rkey(id)
-    if call('EXISTS', key) == 1 then
-      states[#states + 1] = call('HGET', key, 's')
-    else
-      local h = subhash(sub)
-      subs[#subs + 1], subs[#subs + 2] = h, sub
-      local to = more.published and 'published' or 'pending'
-      if gate and sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then
-        to = 'gated'
-        call('ZADD', K .. ':g:' .. h, stamp, id)
-      else
-        timers[#timers + 1], timers[#timers + 2] = f(due), id
-      end
-      local same = filed_as[to] or {}
-      same[#same + 1], same[#same + 2] = stamp, id
-      filed_as[to] = same
-      call('HSET', key, 'v', 1, 'k', kind, 'e', event, 'u', h, 'c', stamp, 's', to, 'm', stamp, 'g', generation)
-      local fields = {}
-      if to == 'published' then copy({'h', 1}, fields) end
-      if queue ~= '' then copy({'q', queue}, fields) end
-      if more.parent then copy({'p', more.parent}, fields) end
-      if field ~= '' then copy({'pf', field, 'pg', group}, fields) end
-      if more.resume then copy({'i', f(more.resume)}, fields) end
-      if more.expires then copy({'o', f(more.expires)}, fields) end
-      call('ZADD', K .. ':u:' .. h, stamp, id)
-      if message ~= '' then call('HSET', dkey(id), 'M', message) end
-      if checkpoints ~= '' then
-        for name, text in pairs(checkpoints) do call('HSET', dkey(id), name, text) end
-      end
-      if cancels ~= '' then
-        for i, pair in ipairs(cancels) do
-          call('HSET', dkey(id), 'w!' .. i, file(pair[1], pair[2], 'c|' .. id))
-        end
-        copy({'ws', 1}, fields)
-      end
-      if #fields > 0 then call('HSET', key, unpack(fields)) end
-      added[#added + 1] = id
-      states[#states + 1] = to
-      chained = chained + is_chained(kind)
-    end
-  end
+  local parent, events = more.parent, {event}
+  if parent and parent.cl then events = concerned(parent) end
   -- many at a time, but not more than Lua's unpack can
   local function all(command, key, values)
     for start = 1, #values, 4000 do
       call(command, key, unpack(values, start, math.min(start + 3999, #values)))
     end
   end
+  for n, run in ipairs(runs) do
+    local id, kind, sub, queue, message, field, group, cancels, checkpoints, limits = unpack(run)
+    local key = rkey(id)
+    if call('EXISTS', key) == 1 then
+      states[#states + 1] = call('HGET', key, 's')
+    else
+      local h = subhash(sub)
+      local to, timer, fields = more.published and 'published' or 'pending', due, {}
+      if limits then
+        to, timer, fields, joined[n] = flow().begin(id, sub, h, limits, event, more)
+      elseif gate and sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then
+        to, timer = 'gated', nil
+        call('ZADD', K .. ':g:' .. h, stamp, id)
+      end
+      if joined[n] then
+        states[#states + 1] = call('HGET', rkey(joined[n]), 's')
+      else
+        subs[#subs + 1], subs[#subs + 2] = h, sub
+        if timer then timers[#timers + 1], timers[#timers + 2] = f(timer), id end
+        local same = filed_as[to] or {}
+        same[#same + 1], same[#same + 2] = stamp, id
+        filed_as[to] = same
+        call('HSET', key, 'v', 1, 'k', kind, 'e', event, 'u', h, 'c', stamp, 's', to, 'm', stamp, 'g', generation)
+        if to == 'published' then copy({'h', 1}, fields) end
+        if queue ~= '' then copy({'q', queue}, fields) end
+        if field ~= '' then copy({'pf', field, 'pg', group}, fields) end
+        if more.resume then copy({'i', f(more.resume)}, fields) end
+        if more.expires and not limits then copy({'o', f(more.expires)}, fields) end
+        call('ZADD', K .. ':u:' .. h, stamp, id)
+        if message ~= '' then call('HSET', dkey(id), 'M', message) end
+        if parent then
+          copy({'p', parent.id}, fields)
+          if parent.cl then
+            copy({'cl', parent.cl}, fields)
+            all('RPUSH', lekey(id), events)
+          end
+        end
+        if checkpoints ~= '' then
+          for name, text in pairs(checkpoints) do call('HSET', dkey(id), name, text) end
+        end
+        if cancels ~= '' and to ~= 'cancelled' then
+          for i, pair in ipairs(cancels) do
+            call('HSET', dkey(id), 'w!' .. i, file(pair[1], pair[2], 'c|' .. id))
+          end
+          copy({'ws', 1}, fields)
+        end
+        if #fields > 0 then call('HSET', key, unpack(fields)) end
+        added[#added + 1] = id
+        states[#states + 1] = to
+      end
+      if to == 'cancelled' then -- it was dropped, and its records expire by themselves
+        call('EXPIRE', key, math.ceil(SUCCESS) + SLACK)
+        call('EXPIRE', dkey(id), math.ceil(SUCCESS) + SLACK)
+      else
+        opened = opened + 1
+        chained = chained + is_chained(kind)
+      end
+    end
+  end
   for to, values in pairs(filed_as) do all('ZADD', K .. ':s:' .. to, values) end
   all('ZADD', K .. ':due', timers)
   all('HSET', K .. ':subs', subs)
-  open_event(event, #added, chained)
-  return added, states
+  for _, key in ipairs(events) do open_event(key, opened, chained) end
+  return added, states, opened, joined
 end
 
 -- The fan-in of an event, once its last run is final.
@@ -281,14 +312,15 @@ local function fan_in(key)
   copy(add_runs({{then_id, 'fan-in', '', '', message or '', '', '', '', ''}}, key, now, gen, {}), woken)
 end
 
+-- Never shorter than its runs, each of which may be reopened or replayed.
+local function rest_event(key) expire_event(key, math.ceil(math.max(EVENTS, FAILURE, SUCCESS)) + SLACK) end
+
 -- One run of an event is final.
-local function close_event(r)
-  local e = ekey(r.e)
-  if r.e == '' or call('EXISTS', e) == 0 then return end
-  if is_chained(r.k) == 1 and call('HINCRBY', e, 'of', -1) <= 0 then fan_in(r.e) end
-  -- never shorter than its runs, each of which may be reopened or replayed
-  local keep = math.ceil(math.max(EVENTS, FAILURE, SUCCESS)) + SLACK
-  if call('HINCRBY', e, 'o', -1) <= 0 then expire_event(r.e, keep) end
+local function close_event(key, kind)
+  local e = ekey(key)
+  if key == '' or call('EXISTS', e) == 0 then return end
+  if is_chained(kind) == 1 and call('HINCRBY', e, 'of', -1) <= 0 then fan_in(key) end
+  if call('HINCRBY', e, 'o', -1) <= 0 then rest_event(key) end
 end
 
 -- The outcome of a child becomes a checkpoint of its parent.
@@ -332,7 +364,9 @@ local function finalise(r, to, reason)
     call('ZADD', K .. ':untold', f(now + GRACE), r.id)
   end
   deliver(r, reason)
-  close_event(r)
+  if r.cl then call('EXPIRE', lekey(r.id), keep) end
+  for _, key in ipairs(concerned(r)) do close_event(key, r.k) end
+  if r.fl then flow().give(r, true) end
 end
 
 local function fail(r, err_json, reason)
@@ -410,9 +444,10 @@ local function reopen(r, reason)
       break
     end
   end
-  drop(r, 'r', 'x', 'f', 'o', 'un', 'h')
+  drop(r, 'r', 'x', 'f', 'o', 'un', 'h', 'os', 'fd')
   enter(r, 'pending', now, 'z', reason, 're', tonumber(r.re or '0') + 1)
-  open_event(r.e, 1, is_chained(r.k))
+  if r.cl then call('PERSIST', lekey(r.id)) end
+  for _, key in ipairs(concerned(r)) do open_event(key, 1, is_chained(r.k)) end
 end
 
 -- Cancel a run, and the runs that it invoked. Collects ids in `done`.

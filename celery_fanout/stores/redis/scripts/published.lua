@@ -1,7 +1,8 @@
 -- Runs were published. ARGV[2..] pairs of an id and the queue that it went to, "" if that is as recorded
 for i = 2, #ARGV, 2 do
   local r = {id = ARGV[i]}
-  local state, times = unpack(call('HMGET', rkey(r.id), 's', 'h'))
+  local state, times
+  state, times, r.fd = unpack(call('HMGET', rkey(r.id), 's', 'h', 'fd'))
   if state == 'pending' then
     r.s = state
     times = tonumber(times or '0')

@@ -39,7 +39,6 @@ if m.replay and known then
   call('HSET', e, 'g', generation, 'rn', m.nonce, 'rr', #all == 0 and '[]' or cjson.encode(all))
 else
   call('HSET', e, 'v', 1, 'nm', m.name, 't', f(now), 'g', generation, 'ge', generation)
-  write_text(m.key, #ids == 0 and '[]' or cjson.encode(ids), ARGV[3], m.trace or '', ARGV[4])
   if known then call('HDEL', e, 'ti', 'tm', 'td', 'rn') end
   if m.then_id ~= '' then call('HSET', e, 'ti', m.then_id, 'tm', ARGV[5]) end
   index_event(m.key, m.name)
@@ -52,13 +51,21 @@ if m.news then call('ZADD', K .. ':news', f(now), m.key) end
 local resume = tonumber(m.resume)
 local lists = tonumber(ARGV[7])
 local due = lists > 0 and now + REPUBLISH or resume or now + GRACE
-local _, found = add_runs(runs, m.key, due, generation,
-  {expires = tonumber(m.expires), resume = resume, published = lists > 0})
-if #ids == 0 then
-  -- unless runs of an earlier generation are open
-  if tonumber(call('HGET', e, 'o') or '0') <= 0 then expire_event(m.key, math.ceil(EVENTS) + SLACK) end
-  if m.then_id ~= '' then fan_in(m.key) end
+local _, found, opened, joined = add_runs(runs, m.key, due, generation,
+  {expires = tonumber(m.expires), resume = resume, published = lists > 0, replay = m.replay})
+for n, id in pairs(joined) do ids[n] = id end
+if not m.replay or not known then
+  write_text(m.key, #ids == 0 and '[]' or cjson.encode(ids), ARGV[3], m.trace or '', ARGV[4])
 end
+local at_rest = opened == 0 and tonumber(call('HGET', e, 'o') or '0') <= 0 -- else earlier runs are open
+if #ids == 0 then
+  if at_rest then expire_event(m.key, math.ceil(EVENTS) + SLACK) end
+  if m.then_id ~= '' then fan_in(m.key) end
+elseif at_rest then -- all were dropped
+  rest_event(m.key)
+  fan_in(m.key)
+end
+if flowing then flowing.finish(cancel) end
 
 -- what is gated gets a message too, which its claim refuses
 local at = 7
@@ -70,4 +77,4 @@ for _ = 1, lists do
   at = at + 2 + many
 end
 
-return {'new', generation, table.concat(found, ' '), woken}
+return {'new', generation, table.concat(found, ' '), woken, next(joined) and ids or nil}

@@ -33,7 +33,7 @@ elseif to == 'failed' then
 elseif to == 'completing' then
   if ARGV[9] ~= '' then
     local link = cjson.decode(ARGV[9])
-    add_runs({link}, r.e, now + GRACE, r.g or '0', {parent = id})
+    add_runs({link}, r.e, now + GRACE, r.g or '0', {parent = r})
     call('HSET', rkey(id), 'l', link[1])
     call('HSET', dkey(id), 'c' .. link[1], link[2])
   end
@@ -55,5 +55,7 @@ else
     enter(r, to, resume, unpack(fields))
   end
   if nothing then woken[#woken + 1] = id end
+  -- unless it is put back, or items of step.parallel work for it
+  if r.fl and to ~= 'pending' and call('HEXISTS', dkey(id), 'b' .. m.group) == 0 then flow().give(r) end
 end
 return answer()

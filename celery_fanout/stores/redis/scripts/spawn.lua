@@ -24,6 +24,6 @@ for _, given in ipairs(children) do
     call('HSET', dkey(r.id), 'c' .. given[1], given[2])
   end
 end
-add_runs(fresh, r.e, now, r.g or '0', {parent = r.id})
+add_runs(fresh, r.e, now, r.g or '0', {parent = r})
 call('HSET', dkey(r.id), counter, left)
 return {1, woken}

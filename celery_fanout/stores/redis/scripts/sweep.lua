@@ -10,12 +10,27 @@ for state, keep in pairs({succeeded = SUCCESS, cancelled = SUCCESS, failed = FAI
     for _, h in ipairs(sub and {sub} or call('HKEYS', K .. ':subs')) do call('ZREM', K .. ':u:' .. h, id) end
     call('ZREM', index, id)
     call('ZREM', K .. ':untold', id)
-    call('DEL', rkey(id), dkey(id))
+    call('DEL', rkey(id), dkey(id), lekey(id))
     swept = swept + 1
   end
 end
 call('ZREMRANGEBYSCORE', K .. ':ev', '-inf', '(' .. f(now - EVENTS))
 for h, sub in pairs(hash(K .. ':subs') or {}) do
   if call('EXISTS', K .. ':g:' .. h) == 1 and call('HEXISTS', K .. ':paused', sub) == 0 then let_go(sub, limit) end
+end
+-- gates that nobody has used for a while, or that are needed all the same
+for _, gate in ipairs(call('ZRANGEBYSCORE', K .. ':limits', '-inf', '(' .. f(now - 3600), 'LIMIT', 0, limit)) do
+  local key, at, tat = K .. ':l:' .. gate
+  at, tat = unpack(call('HMGET', key, 'at', 'tat'))
+  local per = tonumber(at and string.match(at, '^%S+ (%S+)') or '0')
+  local used = tonumber(call('ZSCORE', K .. ':limits', gate))
+  if call('EXISTS', K .. ':lr:' .. gate, K .. ':lp:' .. gate, K .. ':lc:' .. gate) > 0
+    or used + per > now or tonumber(tat or '0') > now then
+    call('ZADD', K .. ':limits', f(now), gate)
+    if call('TTL', key) >= 0 then call('EXPIRE', key, math.ceil(math.max(86400, 2 * per))) end
+  else
+    call('DEL', key)
+    call('ZREM', K .. ':limits', gate)
+  end
 end
 return swept

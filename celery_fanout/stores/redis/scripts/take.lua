@@ -1,6 +1,7 @@
 -- Take what is due. ARGV[2] limit  ARGV[3] "1": leave running ones alone  ARGV[4..] ids, or none for all
 -- Returns {now, next due or false, [ended ...],
---   [id, kind, subscription, event, attributes, data, retries, message, generation, trace, ...]}
+--   [id, kind, subscription, event, attributes, data, retries, message, generation, trace, ...],
+--   [id, JSON of the keys of the events that it collected, ...]}
 local limit, grace = tonumber(ARGV[2]), ARGV[3] == '1'
 local due_key = K .. ':due'
 local ids = {}
@@ -12,9 +13,14 @@ if #ARGV >= 4 then
     seen[ARGV[i]] = true
   end
 else
+  if call('EXISTS', K .. ':gates') == 1 then flow().pump_due() end
   ids = call('ZRANGEBYSCORE', due_key, '-inf', f(now), 'LIMIT', 0, limit)
 end
-local ended, out, events = {}, {}, {}
+local ended, out, events, collected = {}, {}, {}, {}
+local function text(key)
+  if not events[key] then events[key] = {read_text(key)} end
+  return unpack(events[key])
+end
 for _, id in ipairs(ids) do
   local r = rec(id)
   if not r or FINAL[r.s] then
@@ -24,22 +30,33 @@ for _, id in ipairs(ids) do
   elseif r.s == 'completing' then
     finalise(r, 'succeeded', '')
   elseif r.o and not r.a and tonumber(r.o) <= now then
-    finalise(r, 'cancelled', 'expired')
+    finalise(r, 'cancelled', r.os and 'start_timeout' or 'expired')
     ended[#ended + 1] = id
+  elseif r.fd and tonumber(r.fd) <= now then
+    cancel(id, 'finish_timeout', ended)
   elseif r.s == 'running' and not r.rl and crash(r, 'Its lease was over.') then
     ended[#ended + 1] = id
   elseif r.i == 'inf' then
-    call('ZADD', due_key, f(now + 86400), id)
+    call('ZADD', due_key, f(math.min(now + 86400, tonumber(r.fd or 'inf'))), id)
+  elseif r.fl and r.s ~= 'running' and not flow().ready(r) then -- it is gated
   else
     if r.s == 'running' and r.rl then log_attempt(r, 'released', '') end
     enter(r, 'pending', now + GRACE)
     drop(r, 'b', 'y', 'w', 'i', 'rl')
-    if not events[r.e] then events[r.e] = {read_text(r.e)} end
-    local _, attributes, traced, data = unpack(events[r.e])
+    local keys = r.cl and concerned(r)
+    local _, attributes, traced, data = text(keys and keys[#keys] or r.e)
+    if keys then
+      local list = {}
+        for _, key in ipairs(keys) do list[#list + 1] = select(4, text(key)) end
+      if r.cl == 'batch' then data = '[' .. table.concat(list, ',') .. ']' end
+      collected[#collected + 1], collected[#collected + 2] = id, cjson.encode(keys)
+    end
     local message, trace = unpack(call('HMGET', dkey(id), 'M', 'T'))
     copy({id, r.k, call('HGET', K .. ':subs', r.u) or '', r.e, attributes or '', data or '',
       r.r or '0', message or '', r.g or '0', trace or traced or ''}, out)
   end
 end
-local next_due = call('ZRANGE', due_key, 0, 0, 'WITHSCORES')
-return {f(now), next_due[2] or false, ended, out}
+local next_due = call('ZRANGE', due_key, 0, 0, 'WITHSCORES')[2]
+local gate = call('ZRANGE', K .. ':gates', 0, 0, 'WITHSCORES')[2]
+if gate and (not next_due or tonumber(gate) < tonumber(next_due)) then next_due = gate end
+return {f(now), next_due or false, ended, out, collected}

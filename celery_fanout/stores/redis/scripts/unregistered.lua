@@ -10,5 +10,6 @@ else
   local resume = f(now + tonumber(ARGV[3]))
   drop(r, 'b')
   enter(r, 'pending', tonumber(resume), 'i', resume, 'un', f(since))
+  if r.fl then flow().give(r) end
 end
 return {1, woken}

@@ -1,0 +1,454 @@
+-- Flow control: what has to be so before a run may start. All of it is one function, as scripts that
+-- meet no run with a flow then define no more than that; so there is no empty line in it.
+--
+-- Of a run's record (see reading.py): fl "lane priority", l1 to l4 its places, "gate at_most mode",
+-- lt its throttle, "gate at_most period burst", ls order number, la admitted, lh throttle charged,
+-- lw at which of its limits it waits (1 to 4, t), co gate where it collects, cl how it collects.
+-- Its events are the list le:<run>. A place's mode is "k" or "-", whether it is kept until the run
+-- has ended, and "w", "d" or "c", what happens if it is full: wait, drop, cancel.
+local flowing
+local function flow()
+  if flowing then return flowing end
+  -- for when the new runs are recorded: whom they cancel; which of them have all their events
+  local F = {victims = {}, full = {}}
+  flowing = F
+  -- how many runs one change looks at in a lane; how late a timer may be, at least, without that
+  -- costing throughput; what times may differ by; how often it is noted that a gate is used
+  local TRIES, LATE, TINY, NOTE = 50, 0.1, 0.000001, 60
+  local gates_key, tuned_key = K .. ':gates', K .. ':tuned'
+  local any_tuned = call('EXISTS', tuned_key) == 1
+  local function lkey(gate) return K .. ':l:' .. gate end
+  local function pkey(gate) return K .. ':lp:' .. gate end
+  local function lanes_key(gate) return K .. ':lr:' .. gate end
+  local function queue_key(gate, lane) return K .. ':lq:' .. gate .. ':' .. lane end
+  --
+  -- Change a run's record; one that is being recorded is written later, with all its fields.
+  local function set(r, ...)
+    for i = 1, select('#', ...), 2 do r[select(i, ...)] = tostring(select(i + 1, ...)) end
+    if r.fields then copy({...}, r.fields) else call('HSET', rkey(r.id), ...) end
+  end
+  --
+  -- The limits of a run that it has to pass, in their order.
+  local function limits_of(r)
+    if r.limits then return r.limits end
+    r.limits = {}
+    for _, spot in ipairs({'1', '2', '3', '4', 't'}) do
+      local text = r['l' .. spot]
+      if text then
+        local gate, at_most, third, burst = string.match(text, '^(%S+) (%S+) (%S+) ?(%S*)$')
+        local g = {id = gate, spot = spot, at_most = tonumber(at_most)}
+        if spot == 't' then
+          g.per, g.burst = tonumber(third), tonumber(burst)
+        else
+          g.kept, g.full = string.sub(third, 1, 1) == 'k', string.sub(third, 2)
+        end
+        r.limits[#r.limits + 1] = g
+      end
+    end
+    return r.limits
+  end
+  F.limits_of = limits_of
+  --
+  -- Its number and period that are in force: those of the code, unless they were changed.
+  local function in_force(g, name)
+    if any_tuned and name then
+      local text = call('HGET', tuned_key, name)
+      local tuned = text and cjson.decode(text)
+      if tuned then return tuned.at_most, g.per and (tuned.per or g.per) end
+    end
+    return g.at_most, g.per
+  end
+  --
+  -- Look at a gate: how many places are taken, or when the next may start.
+  local function look(g)
+    local name, waiting, tat = unpack(call('HMGET', lkey(g.id), 'n', 'w', 'tat'))
+    g.waiting = tonumber(waiting or '0')
+    g.most, g.span = in_force(g, g.name or name)
+    if not g.per then
+      g.used = call('ZCARD', pkey(g.id))
+    else
+      g.tat = tonumber(tat or '0')
+      g.step = g.most > 0 and g.span / g.most
+      g.next = g.step and g.tat - g.burst * g.step or math.huge
+    end
+    return g
+  end
+  F.look = look
+  --
+  -- What a rate limit has let through within its period: how many, and when the oldest that counts
+  -- is out of it.
+  local function window(g)
+    local key = K .. ':lx:' .. g.id
+    g.most, g.span = in_force(g, g.name)
+    local length = call('LLEN', key)
+    g.full = g.most <= 0
+    if g.most > 0 and length >= g.most then
+      g.free_at = tonumber(call('LINDEX', key, length - g.most)) + g.span
+      g.full = g.free_at > now + TINY
+    end
+    return g
+  end
+  F.window = window
+  --
+  -- Note that a gate is used.
+  local function touch(gate, span)
+    call('HSET', lkey(gate), 'us', f(now))
+    call('ZADD', K .. ':limits', f(now), gate)
+    -- while somebody waits it must not go
+    if tonumber(call('HGET', lkey(gate), 'w') or '0') <= 0 then
+      call('EXPIRE', lkey(gate), math.ceil(math.max(86400, 2 * (span or 0))))
+    end
+  end
+  F.touch = touch
+  --
+  -- Note the gates of a new run: lists of id, name, key, at_most, period, burst.
+  local function note(gates)
+    for _, g in ipairs(gates) do
+      local numbers = table.concat({g[4], g[5], g[6]}, ' ')
+      local known, since = unpack(call('HMGET', lkey(g[1]), 'at', 'us'))
+      if known ~= numbers or tonumber(since) < now - NOTE then
+        call('HSET', lkey(g[1]), 'n', g[2], 'k', g[3], 'at', numbers)
+        touch(g[1], g[5])
+      end
+    end
+  end
+  --
+  -- Whether a limit refuses a run. `first`: it is the next at some gate, and passes by those who wait.
+  local function refuses(r, g, first)
+    if g.per then
+      if r.lh then return false end
+    elseif (g.kept or g.full ~= 'w') and call('ZSCORE', pkey(g.id), r.id) then
+      return false
+    end
+    look(g)
+    if g.waiting > 0 and not first then return true end
+    if g.per then return g.next > now + TINY end
+    return g.used >= g.most
+  end
+  --
+  -- Return what refuses a run; if nothing does, `try` gives it all that it needs, at once.
+  -- `first`: at which gate it is the next.
+  function F.refused(r, first)
+    for _, g in ipairs(limits_of(r)) do
+      if refuses(r, g, first) then return g end
+    end
+  end
+  local function try(r, first)
+    local refused = F.refused(r, first)
+    if refused then return refused end
+    for _, g in ipairs(limits_of(r)) do
+      if not g.per then
+        call('ZADD', pkey(g.id), 'NX', f(now), r.id)
+      elseif not r.lh then
+        -- after a timer that is late by a little the next is not later for it
+        local from = g.id == first and now - math.max(g.step, LATE) or now
+        call('HSET', lkey(g.id), 'tat', f(math.max(g.tat, from) + g.step))
+        touch(g.id, g.span)
+        set(r, 'lh', 1)
+      end
+    end
+    set(r, 'la', 1)
+  end
+  --
+  -- When a gated run is cancelled if nothing else happens; nil for never.
+  local function patience(r) return tonumber(r.a and r.fd or not r.a and r.o or nil) end
+  F.patience = patience
+  --
+  -- Put a run into its lane at a gate: first come, first served, by the number it got when it was
+  -- recorded.
+  local function queue(r, g)
+    local lane, priority = string.match(r.fl, '^(%S+) (%S+)$')
+    local key = queue_key(g.id, lane)
+    call('ZADD', key, string.format('%.0f', tonumber(r.ls) - tonumber(priority) * 2 ^ 43), r.id)
+    if call('ZCARD', key) == 1 then -- a new lane is the last of the round
+      call('ZADD', lanes_key(g.id), call('HINCRBY', lkey(g.id), 'turn', 1), lane)
+    end
+    if call('HINCRBY', lkey(g.id), 'w', 1) == 1 then call('PERSIST', lkey(g.id)) end
+    if g.per and g.step then call('ZADD', gates_key, 'NX', f(math.max(g.next, now)), g.id) end
+    set(r, 'lw', g.spot)
+  end
+  --
+  -- Take a run out of its lane; return the gate, and its lane if that goes on.
+  local function leave(r)
+    local lane, gate, span = string.match(r.fl, '^%S+')
+    for _, g in ipairs(limits_of(r)) do if g.spot == r.lw then gate, span = g.id, g.per end end
+    local key = queue_key(gate, lane)
+    if call('ZREM', key, r.id) == 1 then
+      if call('EXISTS', key) == 0 then
+        call('ZREM', lanes_key(gate), lane)
+        lane = nil
+      end
+      if call('HINCRBY', lkey(gate), 'w', -1) <= 0 then
+        call('ZREM', gates_key, gate)
+        touch(gate, span)
+      end
+    end
+    drop(r, 'lw')
+    return gate, lane
+  end
+  --
+  -- Take a run out of its lane that goes without having started. The others may have left it room at
+  -- gates that it did not get to: those look again with the next take.
+  local function give_up(r)
+    local left = leave(r)
+    for _, g in ipairs(limits_of(r)) do
+      if g.id ~= left and call('EXISTS', lanes_key(g.id)) == 1 then call('ZADD', gates_key, f(now), g.id) end
+    end
+  end
+  --
+  -- Hold a run back if its subscription is paused.
+  local function is_paused(r)
+    if call('EXISTS', K .. ':paused') == 0 then return false end
+    local sub = r.sub or call('HGET', K .. ':subs', r.u) or ''
+    return sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1
+  end
+  local function hold_back(r)
+    if not is_paused(r) then return false end
+    if r.lw then give_up(r) end
+    call('ZADD', K .. ':g:' .. r.u, f(now), r.id)
+    drop(r, 'z')
+    enter(r, 'gated', patience(r))
+    return true
+  end
+  --
+  -- Let those start who wait at a gate, while it has room. At the other gates they take what is free,
+  -- though others wait there: who waits at a gate that has room waits for what somebody else has, and
+  -- not for the room. Those that another gate refuses wait there, no more than there is room for here.
+  local function pump(gate)
+    local moved = 0
+    call('ZREM', gates_key, gate)
+    for _ = 1, TRIES do
+      local lane = call('ZRANGE', lanes_key(gate), 0, 0)[1]
+      if not lane then return end
+      local r = rec(call('ZRANGE', queue_key(gate, lane), 0, 0)[1])
+      if not hold_back(r) then
+        local g
+        for _, each in ipairs(limits_of(r)) do if each.id == gate then g = each end end
+        if moved > 0 then
+          look(g)
+          if moved >= (g.per and g.burst + 1 or g.most - g.used) then
+            if g.step then call('ZADD', gates_key, f(math.max(g.next, now + g.step)), gate) end
+            return
+          end
+        end
+        local refused = try(r, gate)
+        if not refused then
+          local _, left = leave(r)
+          if left then call('ZADD', lanes_key(gate), call('HINCRBY', lkey(gate), 'turn', 1), left) end
+          enter(r, 'pending', now)
+          woken[#woken + 1] = r.id
+        elseif refused == g then
+          if g.step then call('ZADD', gates_key, f(g.next), gate) end
+          return
+        else
+          leave(r)
+          queue(r, refused)
+          moved = moved + 1
+        end
+      end
+    end
+    if call('EXISTS', lanes_key(gate)) == 1 then call('ZADD', gates_key, f(now), gate) end
+  end
+  --
+  -- Let in who waited for the time.
+  function F.pump_due()
+    for _, gate in ipairs(call('ZRANGEBYSCORE', gates_key, '-inf', f(now), 'LIMIT', 0, 20)) do pump(gate) end
+  end
+  --
+  -- Return whether a run may start now; if not, it is gated.
+  function F.admit(r)
+    if r.la then return true end
+    if hold_back(r) then return false end
+    local refused = try(r)
+    if not refused then return true end
+    queue(r, refused)
+    drop(r, 'b', 'y', 'w', 'i', 'rl', 'h', 'z')
+    enter(r, 'gated', patience(r))
+    return false
+  end
+  --
+  -- Give back the places of a run; `all`: it has ended, and gives back also those that it keeps.
+  function F.give(r, all)
+    local freed = {}
+    if all and r.lw then give_up(r) end
+    if all and r.co then
+      call('DEL', K .. ':lc:' .. r.co)
+      drop(r, 'co', 'cd')
+    end
+    for _, g in ipairs((all or r.la) and limits_of(r) or {}) do
+      if not g.per and (all or not g.kept) and call('ZREM', pkey(g.id), r.id) == 1 then
+        freed[#freed + 1] = g.id
+      end
+    end
+    if r.la then drop(r, 'la') end
+    -- what many share first: who waits there got as far as that
+    for n = #freed, 1, -1 do pump(freed[n]) end
+  end
+  --
+  -- Take no more events into a run; return whether it may start now.
+  function F.flush(r)
+    call('DEL', K .. ':lc:' .. r.co)
+    drop(r, 'co', 'cd')
+    if r.i and tonumber(r.i) > now then
+      enter(r, 'pending', tonumber(r.i))
+      return false
+    end
+    return F.admit(r)
+  end
+  --
+  local function flush_now(r)
+    if not F.flush(r) then return end
+    drop(r, 'i')
+    enter(r, 'pending', now)
+    woken[#woken + 1] = r.id
+  end
+  --
+  -- Whether a run that is due, and neither runs nor has ended, may start now.
+  function F.ready(r)
+    if r.co then return F.flush(r) end
+    if r.s == 'gated' then
+      local timer = patience(r)
+      if timer then call('ZADD', K .. ':due', f(timer), r.id) else call('ZREM', K .. ':due', r.id) end
+      return false
+    end
+    return F.admit(r)
+  end
+  --
+  -- Add an event to the run that collects. c: gate, kind, period, time-out, size.
+  local function join(r, c, event, resume)
+    local _, kind, period, _, size = unpack(c)
+    local many = call('RPUSH', lekey(r.id), event)
+    local due = tonumber(call('ZSCORE', K .. ':due', r.id) or f(now))
+    if resume and resume > tonumber(r.i or '0') then set(r, 'i', f(resume)) end
+    if kind == 'debounce' then
+      set(r, 'e', event)
+      due = now + period
+      if r.cd then due = math.min(due, tonumber(r.cd)) end
+    end
+    due = math.max(due, tonumber(r.i or '0'))
+    if r.o then due = math.min(due, tonumber(r.o)) end
+    call('ZADD', K .. ':due', f(due), r.id)
+    if kind == 'batch' and many >= size then flush_now(r) end
+  end
+  --
+  -- The limit because of which a run would be dropped. m: see flow_values in packing.py.
+  function F.dropped_by(m)
+    if m.o then
+      local known = call('GET', K .. ':li:' .. m.o[1])
+      local till = tonumber(known and string.match(known, '^%S+') or '0')
+      if till > now then return {id = m.o[1], name = m.o[3], at_most = 1, most = 1, used = 1, free_at = till} end
+    end
+    if m.r then
+      local g = window({id = m.r[1], at_most = m.r[2], per = m.r[3], name = m.r[4]})
+      if g.full then return g end
+    end
+    for _, g in ipairs(limits_of(m.run)) do
+      if g.full == 'd' and look(g).used >= g.most then return g end
+    end
+  end
+  --
+  local function note_drops(r, m)
+    if m.o then
+      call('SET', K .. ':li:' .. m.o[1], f(now + m.o[2]) .. ' ' .. r.id, 'EX', math.ceil(m.o[2]) + NOTE)
+    end
+    if m.r then
+      local key, most, span = K .. ':lx:' .. m.r[1], in_force({at_most = m.r[2], per = m.r[3]}, m.r[4])
+      call('RPUSH', key, f(now))
+      call('LTRIM', key, -most, -1)
+      call('EXPIRE', key, math.ceil(span) + NOTE)
+    end
+  end
+  --
+  -- Take the places that a run has from the beginning, if need be those of others.
+  local function take_kept(r)
+    for _, g in ipairs(limits_of(r)) do
+      if g.full == 'c' and look(g).used >= g.most then
+        local name = call('HGET', lkey(g.id), 'n') or ''
+        for _, id in ipairs(call('ZRANGE', pkey(g.id), 0, -1)) do
+          if g.used < g.most then break end
+          if call('HGET', rkey(id), 's') ~= 'completing' then -- that is waited for
+            call('ZREM', pkey(g.id), id)
+            g.used = g.used - 1
+            F.victims[#F.victims + 1] = {id, 'cancelled: ' .. name}
+          end
+        end
+      end
+      if g.full == 'd' or g.full == 'c' and look(g).used < g.most then
+        call('ZADD', pkey(g.id), 'NX', f(now), r.id)
+      end
+    end
+  end
+  --
+  -- Decide what becomes of a new run. m: see flow_values in packing.py; more: see add_runs.
+  -- Returns its state, its timer, the fields of its record; or only the run that its event has joined.
+  function F.begin(id, sub, h, m, event, more)
+    local r = {id = id, sub = sub, u = h, fields = {}}
+    m.run = r
+    set(r, unpack(m.f))
+    note(m.g)
+    if not more.replay then
+      local dropped = F.dropped_by(m)
+      if dropped then
+        set(r, 'ls', call('INCR', K .. ':lseq'), 'f', f(now), 'z', 'dropped: ' .. (dropped.name
+          or call('HGET', lkey(dropped.id), 'n') or ''))
+        if m.c then
+          set(r, 'cl', m.c[2])
+          call('RPUSH', lekey(id), event)
+          call('EXPIRE', lekey(id), math.ceil(SUCCESS) + SLACK)
+        end
+        return 'cancelled', nil, r.fields
+      end
+      note_drops(r, m)
+      local other = m.c and call('GET', K .. ':lc:' .. m.c[1])
+      other = other and rec(other)
+      if other and other.co == m.c[1] then
+        join(other, m.c, event, more.resume)
+        return nil, nil, nil, other.id
+      end
+      take_kept(r)
+    end
+    set(r, 'ls', call('INCR', K .. ':lseq'))
+    local latest = m.s and math.max(now, more.resume or 0) + m.s
+    if latest and (not more.expires or latest < more.expires) then
+      r.o = f(latest)
+      set(r, 'os', 1)
+    elseif more.expires then
+      r.o = f(more.expires)
+    end
+    if r.o then copy({'o', r.o}, r.fields) end
+    if m.c then
+      set(r, 'cl', m.c[2])
+      call('RPUSH', lekey(id), event)
+      if not more.replay then
+        local gate, kind, period, timeout, size = unpack(m.c)
+        set(r, 'co', gate)
+        call('SET', K .. ':lc:' .. gate, id)
+        if timeout > 0 then set(r, 'cd', f(now + timeout)) end
+        local due = math.max(now + period, more.resume or 0)
+        if kind == 'batch' and size <= 1 then F.full[#F.full + 1] = id end
+        return 'gated', r.o and math.min(due, tonumber(r.o)) or due, r.fields
+      end
+    end
+    if more.resume then return 'pending', more.resume, r.fields end
+    if more.recreate then return 'pending', now + GRACE, r.fields end
+    if is_paused(r) then
+      call('ZADD', K .. ':g:' .. h, f(now), id)
+      return 'gated', patience(r), r.fields
+    end
+    local refused = try(r)
+    if refused then
+      queue(r, refused)
+      return 'gated', patience(r), r.fields
+    end
+    if not m.list then return 'pending', now + GRACE, r.fields end
+    call('LPUSH', m.list, m.message)
+    return 'published', now + REPUBLISH, r.fields
+  end
+  --
+  -- What is left to do once the new runs are recorded.
+  function F.finish(cancel)
+    for _, id in ipairs(F.full) do flush_now(rec(id)) end
+    for _, victim in ipairs(F.victims) do cancel(victim[1], victim[2], {}) end
+  end
+  return F
+end

@@ -1,0 +1,13 @@
+-- Change a limit for all its gates. ARGV[2] its name  ARGV[3] JSON of its numbers, or "" as in the code
+if ARGV[3] == '' then
+  call('HDEL', K .. ':tuned', ARGV[2])
+else
+  call('HSET', K .. ':tuned', ARGV[2], ARGV[3])
+end
+-- whoever may start now is let in by the next take
+for _, gate in ipairs(call('ZRANGE', K .. ':limits', 0, -1)) do
+  if call('EXISTS', K .. ':lr:' .. gate) == 1 and call('HGET', K .. ':l:' .. gate, 'n') == ARGV[2] then
+    call('ZADD', K .. ':gates', f(now), gate)
+  end
+end
+return 1
