@@ -42,6 +42,12 @@ def work(seconds: float = 1.0) -> None:
         oracle.write(run=run.id, began=began, ended=time.time())
 
 
+@on_event("shown/warm-up", concurrency=Concurrency(2))
+@app.task
+def warm_up(data: Any) -> None:
+    work(0)
+
+
 @on_event("shown/concurrency", concurrency=Concurrency(2))
 @app.task
 def concurrency(data: Any) -> None:
