@@ -29,6 +29,7 @@ from tests.servers import Oracle
 url = os.environ["SHOWN_REDIS"]
 app = Celery("shown", broker=url, backend=url)
 app.conf.broker_transport_options = {"polling_interval": 0.02}
+app.conf.fanout_lease = 2  # the heartbeat comes every sixth of it: a finish_timeout is noticed then
 
 
 def work(seconds: float = 1.0) -> None:
@@ -101,13 +102,13 @@ def queue(data: Any) -> None:
     work()
 
 
-@on_event("shown/throttle", throttle=Throttle(2, per=1))
+@on_event("shown/throttle", throttle=Throttle(2, per=3))
 @app.task
 def throttle(data: Any) -> None:
     work(0.8)
 
 
-@on_event("shown/burst", throttle=Throttle(2, per=1, burst=2))
+@on_event("shown/burst", throttle=Throttle(2, per=3, burst=1))
 @app.task
 def burst(data: Any) -> None:
     work(0.8)
@@ -125,19 +126,19 @@ def idempotency(data: Any) -> None:
     work(0.3)
 
 
-@on_event("shown/debounce", debounce=Debounce(0.5))
+@on_event("shown/debounce", debounce=Debounce(1.2))
 @app.task
 def debounce(data: Any) -> None:
     work(0.3)
 
 
-@on_event("shown/debounce-timeout", debounce=Debounce(0.5, timeout=1))
+@on_event("shown/debounce-timeout", debounce=Debounce(1.2, timeout=2.4))
 @app.task
 def debounce_timeout(data: Any) -> None:
     work(0.3)
 
 
-@on_event("shown/batch", batch=Batch(3, timeout=1))
+@on_event("shown/batch", batch=Batch(3, timeout=1.2))
 @app.task
 def batch(data: Any) -> None:
     work(0.3)
