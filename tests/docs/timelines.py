@@ -131,8 +131,7 @@ class Stage:
         control = self.fanout.runs
         final = ("succeeded", "failed", "cancelled")
         wait_until(lambda: all(control.get(run).state in final for run in runs.values()), 30)
-        self._settle(runs.values())
-        work = [entry for entry in self._oracle.read() if entry["run"] in runs.values()]
+        work = wait_until(self._work, 30)
         shared = len(set(runs.values())) < len(runs)
         rows: list[Row] = []
         for id_, run in runs.items():
@@ -147,11 +146,11 @@ class Stage:
                 rows.append((label, *self._row(run, emitted[ids[0]], begun, work)))
         return _drawing(name, rows)
 
-    def _settle(self, runs: Any) -> None:
-        """Wait until the worker has written down all executions: one may go on, cancelled."""
-        control = self.fanout.runs
-        started = [run for run in runs if control.get(run).started is not None]
-        wait_until(lambda: {e["run"] for e in self._oracle.read()} >= set(started), 30)
+    def _work(self) -> list[dict[str, Any]]:
+        """Return when runs were executed; nothing while one is, since a cancelled one may go on."""
+        entries = self._oracle.read()
+        ended = [entry for entry in entries if "ended" in entry]
+        return ended if len(ended) * 2 == len(entries) else []
 
     def _row(
         self, run: str, emitted: float, begun: float, work: Sequence[Mapping[str, Any]]
