@@ -75,7 +75,7 @@ PLANS: Mapping[str, Plan] = {
 }
 
 _DRAWN = re.compile(
-    r"(?P<before><!-- timeline: (?P<name>\w+) -->\n\n).*?(?P<after>\n\n<!-- end of timeline -->)",
+    r"(?P<before><!-- timeline: (?P<name>\w+) -->\n).*?(?P<after><!-- end of timeline -->)",
     re.DOTALL,
 )
 
@@ -204,7 +204,9 @@ def main() -> None:
             return
         for page in PAGES.values():
             text = page.read_text()
-            drawn = _DRAWN.sub(lambda m: f"{m['before']}{stage.play(m['name'])}{m['after']}", text)
+            drawn = _DRAWN.sub(
+                lambda m: f"{m['before']}\n{stage.play(m['name'])}\n\n{m['after']}", text
+            )
             if drawn != text:
                 page.write_text(drawn)
 
