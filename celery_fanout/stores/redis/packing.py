@@ -93,8 +93,7 @@ def flow_values(flow: Flow, envelope: tuple[str, str] | None = None) -> dict[str
     ``c`` collects (gate, kind, period, time-out or 0, size), ``s`` start_timeout, ``list`` and
     ``message`` of the broker.
     """
-    lane = sha1(flow.lane.encode(), usedforsecurity=False).hexdigest()[:12]
-    fields: list[str] = ["fl", f"{lane} {flow.priority}"]
+    fields: list[str] = []
     gates: list[list[Any]] = []
     for number, place in enumerate(flow.places, start=1):
         gate = place.gate.id
@@ -107,6 +106,7 @@ def flow_values(flow: Flow, envelope: tuple[str, str] | None = None) -> dict[str
         numbers = (throttle.gate.id, throttle.at_most, throttle.per, throttle.burst)
         fields += ["lt", " ".join(map(str, numbers))]
         gates.append([numbers[0], throttle.gate.limit, throttle.gate.key, *numbers[1:]])
+    needs = [each[0] for each in gates]
     if flow.once is not None:
         values["o"] = [flow.once.gate.id, flow.once.ttl, flow.once.gate.limit]
     if rate is not None:
@@ -121,6 +121,9 @@ def flow_values(flow: Flow, envelope: tuple[str, str] | None = None) -> dict[str
         gates.append([gate, name, key, collect.max_size, collect.period, 0])
     elif envelope is not None:
         values["list"], values["message"] = envelope
+    # those of one lane wait for the same: else one could hold up another that needs less
+    lane = " ".join([flow.lane, *needs])
+    fields += ["fl", f"{sha1(lane.encode(), usedforsecurity=False).hexdigest()[:12]} {flow.priority}"]
     if flow.start_timeout is not None:
         values["s"] = flow.start_timeout
     if flow.finish_timeout is not None:
@@ -192,7 +195,7 @@ def claim_of(answer: Any) -> Claim:
 
 def settled_of(answer: Any) -> Settled:
     """Read the answer of settle.lua and the like: 1, 0, or that and who is due now."""
-    return Settled(bool(answer)) if isinstance(answer, int) else Settled(bool(answer[0]), answer[1])
+    return Settled(bool(answer), []) if isinstance(answer, int) else Settled(bool(answer[0]), answer[1])
 
 
 def taken_of(answer: Any) -> Taken:

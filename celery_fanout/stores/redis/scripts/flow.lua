@@ -69,11 +69,19 @@ local function flow()
     else
       g.tat = tonumber(tat or '0')
       g.step = g.most > 0 and g.span / g.most
+      -- if it was made faster: else the next start would be when the old numbers had it
+      if g.step then g.tat = math.min(g.tat, now + (g.burst + 1) * g.step) end
       g.next = g.step and g.tat - g.burst * g.step or math.huge
     end
     return g
   end
   F.look = look
+  --
+  -- Look again at the gate of a throttle, at a time.
+  local function wait_until(g, at)
+    call('HSET', lkey(g.id), 'tat', f(g.tat))
+    call('ZADD', gates_key, f(at), g.id)
+  end
   --
   -- What a rate limit has let through within its period: how many, and when the oldest that counts
   -- is out of it.
@@ -164,7 +172,7 @@ local function flow()
       call('ZADD', lanes_key(g.id), call('HINCRBY', lkey(g.id), 'turn', 1), lane)
     end
     if call('HINCRBY', lkey(g.id), 'w', 1) == 1 then call('PERSIST', lkey(g.id)) end
-    if g.per and g.step then call('ZADD', gates_key, 'NX', f(math.max(g.next, now)), g.id) end
+    if g.per and g.step and not call('ZSCORE', gates_key, g.id) then wait_until(g, math.max(g.next, now)) end
     set(r, 'lw', g.spot)
   end
   --
@@ -211,39 +219,45 @@ local function flow()
     return true
   end
   --
-  -- Let those start who wait at a gate, while it has room. At the other gates they take what is free,
-  -- though others wait there: who waits at a gate that has room waits for what somebody else has, and
-  -- not for the room. Those that another gate refuses wait there, no more than there is room for here.
+  -- Give a lane the last turn of the round.
+  local function rotate(gate, lane)
+    call('ZADD', lanes_key(gate), call('HINCRBY', lkey(gate), 'turn', 1), lane)
+  end
+  --
+  -- Let those start who wait at a gate, while it has room. At other gates they take what is free though
+  -- somebody waits there: who waits at a gate that has room waits for something else. Those whom another
+  -- gate refuses go and wait there, but of a lane no more than there is room for here: they have the
+  -- same needs, so a long lane would else wander from gate to gate.
   local function pump(gate)
-    local moved = 0
+    local moved, passed = {}, 0
     call('ZREM', gates_key, gate)
     for _ = 1, TRIES do
       local lane = call('ZRANGE', lanes_key(gate), 0, 0)[1]
       if not lane then return end
-      local r = rec(call('ZRANGE', queue_key(gate, lane), 0, 0)[1])
-      if not hold_back(r) then
-        local g
-        for _, each in ipairs(limits_of(r)) do if each.id == gate then g = each end end
-        if moved > 0 then
-          look(g)
-          if moved >= (g.per and g.burst + 1 or g.most - g.used) then
-            if g.step then call('ZADD', gates_key, f(math.max(g.next, now + g.step)), gate) end
-            return
-          end
+      local r, g = rec(call('ZRANGE', queue_key(gate, lane), 0, 0)[1])
+      for _, each in ipairs(limits_of(r)) do if each.id == gate then g = each end end
+      if moved[lane] and moved[lane] >= (look(g).per and g.burst + 1 or g.most - g.used) then
+        rotate(gate, lane)
+        passed = passed + 1
+        if passed >= call('ZCARD', lanes_key(gate)) then
+          if g.step then wait_until(g, math.max(g.next, now + g.step)) end
+          return
         end
+      elseif not hold_back(r) then
+        passed = 0
         local refused = try(r, gate)
-        if not refused then
-          local _, left = leave(r)
-          if left then call('ZADD', lanes_key(gate), call('HINCRBY', lkey(gate), 'turn', 1), left) end
+        if refused == g then
+          if g.step then wait_until(g, g.next) end
+          return
+        end
+        local _, left = leave(r)
+        if left then rotate(gate, left) end
+        if refused then
+          queue(r, refused)
+          moved[lane] = (moved[lane] or 0) + 1
+        else
           enter(r, 'pending', now)
           woken[#woken + 1] = r.id
-        elseif refused == g then
-          if g.step then call('ZADD', gates_key, f(g.next), gate) end
-          return
-        else
-          leave(r)
-          queue(r, refused)
-          moved = moved + 1
         end
       end
     end

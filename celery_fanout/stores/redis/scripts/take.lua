@@ -13,7 +13,7 @@ if #ARGV >= 4 then
     seen[ARGV[i]] = true
   end
 else
-  if call('EXISTS', K .. ':gates') == 1 then flow().pump_due() end
+  if limit > 0 and call('EXISTS', K .. ':gates') == 1 then flow().pump_due() end
   ids = call('ZRANGEBYSCORE', due_key, '-inf', f(now), 'LIMIT', 0, limit)
 end
 local ended, out, events, collected = {}, {}, {}, {}
