@@ -165,8 +165,8 @@ def _value(key: Key, limit: str, subscription: Subscription, event: Event) -> st
         found = look_up(event.data, key)
         found = None if found is MISSING else found
     else:
-        what = f"the key of the limit {limit!r}"
-        found = _called(key, what, subscription, event)
+        what = f"the key of the limit {limit!r} of {subscription.id}"
+        found = _called(key, what, event)
         try:
             found = as_json_data(event.name, found)
         except InvalidEventData as exc:
@@ -186,9 +186,7 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _called(
-    function: Callable[[Event], object], what: str, subscription: Subscription, event: Event
-) -> object:
+def _called(function: Callable[[Event], object], what: str, event: Event) -> object:
     try:
         return function(event)
     except INTERRUPTS:
@@ -196,8 +194,7 @@ def _called(
     except Exception as exc:
         raise InvalidEvent(
             event.name,
-            f"cannot be emitted: {function_name(function)}, {what} of {subscription.id}, raised "
-            f"{type(exc).__name__}",
+            f"cannot be emitted: {function_name(function)}, {what}, raised {type(exc).__name__}",
             "Let it return a value for every event that the subscription matches.",
         ) from exc
 
@@ -205,13 +202,13 @@ def _called(
 def _priority(given: Any, subscription: Subscription, event: Event) -> int:
     if not callable(given):
         return given or 0
-    found: Any = _called(given, "the priority", subscription, event)
+    what = f"the priority of {subscription.id}"
+    found: Any = _called(given, what, event)
     if not is_priority(found):
         shown = found if isinstance(found, int) else f"a {type(found).__name__}"
         raise InvalidEvent(
             event.name,
-            f"cannot be emitted: {function_name(given)}, the priority of {subscription.id}, "
-            f"returned {shown}",
+            f"cannot be emitted: {function_name(given)}, {what}, returned {shown}",
             f"Let it return a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}.",
         )
     return int(found)

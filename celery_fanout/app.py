@@ -294,7 +294,8 @@ class Fanout:
 
     def check(self, publication: Publication) -> None:
         """Raise what publishing would raise that does not depend on when it happens."""
-        self._own_publisher.check(publication.events)
+        found = self._own_publisher if self._stand_in is None else self._stand_in.publisher
+        found.check(publication.events)
 
     def publish(self, publication: Publication) -> list[Emission]:
         """Publish events that were checked before, at once."""

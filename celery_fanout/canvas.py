@@ -48,6 +48,9 @@ BRANCH_HEADER = "fanout_branch"
 #: level 2.
 EVENTS_HEADER = "fanout_events"
 
+#: Header of a run whose argument is the list of a batch.
+BATCH_HEADER = "fanout_batch"
+
 #: Header of a run whose result is not to be kept, by an option of its subscription; level 2.
 IGNORED_HEADER = "fanout_ignored"
 
@@ -152,6 +155,8 @@ def freeze(
             options["link_error"] = [*(options.get("link_error") or []), *errbacks]
         tail.append({**signature, "options": options})
     own: dict[str, Any] = {**stamp, RUN_HEADER: first}
+    if subscription.flow is not None and subscription.flow.batch is not None:
+        own[BATCH_HEADER] = 1
     if not celery_results and subscription.options.get("ignore_result"):
         own[IGNORED_HEADER] = 1
     return FrozenChain(

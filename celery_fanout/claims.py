@@ -13,6 +13,7 @@ from celery.utils.log import get_task_logger
 
 from celery_fanout.boot import boot_id
 from celery_fanout.canvas import (
+    BATCH_HEADER,
     BATCHED,
     BRANCH_HEADER,
     GENERATION_HEADER,
@@ -214,11 +215,12 @@ def _recreated(ledger: Ledger, run: Run, headers: Mapping[str, Any]) -> NewEvent
     age = time.time() - event.time.timestamp()
     if kind not in ("event", "then") or age > ledger.rules.dedup_window:
         return None
+    batched = BATCHED if BATCH_HEADER in headers else ""
     return NewEvent(
         key=event_key(event.name, event.id),
         name=event.name,
         attributes=encode(event.attributes()),
         data=encode(event.data),
-        runs=[NewRun(run.id, run.subscription, kind, message=BATCHED if run.events else "")],
+        runs=[NewRun(run.id, run.subscription, kind, message=batched)],
         generation=int(headers.get(GENERATION_HEADER, 0)),
     )

@@ -39,6 +39,7 @@ class Level2:
         ledger: the ledger.
 
     Attributes:
+        publisher: publishes chains.
         ledger: the ledger.
         wakeups: publishes what is due.
         endings: sees to what follows from the end of a run.
@@ -56,6 +57,7 @@ class Level2:
         self._app = app
         self._settings = settings
         self._registry = registry
+        self.publisher = publisher
         self.ledger = ledger
         self.wakeups = Wakeups(app, ledger, registry, publisher, self._ended)
         self._recorder = Recorder(publisher, ledger, self.wakeups.wake)

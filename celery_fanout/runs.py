@@ -15,7 +15,9 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.log import get_task_logger
 
 from celery_fanout import signals
+from celery_fanout.batchmodels import as_models
 from celery_fanout.canvas import (
+    BATCH_HEADER,
     RESUME_HEADER,
     RUN_HEADER,
     STORE_LEFT_HEADER,
@@ -99,7 +101,7 @@ class Runs:
             # the body may change what it is given, and the message may be published again
             try:
                 return self._execute(
-                    task, request, found, lambda: body(*map(_copied, args), **kwargs)
+                    task, request, found, lambda: body(*_given(task, request, args), **kwargs)
                 )
             except Ignore as steering:
                 # Celery copies every frame of it, and all positions in their code, and reads none
@@ -201,6 +203,14 @@ class Runs:
             sender=execution.task, run=execution.run, until=until, reason="store", step=None
         )
         raise Suspended(until, "store") from error
+
+
+def _given(task: Any, request: Any, args: tuple[Any, ...]) -> list[Any]:
+    """Return the arguments of a message for a body to change; a batch of models, if it wants it."""
+    copies = [_copied(value) for value in args]
+    if BATCH_HEADER in (request.headers or ()):
+        return [as_models(task, value) for value in copies]
+    return copies
 
 
 def _copied(argument: Any) -> Any:

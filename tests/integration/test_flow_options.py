@@ -1,0 +1,265 @@
+"""Each option of flow control with a real worker: on one Redis, and with a broker of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pydantic
+import pytest
+
+from celery_fanout import (
+    Batch,
+    Concurrency,
+    Debounce,
+    Idempotency,
+    RateLimit,
+    Singleton,
+    Throttle,
+    current_event,
+    current_run,
+    emit_many,
+    get_fanout,
+    step,
+)
+from celery_fanout.ids import event_key
+from celery_fanout.stores.ledger import RunRecord
+from tests.integration.inprocess import EVENT, Shop
+from tests.processes import wait_until
+from tests.servers import RedisServer
+
+LIMITED = "subscriber@order/placed"
+
+
+class Counting(Shop):
+    """A shop whose subscriber notes what it gets, and how many of its bodies ran at once."""
+
+    def __init__(self, *args: Any, **conf: Any) -> None:
+        super().__init__(*args, **conf)
+        self.got: list[Any] = []
+        self.at_once = self.most_at_once = 0
+        self._lock = threading.Lock()
+
+    def limited(self, body: Callable[[Any], Any] | None = None, **subscription: Any) -> None:
+        """Subscribe a task with options of flow control."""
+
+        def subscriber(data: Any) -> Any:
+            with self._lock:
+                self.got.append(data)
+                self.at_once += 1
+                self.most_at_once = max(self.most_at_once, self.at_once)
+            try:
+                return data if body is None else body(data)
+            finally:
+                with self._lock:
+                    self.at_once -= 1
+
+        self.subscribe(subscriber, subscription=subscription)
+
+    def run(self, data: Any = None, **options: Any) -> str:
+        """Emit an event, and return the id of its run."""
+        (handle,) = self.emit(data, **options).runs
+        return handle.id
+
+    def look(self, run_id: str) -> RunRecord:
+        """Return what the ledger has of a run."""
+        return get_fanout(self.app).runs.get(run_id)
+
+    def ended(self, *run_ids: str) -> list[tuple[str, str]]:
+        """Wait until runs have ended; return their states and reasons."""
+        final = ("succeeded", "failed", "cancelled")
+        wait_until(lambda: all(self.look(run).state in final for run in run_ids), timeout=60)
+        return [(str(found.state), found.reason) for found in map(self.look, run_ids)]
+
+
+@pytest.fixture(params=["one Redis", "two databases", "RabbitMQ"])
+def shop(
+    redis_server: RedisServer, redis_url: str, request: pytest.FixtureRequest
+) -> Iterator[Counting]:
+    broker = request.getfixturevalue("rabbit_url") if request.param == "RabbitMQ" else redis_url
+    ledger = redis_url if request.param == "one Redis" else redis_server.url(1)
+    with Counting(broker, ledger) as shop:
+        yield shop
+
+
+SUCCEEDED = ("succeeded", "")
+
+
+def test_a_run_that_sleeps_gives_its_place_to_the_next(shop: Counting) -> None:
+    awake = threading.Event()
+
+    def body(data: Any) -> None:
+        if data == 0:
+            step.wait_for_event("woken", "order/woken", timeout=60)
+        awake.set()
+
+    shop.limited(body, concurrency=Concurrency(1))
+    first, second = shop.run(0), shop.run(1)
+    assert shop.look(second).state == "gated"
+    assert shop.look(second).reason == f"concurrency {LIMITED}"
+    with shop.worker():
+        assert shop.ended(second) == [SUCCEEDED]
+        assert shop.look(first).state == "suspended"
+        shop.emit(event="order/woken")
+        assert shop.ended(first) == [SUCCEEDED]
+    assert shop.got == [0, 1, 0]
+
+
+def test_no_more_at_once_than_the_limit(shop: Counting) -> None:
+    together = threading.Barrier(2)
+    shop.limited(lambda data: together.wait(30) >= 0, concurrency=Concurrency(2, "key"))
+    runs = [shop.run({"key": "a", "n": number}) for number in range(6)]
+    with shop.worker(pool="threads"):
+        pass
+    assert [shop.look(run).state for run in runs].count("gated") == 4
+
+
+def test_starts_are_spread_over_time(shop: Counting) -> None:
+    shop.limited(throttle=Throttle(1, 0.3))
+    runs = [shop.run(number) for number in range(3)]
+    assert [shop.look(run).reason for run in runs[1:]] == [f"throttle {LIMITED}"] * 2
+    with shop.worker():
+        assert shop.ended(*runs) == [SUCCEEDED] * 3
+    assert shop.got == [0, 1, 2]
+
+
+def test_a_dropped_run_is_seen_with_its_reason(shop: Counting) -> None:
+    shop.limited(rate_limit=RateLimit(2, 3600, "key"), idempotency=Idempotency("id", 3600))
+    data = [{"key": "a", "id": number} for number in (1, 1, 2, 3)] + [{"key": "b", "id": 4}]
+    runs = [shop.run(item) for item in data]
+    with shop.worker():
+        assert shop.ended(*runs) == [
+            SUCCEEDED,
+            ("cancelled", f"dropped: idempotency {LIMITED} by id"),
+            SUCCEEDED,
+            ("cancelled", f"dropped: rate_limit {LIMITED} by key"),
+            SUCCEEDED,
+        ]
+    assert [item["id"] for item in shop.got] == [1, 2, 4]
+
+
+def test_a_debounced_run_has_the_last_event(shop: Counting) -> None:
+    def body(data: Any) -> Any:
+        run, event = current_run(), current_event()
+        assert run is not None
+        assert event is not None
+        return [event.id, list(run.events)]
+
+    shop.limited(body, debounce=Debounce(0.5, "key"))
+    emissions = [shop.emit({"key": 1, "n": number}, id=f"e{number}") for number in range(3)]
+    assert len({emission.runs[0].id for emission in emissions}) == 1
+    with shop.worker():
+        (outcome,) = emissions[0].get(timeout=60)
+    assert outcome.value == ["e2", [event_key(EVENT, f"e{number}") for number in range(3)]]
+    assert shop.got == [{"key": 1, "n": 2}]
+
+
+def test_a_batch_is_full_or_its_time_is_over(shop: Counting) -> None:
+    follower: list[Any] = []
+
+    def follow(value: Any) -> Any:
+        event = current_event()
+        assert event is not None
+        follower.append(event.data)
+        return value
+
+    then = shop.task(follow, name="follow")
+    shop.limited(lambda data: [item["n"] for item in data], batch=Batch(3, 0.5, "key"), then=then)
+    events = [(EVENT, {"key": number % 2, "n": number}) for number in range(5)]
+    emissions = emit_many(events, app=shop.app)
+    with shop.worker():
+        values = [emission.get(timeout=60)[0].value for emission in emissions]
+    assert values == [[0, 2, 4], [1, 3], [0, 2, 4], [1, 3], [0, 2, 4]]
+    assert [len(batch) for batch in shop.got] == [3, 2]
+    assert follower == shop.got
+
+
+class Order(pydantic.BaseModel):
+    id: int
+
+
+def test_a_batch_of_models(shop: Counting) -> None:
+    def subscriber(orders: list[Order]) -> list[str]:
+        return [type(order).__name__ for order in orders]
+
+    shop.subscribe(subscriber, subscription={"batch": Batch(2, 60)}, pydantic=True)
+    emissions = [shop.emit({"id": number}) for number in range(2)]
+    with shop.worker():
+        assert emissions[0].get(timeout=60)[0].value == ["Order", "Order"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "states"),
+    [
+        ("skip", [SUCCEEDED, ("cancelled", f"dropped: singleton {LIMITED} by key")]),
+        ("cancel", [("cancelled", f"cancelled: singleton {LIMITED} by key"), SUCCEEDED]),
+        ("queue", [SUCCEEDED, SUCCEEDED]),
+    ],
+)
+def test_one_run_at_a_time(shop: Counting, mode: Any, states: list[tuple[str, str]]) -> None:
+    shop.limited(
+        lambda data: step.wait_for_event("woken", "order/woken", timeout=60),
+        singleton=Singleton("key", mode),
+    )
+    with shop.worker():
+        first = shop.run({"key": 1})
+        wait_until(lambda: shop.look(first).state == "suspended")
+        second = shop.run({"key": 1})
+        other = shop.run({"key": 2})
+        waiting = {"skip": [first, other], "cancel": [second, other], "queue": [first, other]}[mode]
+        for run in waiting:
+            wait_until(lambda run=run: shop.look(run).state == "suspended")
+        if mode == "queue":
+            assert shop.look(second).state == "gated"
+        shop.emit(event="order/woken")
+        if mode == "queue":
+            wait_until(lambda: shop.look(second).state == "suspended")
+            shop.emit(event="order/woken")
+        assert shop.ended(first, second) == states
+
+
+def test_the_highest_priority_starts_first(shop: Counting) -> None:
+    shop.limited(concurrency=Concurrency(1), priority=lambda event: event.data["p"])
+    runs = [shop.run({"n": n, "p": p}) for n, p in enumerate([0, 0, 5, -5, 5])]
+    with shop.worker():
+        assert shop.ended(*runs) == [SUCCEEDED] * 5
+    assert [data["n"] for data in shop.got] == [0, 2, 4, 1, 3]
+
+
+def test_runs_that_start_or_finish_too_late(shop: Counting) -> None:
+    shop.limited(
+        lambda data: step.wait_for_event("woken", "order/woken", timeout=600),
+        singleton=Singleton(mode="queue"),
+        start_timeout=0.5,
+        finish_timeout=2,
+    )
+    with shop.worker():
+        runs = [shop.run(number) for number in range(2)]
+        assert shop.ended(*runs) == [
+            ("cancelled", "finish_timeout"),
+            ("cancelled", "start_timeout"),
+        ]
+    assert shop.got == [0]
+
+
+def test_a_delayed_run_is_admitted_when_it_is_due(shop: Counting) -> None:
+    shop.limited(concurrency=Concurrency(1))
+    with shop.worker():
+        runs = [shop.run(0, delay=0.3), shop.run(1)]
+        assert shop.ended(*runs) == [SUCCEEDED] * 2
+    assert sorted(shop.got) == [0, 1]
+
+
+def test_a_run_that_may_start_goes_out_with_its_record(shop: Counting) -> None:
+    shop.limited(concurrency=Concurrency(1))
+    shop.subscribe(lambda_free, name="plain")
+    states = {
+        handle.subscription.task.name: shop.look(handle.id).state
+        for emission in (shop.emit(1), shop.emit(2))
+        for handle in emission.runs
+    }
+    assert states == {"subscriber": "gated", "plain": "published"}
+
+
+def lambda_free(data: Any) -> None: ...
