@@ -302,8 +302,7 @@ class Fanout:
         self._load_to_emit()  # in a relay nothing else does, and it would fan out to nobody
         events, then = publication.events, publication.then
         if self._records:
-            level2 = self._level2("emit")
-            return level2.emit(
+            return self._level2("emit").emit(
                 events, delay=publication.delay, expires=publication.expires, then=then
             )
         delay = publication.delay

@@ -134,8 +134,8 @@ def _key(fanout: Fanout, record: LimitRecord, gate: GateRecord) -> str:
 
     word = record.name.rpartition(" by ")[2].rpartition(".")[2]
     event = record.subscriptions[0].rpartition("@")[2] if record.subscriptions else ""
-    shown = redactor_of(fanout.settings)(event, {word: gate.gate.key})
-    return str(shown.get(word, "")) if isinstance(shown, dict) else str(shown)
+    shown: Any = redactor_of(fanout.settings)(event, {word: gate.gate.key})
+    return str(shown[word] if isinstance(shown, dict) and word in shown else shown)
 
 
 #: The commands of this module, for the group.
