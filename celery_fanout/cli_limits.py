@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -135,7 +135,8 @@ def _key(fanout: Fanout, record: LimitRecord, gate: GateRecord) -> str:
     word = record.name.rpartition(" by ")[2].rpartition(".")[2]
     event = record.subscriptions[0].rpartition("@")[2] if record.subscriptions else ""
     shown: Any = redactor_of(fanout.settings)(event, {word: gate.gate.key})
-    return str(shown[word] if isinstance(shown, dict) and word in shown else shown)
+    known = isinstance(shown, dict) and word in shown
+    return str(cast("Any", shown)[word] if known else cast("Any", shown))
 
 
 #: The commands of this module, for the group.
