@@ -123,7 +123,10 @@ def flow_values(flow: Flow, envelope: tuple[str, str] | None = None) -> dict[str
         values["list"], values["message"] = envelope
     # those of one lane wait for the same: else one could hold up another that needs less
     lane = " ".join([flow.lane, *needs])
-    fields += ["fl", f"{sha1(lane.encode(), usedforsecurity=False).hexdigest()[:12]} {flow.priority}"]
+    fields += [
+        "fl",
+        f"{sha1(lane.encode(), usedforsecurity=False).hexdigest()[:12]} {flow.priority}",
+    ]
     if flow.start_timeout is not None:
         values["s"] = flow.start_timeout
     if flow.finish_timeout is not None:
@@ -195,7 +198,11 @@ def claim_of(answer: Any) -> Claim:
 
 def settled_of(answer: Any) -> Settled:
     """Read the answer of settle.lua and the like: 1, 0, or that and who is due now."""
-    return Settled(bool(answer), []) if isinstance(answer, int) else Settled(bool(answer[0]), answer[1])
+    return (
+        Settled(bool(answer), [])
+        if isinstance(answer, int)
+        else Settled(bool(answer[0]), answer[1])
+    )
 
 
 def taken_of(answer: Any) -> Taken:
