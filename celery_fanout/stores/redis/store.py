@@ -234,7 +234,9 @@ class RedisLedger(RedisLimits):
     def renew(self, boot: str, run_ids: Sequence[str]) -> None:
         """Renew the leases of what a worker holds."""
         for start in range(0, len(run_ids), AT_ONCE):
-            self._scripts.run("renew", boot, *run_ids[start : start + AT_ONCE])
+            late = self._scripts.run("renew", boot, *run_ids[start : start + AT_ONCE])
+            if late:
+                self.cancel(late, "finish_timeout")
 
     def release(self, boot: str, run_ids: Sequence[str]) -> list[str]:
         """Let go of what a worker that stops still has."""

@@ -59,9 +59,12 @@ local function flow()
     return g.at_most, g.per
   end
   --
+  -- What note() has just read of gates.
+  local seen = {}
   -- Look at a gate: how many places are taken, or when the next may start.
   local function look(g)
-    local name, waiting, tat = unpack(call('HMGET', lkey(g.id), 'n', 'w', 'tat'))
+    local name, waiting, tat = unpack(seen[g.id] or call('HMGET', lkey(g.id), 'n', 'w', 'tat'))
+    seen[g.id] = nil
     g.waiting = tonumber(waiting or '0')
     g.most, g.span = in_force(g, g.name or name)
     if not g.per then
@@ -113,11 +116,13 @@ local function flow()
   local function note(gates)
     for _, g in ipairs(gates) do
       local numbers = table.concat({g[4], g[5], g[6]}, ' ')
-      local known, since = unpack(call('HMGET', lkey(g[1]), 'at', 'us'))
-      if known ~= numbers or tonumber(since) < now - NOTE then
+      local known = call('HMGET', lkey(g[1]), 'n', 'w', 'tat', 'at', 'us')
+      if known[4] ~= numbers or tonumber(known[5]) < now - NOTE then
         call('HSET', lkey(g[1]), 'n', g[2], 'k', g[3], 'at', numbers)
+        known[1] = g[2]
         touch(g[1], g[5])
       end
+      seen[g[1]] = known
     end
   end
   --
@@ -332,6 +337,7 @@ local function flow()
   local function join(r, c, event, resume)
     local _, kind, period, _, size = unpack(c)
     local many = call('RPUSH', lekey(r.id), event)
+    seen = {}
     local due = tonumber(call('ZSCORE', K .. ':due', r.id) or f(now))
     if resume and resume > tonumber(r.i or '0') then set(r, 'i', f(resume)) end
     if kind == 'debounce' then
@@ -461,6 +467,7 @@ local function flow()
   --
   -- What is left to do once the new runs are recorded.
   function F.finish(cancel)
+    seen = {}
     for _, id in ipairs(F.full) do flush_now(rec(id)) end
     for _, victim in ipairs(F.victims) do cancel(victim[1], victim[2], {}) end
   end

@@ -364,8 +364,12 @@ local function finalise(r, to, reason)
     call('ZADD', K .. ':untold', f(now + GRACE), r.id)
   end
   deliver(r, reason)
-  if r.cl then call('EXPIRE', lekey(r.id), keep) end
-  for _, key in ipairs(concerned(r)) do close_event(key, r.k) end
+  if r.cl then
+    call('EXPIRE', lekey(r.id), keep)
+    for _, key in ipairs(concerned(r)) do close_event(key, r.k) end
+  else
+    close_event(r.e, r.k)
+  end
   if r.fl then flow().give(r, true) end
 end
 

@@ -1,17 +1,24 @@
 -- Renew the leases of what a worker holds. ARGV[2] boot  ARGV[3..] ids
+-- Returns the ids of those that had to be finished by now.
+local late = {}
 for i = 3, #ARGV do
   local id = ARGV[i]
   local state, boot, resume, latest = unpack(call('HMGET', rkey(id), 's', 'b', 'i', 'fd'))
-  local late = latest and tonumber(latest) <= now
   if state == 'running' or state == 'completing' then
-    if boot == ARGV[2] and state == 'running' and late then
-      cancel(id, 'finish_timeout', {})
-    elseif boot == ARGV[2] then call('ZADD', K .. ':due', 'XX', f(now + LEASE), id) end
+    if boot == ARGV[2] then
+      if state == 'running' and latest and tonumber(latest) <= now then
+        late[#late + 1] = id
+      else
+        call('ZADD', K .. ':due', 'XX', f(now + LEASE), id)
+      end
+    end
   elseif state == 'pending' or state == 'published' then
     if not resume or tonumber(resume) <= now then
       call('HSET', rkey(id), 'b', ARGV[2])
-      call('ZADD', K .. ':due', 'XX', f(math.min(now + LEASE, tonumber(latest or 'inf'))), id)
+      local due = now + LEASE
+      if latest then due = math.min(due, tonumber(latest)) end
+      call('ZADD', K .. ':due', 'XX', f(due), id)
     end
   end
 end
-return 1
+return late
