@@ -8,6 +8,7 @@ from typing import Any
 
 import pydantic
 import pytest
+from kombu import Queue
 
 from celery_fanout import (
     Batch,
@@ -69,11 +70,15 @@ class Counting(Shop):
     def ended(self, *run_ids: str) -> list[tuple[str, str]]:
         """Wait until runs have ended; return their states and reasons."""
         final = ("succeeded", "failed", "cancelled")
-        wait_until(lambda: all(self.look(run).state in final for run in run_ids), timeout=60)
+        wait_until(lambda: all(self.look(run).state in final for run in run_ids))
         return [(str(found.state), found.reason) for found in map(self.look, run_ids)]
 
 
-@pytest.fixture(params=["one Redis", "two databases", "RabbitMQ"])
+def until_woken(data: Any) -> None:
+    step.wait_for_event("woken", "order/woken", timeout=600)
+
+
+@pytest.fixture(params=["one Redis", "two databases"])
 def shop(
     redis_server: RedisServer, redis_url: str, request: pytest.FixtureRequest
 ) -> Iterator[Counting]:
@@ -82,6 +87,11 @@ def shop(
     with Counting(broker, ledger) as shop:
         yield shop
 
+
+#: A worker takes ten seconds to leave RabbitMQ: there only what has to do with messages is tried.
+everywhere = pytest.mark.parametrize(
+    "shop", ["one Redis", "two databases", "RabbitMQ"], indirect=True
+)
 
 SUCCEEDED = ("succeeded", "")
 
@@ -106,13 +116,15 @@ def test_a_run_that_sleeps_gives_its_place_to_the_next(shop: Counting) -> None:
     assert shop.got == [0, 1, 0]
 
 
-def test_no_more_at_once_than_the_limit(shop: Counting) -> None:
-    together = threading.Barrier(2)
-    shop.limited(lambda data: together.wait(30) >= 0, concurrency=Concurrency(2, "key"))
-    runs = [shop.run({"key": "a", "n": number}) for number in range(6)]
-    with shop.worker(pool="threads"):
-        pass
+@everywhere
+def test_no_more_at_once_than_the_limit_and_no_fewer(shop: Counting) -> None:
+    both = threading.Barrier(2)
+    shop.limited(lambda data: both.wait(30) >= 0, concurrency=Concurrency(2, "key"))
+    runs = [shop.run({"key": "a"}) for _ in range(6)]
     assert [shop.look(run).state for run in runs].count("gated") == 4
+    with shop.worker("threads", concurrency=4):
+        assert shop.ended(*runs) == [SUCCEEDED] * 6
+    assert shop.most_at_once == 2
 
 
 def test_starts_are_spread_over_time(shop: Counting) -> None:
@@ -124,6 +136,7 @@ def test_starts_are_spread_over_time(shop: Counting) -> None:
     assert shop.got == [0, 1, 2]
 
 
+@everywhere
 def test_a_dropped_run_is_seen_with_its_reason(shop: Counting) -> None:
     shop.limited(rate_limit=RateLimit(2, 3600, "key"), idempotency=Idempotency("id", 3600))
     data = [{"key": "a", "id": number} for number in (1, 1, 2, 3)] + [{"key": "b", "id": 4}]
@@ -155,6 +168,7 @@ def test_a_debounced_run_has_the_last_event(shop: Counting) -> None:
     assert shop.got == [{"key": 1, "n": 2}]
 
 
+@everywhere
 def test_a_batch_is_full_or_its_time_is_over(shop: Counting) -> None:
     follower: list[Any] = []
 
@@ -198,10 +212,7 @@ def test_a_batch_of_models(shop: Counting) -> None:
     ],
 )
 def test_one_run_at_a_time(shop: Counting, mode: Any, states: list[tuple[str, str]]) -> None:
-    shop.limited(
-        lambda data: step.wait_for_event("woken", "order/woken", timeout=60),
-        singleton=Singleton("key", mode),
-    )
+    shop.limited(until_woken, singleton=Singleton("key", mode))
     with shop.worker():
         first = shop.run({"key": 1})
         wait_until(lambda: shop.look(first).state == "suspended")
@@ -212,10 +223,7 @@ def test_one_run_at_a_time(shop: Counting, mode: Any, states: list[tuple[str, st
             wait_until(lambda run=run: shop.look(run).state == "suspended")
         if mode == "queue":
             assert shop.look(second).state == "gated"
-        shop.emit(event="order/woken")
-        if mode == "queue":
-            wait_until(lambda: shop.look(second).state == "suspended")
-            shop.emit(event="order/woken")
+        shop.emit(event="order/woken")  # also for what has yet to wait for it
         assert shop.ended(first, second) == states
 
 
@@ -227,9 +235,36 @@ def test_the_highest_priority_starts_first(shop: Counting) -> None:
     assert [data["n"] for data in shop.got] == [0, 2, 4, 1, 3]
 
 
+@pytest.mark.parametrize("hooked", [False, True], ids=["template", "apply_async"])
+def test_on_redis_a_low_priority_is_the_brokers(
+    shop: Counting, redis_server: RedisServer, hooked: bool
+) -> None:
+    shop.limited(priority=lambda event: event.data, options={"shadow": "x"} if hooked else None)
+    runs = [shop.run(priority) for priority in (-200, -1, 0, 200, -4)]
+    assert {str(shop.look(run).state) for run in runs} == {"published"}
+    queue = "celery"
+    with redis_server.client() as client:
+        found = {key.decode(): client.llen(key) for key in client.keys(f"{queue}*")}
+    assert found == {queue: 3, f"{queue}\x06\x163": 1, f"{queue}\x06\x169": 1}
+    with shop.worker():
+        assert shop.ended(*runs) == [SUCCEEDED] * 5
+    assert shop.got == [-1, 0, 200, -4, -200]
+
+
+@pytest.mark.parametrize("shop", ["RabbitMQ"], indirect=True)
+def test_on_rabbitmq_a_high_priority_is_the_brokers(shop: Counting) -> None:
+    shop.app.conf.task_queues = [Queue("ranked", max_priority=10)]
+    shop.app.conf.worker_prefetch_multiplier = 1
+    shop.limited(priority=lambda event: event.data, options={"queue": "ranked"})
+    runs = [shop.run(priority) for priority in (-200, 3, 0, 200, 5)]
+    with shop.worker():
+        assert shop.ended(*runs) == [SUCCEEDED] * 5
+    assert shop.got == [200, 5, 3, -200, 0]
+
+
 def test_runs_that_start_or_finish_too_late(shop: Counting) -> None:
     shop.limited(
-        lambda data: step.wait_for_event("woken", "order/woken", timeout=600),
+        until_woken,
         singleton=Singleton(mode="queue"),
         start_timeout=0.5,
         finish_timeout=2,
