@@ -9,6 +9,7 @@ from celery_fanout import Concurrency, RateLimit, explain, on_event
 from celery_fanout.admission import flow_of
 from celery_fanout.app import get_fanout
 from celery_fanout.events import Event
+from celery_fanout.exceptions import StoreUnsupported
 from celery_fanout.ids import event_key, run_id
 from celery_fanout.stores.ledger import NewEvent, NewRun
 
@@ -98,3 +99,26 @@ def test_without_a_ledger():
         "shop.audit": "",
         "shop.log": "emit would refuse it: flow control needs level 2",
     }
+
+
+def test_with_several_shards():
+    app = make_app(fanout_store_url="redis://127.0.0.1:1", fanout_shards=2)
+    assert said(app, {"tenant": "a"}) == {
+        "shop.ship": "emit would refuse it: flow control needs fanout_shards = 1",
+        "shop.audit": "",
+        "shop.log": "emit would refuse it: flow control needs fanout_shards = 1",
+    }
+    runs = get_fanout(app).runs
+    for call in (runs.limits, lambda: runs.tune("x", 1), lambda: runs.untune("x")):
+        with pytest.raises(StoreUnsupported) as caught:
+            call()
+        text = "The ledger does not support limits. They need fanout_shards = 1."
+        assert str(caught.value) == text
+
+
+def test_a_ledger_that_does_not_answer():
+    app = make_app(fanout_store_url="redis://127.0.0.1:1")
+    found = said(app, {"tenant": "a"})
+    assert found["shop.audit"] == ""
+    for name in ("shop.ship", "shop.log"):
+        assert found[name].startswith("what would happen now is not known: ")
