@@ -167,9 +167,7 @@ class LimitControl(RunReader):
         self._needs_flow()
         declared = declared_limits(self._registry)
         tuned = {item.limit: item for item in self._ledger.tuned()}
-        gates: dict[str, list[GateRecord]] = {}
-        for gate in self._ledger.gates(limit=name, most=MOST):
-            gates.setdefault(gate.gate.limit, []).append(gate)
+        gates = self._gates(name, declared)
         names = dict.fromkeys([*declared, *tuned, *gates])
         if name is None:
             chosen = list(names)
@@ -181,6 +179,22 @@ class LimitControl(RunReader):
             _record(each, declared.get(each), tuned.get(each), gates.get(each, []))
             for each in chosen
         ]
+
+    def _gates(
+        self, name: str | None, declared: Mapping[str, Declared]
+    ) -> Mapping[str, list[GateRecord]]:
+        """Return gates by the names of their limits."""
+        found = self._ledger.gates(limit=name, most=MOST)
+        if name is None and len(found) >= MOST:
+            # the keys of some limits are so many that they may hide one that has none
+            there = {gate.gate.limit for gate in found}
+            for limit in declared.values():
+                if not limit.keyed and limit.name not in there:
+                    found += self._ledger.gates(limit=limit.name, most=1)
+        gates: dict[str, list[GateRecord]] = {}
+        for gate in found:
+            gates.setdefault(gate.gate.limit, []).append(gate)
+        return gates
 
     def tune(self, name: str, limit: int, per: float | dt.timedelta | None = None) -> None:
         """Change the number of a limit, for all workers at once and until :meth:`untune`.
