@@ -106,7 +106,6 @@ def flow_values(flow: Flow, envelope: tuple[str, str] | None = None) -> dict[str
         numbers = (throttle.gate.id, throttle.at_most, throttle.per, throttle.burst)
         fields += ["lt", " ".join(map(str, numbers))]
         gates.append([numbers[0], throttle.gate.limit, throttle.gate.key, *numbers[1:]])
-    needs = [each[0] for each in gates]
     if flow.once is not None:
         values["o"] = [flow.once.gate.id, flow.once.ttl, flow.once.gate.limit]
     if rate is not None:
@@ -121,12 +120,8 @@ def flow_values(flow: Flow, envelope: tuple[str, str] | None = None) -> dict[str
         gates.append([gate, name, key, collect.max_size, collect.period, 0])
     elif envelope is not None:
         values["list"], values["message"] = envelope
-    # those of one lane wait for the same: else one could hold up another that needs less
-    lane = " ".join([flow.lane, *needs])
-    fields += [
-        "fl",
-        f"{sha1(lane.encode(), usedforsecurity=False).hexdigest()[:12]} {flow.priority}",
-    ]
+    lane = sha1(flow.lane.encode(), usedforsecurity=False).hexdigest()[:12]
+    fields += ["fl", f"{lane} {flow.priority}"]
     if flow.start_timeout is not None:
         values["s"] = flow.start_timeout
     if flow.finish_timeout is not None:

@@ -9,8 +9,8 @@
 local flowing
 local function flow()
   if flowing then return flowing end
-  -- for when the new runs are recorded: whom they cancel; which of them have all their events
-  local F = {victims = {}, full = {}}
+  -- whom new runs cancel, once they are recorded
+  local F = {victims = {}}
   flowing = F
   -- how many runs one change looks at in a lane; how late a timer may be, at least, without that
   -- costing throughput; what times may differ by; how often it is noted that a gate is used
@@ -231,8 +231,8 @@ local function flow()
   --
   -- Let those start who wait at a gate, while it has room. At other gates they take what is free though
   -- somebody waits there: who waits at a gate that has room waits for something else. Those whom another
-  -- gate refuses go and wait there, but of a lane no more than there is room for here: they have the
-  -- same needs, so a long lane would else wander from gate to gate.
+  -- gate refuses go and wait there, but of those in a lane with the same needs no more than there is
+  -- room for here: a long lane would else wander from gate to gate.
   local function pump(gate)
     local moved, passed = {}, 0
     call('ZREM', gates_key, gate)
@@ -241,7 +241,8 @@ local function flow()
       if not lane then return end
       local r, g = rec(call('ZRANGE', queue_key(gate, lane), 0, 0)[1])
       for _, each in ipairs(limits_of(r)) do if each.id == gate then g = each end end
-      if moved[lane] and moved[lane] >= (look(g).per and g.burst + 1 or g.most - g.used) then
+      local alike = table.concat({lane, r.l1 or '', r.l2 or '', r.l3 or '', r.l4 or '', r.lt or ''}, ' ')
+      if moved[alike] and moved[alike] >= (look(g).per and g.burst + 1 or g.most - g.used) then
         rotate(gate, lane)
         passed = passed + 1
         if passed >= call('ZCARD', lanes_key(gate)) then
@@ -259,7 +260,7 @@ local function flow()
         if left then rotate(gate, left) end
         if refused then
           queue(r, refused)
-          moved[lane] = (moved[lane] or 0) + 1
+          moved[alike] = (moved[alike] or 0) + 1
         else
           enter(r, 'pending', now)
           woken[#woken + 1] = r.id
@@ -439,13 +440,12 @@ local function flow()
     if m.c then
       set(r, 'cl', m.c[2])
       call('RPUSH', lekey(id), event)
-      if not more.replay then
-        local gate, kind, period, timeout, size = unpack(m.c)
+      local gate, kind, period, timeout, size = unpack(m.c)
+      if not more.replay and (kind == 'debounce' or size > 1) then
         set(r, 'co', gate)
         call('SET', K .. ':lc:' .. gate, id)
         if timeout > 0 then set(r, 'cd', f(now + timeout)) end
         local due = math.max(now + period, more.resume or 0)
-        if kind == 'batch' and size <= 1 then F.full[#F.full + 1] = id end
         return 'gated', r.o and math.min(due, tonumber(r.o)) or due, r.fields
       end
     end
@@ -460,15 +460,18 @@ local function flow()
       queue(r, refused)
       return 'gated', patience(r), r.fields
     end
+    if m.c and not more.replay then -- a batch of one: who recorded it does not know what it is given
+      woken[#woken + 1] = id
+      return 'pending', now, r.fields
+    end
     if not m.list then return 'pending', now + GRACE, r.fields end
     call('LPUSH', m.list, m.message)
     return 'published', now + REPUBLISH, r.fields
   end
   --
-  -- What is left to do once the new runs are recorded.
+  -- Cancel those whose places new runs have taken.
   function F.finish(cancel)
     seen = {}
-    for _, id in ipairs(F.full) do flush_now(rec(id)) end
     for _, victim in ipairs(F.victims) do cancel(victim[1], victim[2], {}) end
   end
   return F

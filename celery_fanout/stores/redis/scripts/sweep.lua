@@ -20,12 +20,11 @@ for h, sub in pairs(hash(K .. ':subs') or {}) do
 end
 -- gates that nobody has used for a while, or that are needed all the same
 for _, gate in ipairs(call('ZRANGEBYSCORE', K .. ':limits', '-inf', '(' .. f(now - 3600), 'LIMIT', 0, limit)) do
-  local key, at, tat = K .. ':l:' .. gate
-  at, tat = unpack(call('HMGET', key, 'at', 'tat'))
+  local key, at, tat, used = K .. ':l:' .. gate
+  at, tat, used = unpack(call('HMGET', key, 'at', 'tat', 'us'))
   local per = tonumber(at and string.match(at, '^%S+ (%S+)') or '0')
-  local used = tonumber(call('ZSCORE', K .. ':limits', gate))
   if call('EXISTS', K .. ':lr:' .. gate, K .. ':lp:' .. gate, K .. ':lc:' .. gate) > 0
-    or used + per > now or tonumber(tat or '0') > now then
+    or tonumber(used or '0') + per > now or tonumber(tat or '0') > now then
     call('ZADD', K .. ':limits', f(now), gate)
     if call('TTL', key) >= 0 then call('EXPIRE', key, math.ceil(math.max(86400, 2 * per))) end
   else
