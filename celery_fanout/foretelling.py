@@ -42,7 +42,12 @@ def _outlook(item: Explanation, event: Event, ledger: Ledger | None) -> str:
         return "emit would refuse it: flow control needs fanout_shards = 1"
     try:
         flow = flow_of(item.subscription, event)
-        return "" if flow is None else outlook(ledger.preview(flow), ledger.time())
+        if flow is None:
+            return ""
+        preview = ledger.preview(flow)
+        if preview.verdict in ("start", "wait") and item.subscription.id in ledger.paused():
+            return "would wait: its subscription is paused"
+        return outlook(preview, ledger.time())
     except InvalidEvent as exc:
         return f"emit would refuse it: {exc}"
     except StoreUnavailable as exc:

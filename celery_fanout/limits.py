@@ -88,8 +88,8 @@ class LimitRecord:
         tuned: whether it was changed at run time.
         keyed: whether each value of a key has a counter of its own.
         subscriptions: ids of the subscriptions that have it.
-        used: how much of it is in use, of all keys together.
-        waiting: how many runs wait for it, of all keys together.
+        used: how much of it is in use, of all keys below together.
+        waiting: how many runs wait for it, of all keys below together.
         oldest: since when the first of them has waited, a POSIX time.
         next_at: when the next may start, where that is known.
         keys: one for each value of the key that was used of late, those where most runs wait

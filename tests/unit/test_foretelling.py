@@ -78,6 +78,16 @@ def test_what_would_happen_and_why(app):
     assert said(app, {"tenant": "b"})["shop.ship"] == "would start"
 
 
+def test_what_is_paused_waits_for_that(app):
+    for sub in ("shop.ship@order/paid", "shop.log@order/*"):
+        get_fanout(app).runs.pause(sub)
+    data = {"tenant": "a"}
+    paused = "would wait: its subscription is paused"
+    assert said(app, data) == {"shop.ship": paused, "shop.audit": "", "shop.log": paused}
+    record(app, "o-1", data)
+    assert said(app, data)["shop.log"].startswith("would be dropped: ")
+
+
 def test_what_does_not_match_has_no_outlook(app):
     assert said(app, {"tenant": "a"}, "order/sent") == {
         "shop.ship": "",
