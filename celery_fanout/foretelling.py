@@ -41,14 +41,18 @@ def _outlook(item: Explanation, event: Event, ledger: Ledger | None) -> str:
     if not ledger.supports_flow:
         return "emit would refuse it: flow control needs fanout_shards = 1"
     try:
-        flow = flow_of(item.subscription, event)
-        if flow is None:
-            return ""
-        preview = ledger.preview(flow)
-        if preview.verdict in ("start", "wait") and item.subscription.id in ledger.paused():
-            return "would wait: its subscription is paused"
-        return outlook(preview, ledger.time())
+        return _from(ledger, item, event)
     except InvalidEvent as exc:
         return f"emit would refuse it: {exc}"
     except StoreUnavailable as exc:
         return f"what would happen now is not known: {exc}"
+
+
+def _from(ledger: Ledger, item: Explanation, event: Event) -> str:
+    flow = flow_of(item.subscription, event)
+    if flow is None:
+        return ""
+    preview = ledger.preview(flow)
+    if preview.verdict in ("start", "wait") and item.subscription.id in ledger.paused():
+        return "would wait: its subscription is paused"
+    return outlook(preview, ledger.time())
