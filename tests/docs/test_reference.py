@@ -16,7 +16,6 @@ import celery_fanout
 from celery_fanout import checks, cli, exceptions, settings, signals, testing
 from celery_fanout.settings import Settings
 from tests.docs.blocks import DOCS
-from tests.unit.test_flow_options import COMBINATIONS
 
 REFERENCE = DOCS / "reference"
 
@@ -100,18 +99,6 @@ def test_every_check_and_its_level() -> None:
 def test_every_signal_and_its_arguments() -> None:
     listed = {code(row[0])[0]: set(code(row[2])) for row in rows("signals.md")}
     assert listed == {name: set(getattr(signals, name).providing_args) for name in signals.__all__}
-
-
-def test_every_refused_combination() -> None:
-    page = (DOCS / "explanation" / "flow-control.md").read_text()
-    remedies = set()
-    for options, remedy in re.findall(r"^\| `(\w+=.+)` \| (.+) \|$", page, re.MULTILINE):
-        with pytest.raises(exceptions.InvalidSubscription) as caught:
-            eval(f"on_event('order/paid', {options})", vars(celery_fanout).copy())  # noqa: S307
-        assert str(caught.value).endswith(f". {remedy}"), options
-        remedies.add(remedy)
-    said = {text.partition(". ")[2] for _, text in COMBINATIONS.values()}
-    assert remedies == said
 
 
 def test_every_command_and_its_options() -> None:

@@ -288,7 +288,7 @@ def test_a_delayed_run_is_admitted_when_it_is_due(shop: Counting) -> None:
 
 def test_a_run_that_may_start_goes_out_with_its_record(shop: Counting) -> None:
     shop.limited(concurrency=Concurrency(1))
-    shop.subscribe(lambda_free, name="plain")
+    shop.subscribe(nothing, name="plain")
     states = {
         handle.subscription.task.name: shop.look(handle.id).state
         for emission in (shop.emit(1), shop.emit(2))
@@ -297,4 +297,4 @@ def test_a_run_that_may_start_goes_out_with_its_record(shop: Counting) -> None:
     assert states == {"subscriber": "gated", "plain": "published"}
 
 
-def lambda_free(data: Any) -> None: ...
+def nothing(data: Any) -> None: ...
