@@ -315,8 +315,8 @@ class RunRecord:
         detail: only of ``Ledger.run``: ``checkpoints`` (field to text), ``result``, ``error``,
             ``attempts`` (each with ``number``, ``started``, ``ended``, ``outcome``, ``error``;
             after a retry by hand with its reason as ``retried``, and ``reopened``),
-            ``children`` (id to kind), ``waits`` (field to what is waited for), ``message``;
-            and of a run that collects ``events`` (their keys, in their order).
+            ``children`` (id to kind), ``waits`` (field to what is waited for), ``message``,
+            ``events`` (keys of the events that it collected).
     """
 
     id: str

@@ -306,7 +306,8 @@ def test_each_key_has_its_own_batch(desk: Desk) -> None:
 
 def test_a_batch_of_one(desk: Desk) -> None:
     found = record(desk, "e0", [("a", batch(1, 10))])
-    assert list(found.runs) == [("e0-a", S.PENDING)]
+    assert list(found.woken) == ["e0-a"]
+    assert desk.state("e0-a") == "pending"
     assert json.loads(wakeup(desk, "e0-a").data) == [{"id": "e0"}]
 
 

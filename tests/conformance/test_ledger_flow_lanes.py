@@ -6,7 +6,17 @@ import dataclasses
 
 from celery_fanout.stores.flow import Flow
 from celery_fanout.stores.states import RunState
-from tests.conformance.flows import WORK, begin, emit, finish, place, states, throttle, waiting
+from tests.conformance.flows import (
+    WORK,
+    begin,
+    emit,
+    finish,
+    place,
+    states,
+    throttle,
+    usage,
+    waiting,
+)
 from tests.conformance.ledgers import Desk
 
 S = RunState
@@ -94,17 +104,55 @@ def test_who_comes_back_is_where_it_was_in_its_lane(desk: Desk) -> None:
     assert order(desk, "x1") == ["y1", "e0", "x2"]
 
 
-def test_who_moves_to_another_gate_takes_its_place_by_its_number(desk: Desk) -> None:
+def test_who_moves_to_another_gate_does_not_pass_those_of_its_lane(desk: Desk) -> None:
+    app = "concurrency app"
+    both = Flow((place(1), place(1, app)))
+    emit(desk, "e0", Flow((place(1),)))
+    emit(desk, "e9", Flow((place(1, app),)))
+    for n in (1, 2, 3):
+        emit(desk, f"e{n}", both)
+    assert finish(desk, "e0") == []
+    assert order(desk, "e9") == ["e1", "e2", "e3"]
+
+
+def test_a_long_lane_does_not_wander(desk: Desk) -> None:
+    """No more of it move on to where the first is refused than there is room for here."""
     app = "concurrency app"
     emit(desk, "e0", Flow((place(1),)))
-    emit(desk, "e1", Flow((place(1), place(1, app))))
-    emit(desk, "e2", Flow((place(1, app),)))
-    emit(desk, "e3", Flow((place(1, app),)))
-    assert waiting(desk, "e1", "e2", "e3") == [WORK, "pending", app]
+    emit(desk, "e9", Flow((place(1, app),)))
+    for n in range(1, 6):
+        emit(desk, f"e{n}", Flow((place(1), place(1, app))))
     assert finish(desk, "e0") == []
-    assert waiting(desk, "e1", "e3") == [app, app]
-    assert finish(desk, "e2") == ["e1-a"]
-    assert finish(desk, "e1") == ["e3-a"]
+    assert waiting(desk, *(f"e{n}" for n in range(1, 6))) == [app, *[WORK] * 4]
+    assert order(desk, "e9") == [f"e{n}" for n in range(1, 6)]
+
+
+def test_who_needs_less_is_not_held_up_by_who_waits_elsewhere(desk: Desk) -> None:
+    app = "concurrency app"
+    emit(desk, "e0", Flow((place(1),)))
+    emit(desk, "e9", Flow((place(1, app),)))
+    for n in (1, 2):
+        emit(desk, f"e{n}", Flow((place(1), place(1, app))))
+    assert finish(desk, "e0") == []
+    assert usage(desk) == (0, 1)
+    emit(desk, "e3", Flow((place(1),)))  # the place is free; it is let in at the latest when
+    desk.ledger.take()  # somebody looks
+    assert states(desk, "e3") == ["pending"]
+    assert finish(desk, "e9") == []
+    assert finish(desk, "e3") in (["e1-a"], ["e2-a"])
+
+
+def test_when_the_first_of_a_lane_goes_the_next_one_may_start(desk: Desk) -> None:
+    app = "concurrency app"
+    emit(desk, "e0", Flow((place(1),)))
+    emit(desk, "e9", Flow((place(1, app),)))
+    for n in (1, 2):
+        emit(desk, f"e{n}", Flow((place(1), place(1, app))))
+    assert finish(desk, "e0") == []
+    assert waiting(desk, "e1", "e2") == [app, WORK]
+    desk.ledger.cancel(["e1-a"], "enough")
+    desk.ledger.take()
+    assert finish(desk, "e9") == ["e2-a"]
 
 
 def test_an_empty_name_is_a_lane_as_any(desk: Desk) -> None:

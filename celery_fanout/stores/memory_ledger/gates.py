@@ -5,23 +5,22 @@ Each function here has its twin in ``stores/redis/scripts/flow.lua``.
 
 from __future__ import annotations
 
-import dataclasses
 from bisect import insort
-from dataclasses import dataclass
-from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from celery_fanout.stores.flow import Collect, Gate, Once, Rate
+from celery_fanout.stores.flow import Place, Rate
+from celery_fanout.stores.memory_ledger.counters import TINY, Counters
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery_fanout.stores.flow import Flow, Place, Tuned
+    from celery_fanout.stores.flow import Flow
+    from celery_fanout.stores.memory_ledger.counters import Counter
     from celery_fanout.stores.memory_ledger.rows import Event, Row
     from celery_fanout.stores.records import LedgerRules
 
-__all__ = ["Counter", "Gates"]
+__all__ = ["Gates"]
 
 #: How many runs one change lets in at a gate; the next take goes on.
 TRIES = 50
@@ -32,51 +31,8 @@ LATE = 0.1
 #: How long a gate that nobody uses is listed, at least, in seconds.
 IDLE = 3600.0
 
-#: What times may differ by; as in ``take``.
-TINY = 1e-6
 
-
-@dataclass
-class Counter:
-    """A gate with all that is counted there.
-
-    Attributes:
-        gate: which.
-        at_most: as in the code of who used it last, not as it was tuned.
-        per: likewise.
-        burst: likewise.
-        used: when it was last used.
-        holders: runs that have a place, and since when.
-        lanes: runs that wait, those of each lane in their order; the first lane has its turn next.
-        tat: of a throttle: when it would be idle ("theoretical arrival time").
-        timer: when to let in who waits.
-        times: of what a rate limit has let through.
-        until: how long the run of an idempotency counts.
-        collects: id of the run that collects events.
-    """
-
-    gate: Gate
-    at_most: int = 0
-    per: float = 0.0
-    burst: int = 0
-    used: float = 0.0
-    holders: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
-    lanes: dict[str, list[tuple[int, int, str]]] = dataclasses.field(
-        default_factory=dict[str, list[tuple[int, int, str]]]
-    )
-    tat: float = 0.0
-    timer: float | None = None
-    times: list[float] = dataclasses.field(default_factory=list[float])
-    until: float = 0.0
-    collects: str = ""
-
-    @property
-    def waiting(self) -> list[str]:
-        """The runs that wait, lane by lane."""
-        return [run_id for lane in self.lanes.values() for _, _, run_id in lane]
-
-
-class Gates:
+class Gates(Counters):
     """What the book knows of gates.
 
     Args:
@@ -85,15 +41,13 @@ class Gates:
     """
 
     def __init__(self, rules: LedgerRules, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
         self.rules = rules
         self.clock = clock
-        self.now = clock()
         self.rows: dict[str, Row] = {}
         self.events: dict[str, Event] = {}
         self.paused: dict[str, float] = {}
         self.woken: list[str] = []
-        self.counters: dict[str, Counter] = {}
-        self.tuned: dict[str, Tuned] = {}
         self.orders = 0
 
     def enter(self, row: Row, to: RunState, due: float | None) -> None:
@@ -102,75 +56,6 @@ class Gates:
         if due is not None and row.deadline is not None and not leased:
             due = min(due, row.deadline)
         row.state, row.due, row.updated = to, due, self.now
-
-    # -- what a gate allows ---------------------------------------------------------------------
-
-    def counter(self, limit: Place | Rate | Once | Collect) -> Counter:
-        """Return the counter of a limit, which is used now."""
-        found = self.counters.setdefault(limit.gate.id, Counter(limit.gate))
-        found.used = self.now
-        vars(found).update(self.numbers(limit))
-        return found
-
-    def numbers(self, limit: Place | Rate | Once | Collect) -> dict[str, Any]:
-        """Return the numbers of a limit, as the code has them."""
-        if isinstance(limit, Rate):
-            return {"at_most": limit.at_most, "per": limit.per, "burst": limit.burst}
-        if isinstance(limit, Collect):
-            return {"at_most": limit.max_size, "per": limit.period}
-        if isinstance(limit, Once):
-            return {"at_most": 1, "per": limit.ttl}
-        return {"at_most": limit.at_most}
-
-    def peek(self, gate: Gate) -> Counter:
-        """Return the counter of a gate, or one that is new; nothing is changed."""
-        return self.counters.get(gate.id) or Counter(gate)
-
-    def at_most(self, limit: Place | Rate) -> int:
-        """Return how many are allowed now."""
-        tuned = self.tuned.get(limit.gate.limit)
-        return limit.at_most if tuned is None else tuned.at_most
-
-    def per(self, rate: Rate) -> float:
-        """Return the period that is in force."""
-        tuned = self.tuned.get(rate.gate.limit)
-        return rate.per if tuned is None or tuned.per is None else tuned.per
-
-    def interval(self, throttle: Rate) -> float | None:
-        """Return the time between two starts; ``None`` if nothing may start."""
-        most = self.at_most(throttle)
-        return self.per(throttle) / most if most > 0 else None
-
-    def next_start(self, throttle: Rate) -> float | None:
-        """Return when the next run may start if nobody waits; ``None`` if that is never."""
-        interval = self.interval(throttle)
-        if interval is None:
-            return None
-        return self._tat(throttle, interval) - throttle.burst * interval
-
-    def _tat(self, throttle: Rate, interval: float) -> float:
-        """Return when a throttle would be idle; never later than its numbers of now can make it.
-
-        It was made faster, otherwise: the next start would still be when the old numbers had it.
-        """
-        latest = self.now + (throttle.burst + 1) * interval
-        return min(self.peek(throttle.gate).tat, latest)
-
-    def _keep_up(self, throttle: Rate) -> None:
-        """Make what a change of the limit has done to the time of the next start last."""
-        interval = self.interval(throttle)
-        if interval is not None:
-            counter = self.counter(throttle)
-            counter.tat = self._tat(throttle, interval)
-
-    def within(self, rate: Rate) -> list[float]:
-        """Return when a rate limit has let through what still counts."""
-        since = self.now - self.per(rate) + TINY
-        return [at for at in self.peek(rate.gate).times if at > since]
-
-    def is_full(self, place: Place) -> bool:
-        """Whether all places of a gate are taken."""
-        return len(self.peek(place.gate).holders) >= self.at_most(place)
 
     # -- admission ------------------------------------------------------------------------------
 
@@ -183,36 +68,41 @@ class Gates:
             self._let_in(row, self.now)
             return True
         self._wait(row, refused)
+        if isinstance(refused, Place) and not self.is_full(refused):
+            # who was first there waits elsewhere: this one may need less
+            self.counters[refused.gate.id].timer = self.now
         return False
 
     def _is_held_back(self, row: Row) -> bool:
         """Whether its subscription is paused; then it waits for that, and at no gate."""
         if row.subscription not in self.paused:
             return False
-        self.leave_gate(row)
+        self._give_up(row)
         row.reason = ""
         self.enter(row, RunState.GATED, row.timeout)
         return True
 
-    def refusal(self, flow: Flow, row: Row | None = None, pumped: str = "") -> Place | Rate | None:
+    def refusal(
+        self, flow: Flow, row: Row | None = None, *, first: bool = False
+    ) -> Place | Rate | None:
         """Return the first limit that does not let a run start; nobody is overtaken.
 
         Args:
             flow: of the run.
             row: the run; ``None`` for one that is only thought of.
-            pumped: id of the gate at which the run is the next.
+            first: it is the next one at a gate, and may pass by those who wait.
         """
         for place in flow.places:
             counter = self.peek(place.gate)
             if row is not None and row.id in counter.holders:
                 continue
-            if self.is_full(place) or (counter.lanes and place.gate.id != pumped):
+            if self.is_full(place) or (counter.lanes and not first):
                 return place
         throttle = flow.throttle
         if throttle is None or (row is not None and row.charged):
             return None
         start = self.next_start(throttle)
-        queue = throttle.gate.id != pumped and self.peek(throttle.gate).lanes
+        queue = self.peek(throttle.gate).lanes and not first
         return throttle if start is None or start > self.now + TINY or queue else None
 
     def _let_in(self, row: Row, earliest: float) -> None:
@@ -221,7 +111,7 @@ class Gates:
             self.counter(place).holders.setdefault(row.id, self.now)
         throttle = row.flow.throttle
         if throttle is not None and not row.charged:
-            self._keep_up(throttle)
+            self.keep_up(throttle)
             counter = self.counter(throttle)
             counter.tat = max(counter.tat, earliest) + (self.interval(throttle) or 0.0)
             row.charged = True
@@ -230,59 +120,109 @@ class Gates:
     def _wait(self, row: Row, at: Place | Rate) -> None:
         """Have a run wait at a gate, in its lane and by its number."""
         moves = bool(row.gate)
-        self.leave_gate(row)
+        self._leave(row)
         counter = self.counter(at)
-        lane = counter.lanes.setdefault(row.flow.lane, [])
-        insort(lane, (-row.flow.priority, row.order, row.id))
+        row.lane = " ".join([row.flow.lane, *(limit.gate.id for limit in self._needs(row))])
+        insort(counter.lanes.setdefault(row.lane, []), row.rank)
         row.gate, row.reason = at.gate.id, at.gate.limit
-        if isinstance(at, Rate):
+        if counter.timer is None and isinstance(at, Rate):
             self._set_timer(counter, at)
         if not moves:  # else it has waited as long as it had
             self.enter(row, RunState.GATED, row.timeout)
 
-    def _set_timer(self, counter: Counter, throttle: Rate) -> None:
-        self._keep_up(throttle)
-        start = self.next_start(throttle)
-        counter.timer = None if start is None else max(start, self.now)
+    def _needs(self, row: Row) -> Iterator[Place | Rate]:
+        """Yield what a run that waits does not have yet."""
+        for limit in row.limits:
+            has = (
+                row.charged if isinstance(limit, Rate) else row.id in self.peek(limit.gate).holders
+            )
+            if not has:
+                yield limit
 
-    def leave_gate(self, row: Row) -> None:
+    def _set_timer(self, counter: Counter, throttle: Rate, earliest: float = 0.0) -> None:
+        self.keep_up(throttle)
+        start = self.next_start(throttle)
+        counter.timer = None if start is None else max(start, self.now, earliest)
+
+    def _leave(self, row: Row) -> None:
         """Take a run out of its lane."""
         if not row.gate:
             return
         counter = self.counters[row.gate]
         row.gate = ""
-        lane = counter.lanes[row.flow.lane]
-        lane.remove((-row.flow.priority, row.order, row.id))
-        if not lane:
-            del counter.lanes[row.flow.lane]
+        counter.lanes[row.lane].remove(row.rank)
+        if not counter.lanes[row.lane]:
+            del counter.lanes[row.lane]
+        if not counter.lanes:
+            counter.timer = None
+
+    def _give_up(self, row: Row) -> None:
+        """Take a run out of its lane that does not start.
+
+        Those behind it may have left it room at gates that it did not get to: these look again.
+        """
+        if not row.gate:
+            return
+        self._leave(row)
+        for limit in row.limits:
+            counter = self.counters.get(limit.gate.id)
+            if counter is not None and counter.lanes:
+                counter.timer = self.now
 
     def pump(self, counter: Counter) -> None:
-        """Let in who waits at a gate, while there is room."""
+        """Let in who waits at a gate, while there is room.
+
+        At other gates they take what is free though somebody waits there: who waits at a gate that
+        has room waits for something else. Those whom another gate refuses go and wait there, but
+        of a lane no more than there is room for here: they have the same needs, and a long lane
+        would wander from gate to gate otherwise.
+        """
         counter.timer = None
+        moved: dict[str, int] = {}
+        passed = 0
         for _ in range(TRIES):
             if not counter.lanes:
                 return
             lane = next(iter(counter.lanes))
             row = self.rows[counter.lanes[lane][0][2]]
-            if self._is_held_back(row):
-                continue
-            refused = self.refusal(row.flow, row, counter.gate.id)
-            if refused is None:
-                self._start_waiting(row, counter, lane)
-            elif refused.gate.id != counter.gate.id:
-                self._wait(row, refused)
-            else:
-                if isinstance(refused, Rate):
-                    self._set_timer(counter, refused)
-                return
+            here = next(limit for limit in row.limits if limit.gate.id == counter.gate.id)
+            if lane in moved and moved[lane] >= self._room(here):
+                self._rotate(counter, lane)
+                passed += 1
+                if passed >= len(counter.lanes):
+                    if isinstance(here, Rate):
+                        self._set_timer(counter, here, self.now + (self.interval(here) or 0.0))
+                    return
+            elif not self._is_held_back(row):
+                passed = 0
+                refused = self.refusal(row.flow, row, first=True)
+                if refused is here:
+                    if isinstance(here, Rate):
+                        self._set_timer(counter, here)
+                    return
+                self._go_on(row, counter, refused)
+                moved[lane] = moved.get(lane, 0) + (refused is not None)
+                self._rotate(counter, lane)
         if counter.lanes:
             counter.timer = self.now
 
-    def _start_waiting(self, row: Row, counter: Counter, lane: str) -> None:
-        """Let in the first of those that wait; its lane has its turn last then."""
-        self.leave_gate(row)
+    def _room(self, limit: Place | Rate) -> int:
+        """Return how many may start at once at a gate."""
+        if isinstance(limit, Rate):
+            return limit.burst + 1
+        return self.at_most(limit) - len(self.peek(limit.gate).holders)
+
+    def _rotate(self, counter: Counter, lane: str) -> None:
+        """Give a lane its turn last."""
         if lane in counter.lanes:
             counter.lanes[lane] = counter.lanes.pop(lane)
+
+    def _go_on(self, row: Row, counter: Counter, refused: Place | Rate | None) -> None:
+        """Let in the first of a lane, or have it wait where it is refused."""
+        if refused is not None:
+            self._wait(row, refused)
+            return
+        self._leave(row)
         earliest = self.now
         throttle = row.flow.throttle
         if throttle is not None and throttle.gate.id == counter.gate.id:
@@ -311,12 +251,12 @@ class Gates:
             del counter.holders[row.id]
             counter.used = self.now
             freed.append(counter)
-        for counter in freed:
+        for counter in reversed(freed):  # what many share first: who waits there got that far
             self.pump(counter)
 
     def withdraw(self, row: Row) -> None:
         """Take a run that ends out of all gates."""
-        self.leave_gate(row)
+        self._give_up(row)
         self.stop_collecting(row)
         self.give_back(row, kept=True)
 
@@ -347,10 +287,3 @@ class Gates:
             until = max(counter.used + per, counter.tat, counter.until)
             if not busy and until < self.now:
                 del self.counters[gate_id]
-
-    def starts(self, throttle: Rate) -> int:
-        """Return how many starts of a throttle are used now."""
-        interval = self.interval(throttle)
-        if interval is None:
-            return 0
-        return max(0, ceil((self._tat(throttle, interval) - self.now - TINY) / interval))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.flow import Flow, Once, Place
     from celery_fanout.stores.memory_ledger.book import Book
-    from celery_fanout.stores.memory_ledger.gates import Counter
+    from celery_fanout.stores.memory_ledger.counters import Counter
 
 __all__ = ["MemoryLimits"]
 

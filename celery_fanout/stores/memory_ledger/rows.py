@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.flow import Flow
+from celery_fanout.stores.flow import Flow, Place, Rate
 from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Row:
         charged: whether the throttle has counted it.
         order: its number among runs with a flow.
         gate: id of the gate at which it waits.
+        lane: in which lane: those of one need the same; else one could hold up who needs less.
         flush: until when it collects events.
         impatient: whether ``expires`` is because of ``start_timeout``.
         deadline: when ``finish_timeout`` is over.
@@ -87,6 +88,7 @@ class Row:
     charged: bool = False
     order: int = 0
     gate: str = ""
+    lane: str = ""
     flush: float | None = None
     impatient: bool = False
     deadline: float | None = None
@@ -117,6 +119,17 @@ class Row:
     def limited(self) -> bool:
         """Whether flow control concerns it."""
         return self.flow is not NO_FLOW
+
+    @property
+    def limits(self) -> list[Place | Rate]:
+        """What it may have to wait for."""
+        throttle = self.flow.throttle
+        return [*self.flow.places, *(() if throttle is None else (throttle,))]
+
+    @property
+    def rank(self) -> tuple[int, int, str]:
+        """Where it is in its lane."""
+        return (-self.flow.priority, self.order, self.id)
 
     @property
     def held_back(self) -> bool:

@@ -78,7 +78,7 @@ class MemoryViews(MemoryLimits):
                     "result": row.result,
                     "error": row.error,
                     "message": row.message,
-                    **({"events": list(row.events)} if row.flow.collect else {}),
+                    "events": list(row.events) if row.flow.collect else [],
                 },
             )
 
