@@ -221,9 +221,16 @@ class RabbitServer(Process):
         command = [self._program("rabbitmqctl"), "--quiet", "--node", self._node, *arguments]
         environment = self.environment()
         del environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"]
-        result = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+
+        def done() -> subprocess.CompletedProcess[str] | None:
+            result = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=60, check=False
+            )
+            # a node lets clients in a moment before it has started
+            return None if "requires the 'rabbit' app to be running" in result.stderr else result
+
+        result = wait_until(done)
+        assert result is not None
         assert result.returncode == 0, f"{arguments}: {result.stdout}{result.stderr}"
         return result.stdout
 

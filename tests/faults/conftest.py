@@ -132,6 +132,10 @@ class Jobs:
         """Wait until something has begun."""
         wait_until(lambda: what in self.counts())
 
+    def wait_until_stored(self, run_id: str) -> None:
+        """Wait until the first step of a run is stored."""
+        wait_until(lambda: self.run(run_id).detail["checkpoints"])
+
     def check(self, **options: Any) -> dict[RunState, int]:
         """Wait until nothing is under way, and check the invariants; see there."""
         return check_invariants(self, **options)

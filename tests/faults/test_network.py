@@ -184,8 +184,7 @@ def test_two_workers_on_one_run(jobs: Jobs, lines: Lines, tmp_path: Path, both: 
     gate = tmp_path / "gate"
     stale = jobs.worker(concurrency=1, JOBS_NAME="A", **lines.env)
     held = jobs.emit("job/split", {"gate": str(gate)}).runs[0]
-    jobs.wait_for("a")
-    wait_until(lambda: len(jobs.run(held.id).detail["checkpoints"]) == 1)
+    jobs.wait_until_stored(held.id)
     # RabbitMQ would give it the message that is for B
     assert jobs.app.control.cancel_consumer(
         "celery", destination=[stale.hostname], reply=True, timeout=10, limit=1

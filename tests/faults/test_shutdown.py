@@ -30,11 +30,6 @@ def held_run(jobs: Jobs, tmp_path: Path) -> tuple[str, Path]:
     return jobs.emit("job/split", {"gate": str(gate)}).runs[0].id, gate
 
 
-def stored(jobs: Jobs, run_id: str) -> None:
-    """Wait until a run's first step is stored."""
-    wait_until(lambda: jobs.run(run_id).detail["checkpoints"])
-
-
 @everywhere
 def test_cold_shutdowns_are_no_crashes(jobs: Jobs, tmp_path: Path) -> None:
     """Three of them: as many crashes would make a dead letter."""
@@ -42,7 +37,7 @@ def test_cold_shutdowns_are_no_crashes(jobs: Jobs, tmp_path: Path) -> None:
     worker = jobs.worker(concurrency=1)
     for number in (1, 2, 3):
         wait_until(lambda number=number: jobs.counts(run_id).get("body") == number)
-        stored(jobs, run_id)
+        jobs.wait_until_stored(run_id)
         send(worker, signal.SIGQUIT)
         ended(worker)
         assert jobs.run(run_id).state is not S.FAILED
@@ -60,7 +55,7 @@ def test_a_pool_that_cannot_end_its_task(jobs: Jobs, tmp_path: Path) -> None:
     """Celery calls it from a signal handler, inside the body, which its error would end."""
     run_id, gate = held_run(jobs, tmp_path)
     worker = jobs.worker(pool="solo", concurrency=1)
-    stored(jobs, run_id)
+    jobs.wait_until_stored(run_id)
     send(worker, signal.SIGQUIT)
     worker.wait_for_log("its pool cannot end it")
     gate.touch()
@@ -74,7 +69,7 @@ def test_a_second_sigterm_is_no_crash(jobs: Jobs, tmp_path: Path) -> None:
     """People press Ctrl-C until it is over."""
     run_id, gate = held_run(jobs, tmp_path)
     worker = jobs.worker(concurrency=1)
-    stored(jobs, run_id)
+    jobs.wait_until_stored(run_id)
     send(worker, signal.SIGINT)
     worker.wait_for_log("Warm shutdown")
     send(worker, signal.SIGINT)
@@ -94,7 +89,7 @@ def test_a_soft_shutdown(jobs: Jobs, tmp_path: Path, in_time: bool, bounded: boo
     jobs.conf["worker_soft_shutdown_timeout"] = enough if in_time else 1
     run_id, gate = held_run(jobs, tmp_path)
     worker = jobs.worker(concurrency=1)
-    stored(jobs, run_id)
+    jobs.wait_until_stored(run_id)
     waiting = jobs.emit("job/steps", {}).runs[0].id  # prefetched
     wait_until(lambda: jobs.run(waiting).worker)
     send(worker, signal.SIGQUIT)
@@ -118,7 +113,7 @@ def test_a_soft_shutdown(jobs: Jobs, tmp_path: Path, in_time: bool, bounded: boo
 def test_a_warm_shutdown_gives_back_what_has_not_begun(jobs: Jobs, tmp_path: Path) -> None:
     run_id, gate = held_run(jobs, tmp_path)
     worker = jobs.worker(concurrency=1)
-    stored(jobs, run_id)
+    jobs.wait_until_stored(run_id)
     waiting = [jobs.emit("job/steps", {}).runs[0].id for _ in range(3)]
     wait_until(lambda: all(jobs.run(found).worker for found in waiting))
     send(worker, signal.SIGTERM)
@@ -139,7 +134,7 @@ def test_a_cold_shutdown_that_never_ends(jobs: Jobs, tmp_path: Path) -> None:
     """
     run_id, gate = held_run(jobs, tmp_path)
     worker = jobs.worker(app="tests.faults.halfway")
-    stored(jobs, run_id)
+    jobs.wait_until_stored(run_id)
     for _ in range(5):
         jobs.emit("job/steps", {})
     wait_until(lambda: jobs.run(run_id).state is not S.RUNNING)

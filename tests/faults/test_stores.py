@@ -142,7 +142,7 @@ def test_all_is_lost(
         forgetful = Jobs(store, store.url(1), oracle, tmp_path, start_any)
         worker = forgetful.worker(concurrency=1)
         held = forgetful.emit("job/split", {"gate": str(gate)})
-        forgetful.wait_for("a")
+        forgetful.wait_until_stored(held.runs[0].id)
         lost = [forgetful.emit("job/steps", {}) for _ in range(3)]
         wait_until(lambda: len([r for r in forgetful.ledger.runs() if r.worker]) == 4)
         store.kill_and_restart()
@@ -245,7 +245,7 @@ def test_redis_takes_no_writes(
         jobs.conf["fanout_publish_timeout"] = 1
         worker = jobs.worker(concurrency=1)
         held = jobs.emit("job/split", {"gate": str(gate)}).runs[0]
-        jobs.wait_for("a")
+        jobs.wait_until_stored(held.id)
         nap = jobs.emit("job/nap", {"seconds": 0.1}).runs[0]
         with store.client() as client:
             mend = breaks(client, disk)
@@ -274,7 +274,7 @@ def test_an_outage_longer_than_a_lease_is_no_crash(
     jobs.broker = redis_url
     jobs.worker(concurrency=1)
     held = jobs.emit("job/split", {"gate": str(gate)}).runs[0]
-    jobs.wait_for("a")
+    jobs.wait_until_stored(held.id)
     jobs.store.kill()
     gate.touch()
     wait_until(lambda: "b" in jobs.counts())
@@ -338,7 +338,7 @@ def test_a_run_that_was_evicted_while_it_is_executed(evicting: Jobs, tmp_path: P
     gate = tmp_path / "gate"
     worker = evicting.worker(concurrency=1)
     run = evicting.emit("job/split", {"gate": str(gate)}).runs[0]
-    wait_until(lambda: evicting.run(run.id).detail["checkpoints"])
+    evicting.wait_until_stored(run.id)
     evict(evicting, run.id, "r", "d")
     gate.touch()
     worker.wait_for_log(f"[{run.id}] ignored")
@@ -353,7 +353,7 @@ def test_checkpoints_that_were_evicted_are_made_again(evicting: Jobs, tmp_path: 
     gate = tmp_path / "gate"
     worker = evicting.worker(concurrency=1)
     run = evicting.emit("job/split", {"gate": str(gate)}).runs[0]
-    wait_until(lambda: evicting.run(run.id).detail["checkpoints"])
+    evicting.wait_until_stored(run.id)
     worker.kill()
     evict(evicting, run.id, "d")
     gate.touch()
