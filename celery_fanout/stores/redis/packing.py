@@ -120,17 +120,8 @@ def flow_values(flow: Flow, envelope: tuple[str, str] | None = None) -> dict[str
         gates.append([gate, name, key, collect.max_size, collect.period, 0])
     elif envelope is not None:
         values["list"], values["message"] = envelope
-<<<<<<< HEAD
     lane = sha1(flow.lane.encode(), usedforsecurity=False).hexdigest()[:12]
     fields += ["fl", f"{lane} {flow.priority}"]
-=======
-    # those of one lane wait for the same: else one could hold up another that needs less
-    lane = " ".join([flow.lane, *needs])
-    fields += [
-        "fl",
-        f"{sha1(lane.encode(), usedforsecurity=False).hexdigest()[:12]} {flow.priority}",
-    ]
->>>>>>> h-front
     if flow.start_timeout is not None:
         values["s"] = flow.start_timeout
     if flow.finish_timeout is not None:
