@@ -141,16 +141,21 @@ class _Audit:
                 yield from self._event(key)
             elif key.startswith(f"{self.root}:wv:"):
                 yield from self._waits(key)
-            elif key.startswith(f"{self.root}:lp:"):
-                for run_id in sorted(self._members(key.removeprefix(f"{self.root}:"))):
-                    if run_id not in self.runs:
-                        yield f"{key} has a run {run_id} without a record"
-            elif key.startswith(f"{self.root}:lr:"):
-                yield from self._lanes(key.partition(":lr:")[2])
-            elif key.startswith(f"{self.root}:lc:"):
-                run_id = _text(self.client.get(key))
-                if self.runs.get(run_id, {}).get("co") != key.partition(":lc:")[2]:
-                    yield f"{key} names run {run_id}, which does not collect"
+            else:
+                yield from self._gate(key)
+
+    def _gate(self, key: str) -> Iterator[str]:
+        """What gates note of runs."""
+        kind, _, gate = key.removeprefix(f"{self.root}:").partition(":")
+        if kind == "lp":
+            for run_id in sorted(self._members(f"lp:{gate}") - self.runs.keys()):
+                yield f"{key} has a run {run_id} without a record"
+        elif kind == "lr":
+            yield from self._lanes(gate)
+        elif kind == "lc":
+            run_id = _text(self.client.get(key))
+            if self.runs.get(run_id, {}).get("co") != gate:
+                yield f"{key} names run {run_id}, which does not collect"
 
     def _lanes(self, gate: str) -> Iterator[str]:
         """What is noted of those who wait at a gate."""

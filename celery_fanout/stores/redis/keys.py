@@ -29,7 +29,7 @@ key                   type    what it holds                                     
 ``lp:<gate>``         zset    runs that have a place there, by since when              when empty
 ``lr:<gate>``         zset    lanes in which runs wait there, by their turns           when empty
 ``lq:<gate>:<lane>``  zset    those runs, by priority and number                       when empty
-``lx:<gate>``         list    when a rate limit has let runs through                   with its period
+``lx:<gate>``         list    when a rate limit has let runs through                   with it
 ``li:<gate>``         string  until when a value of an idempotency counts, for whom    then
 ``lc:<gate>``         string  the run that collects events                             when it ends
 ``gates``             zset    gates where runs wait for the time, by when to look      when empty

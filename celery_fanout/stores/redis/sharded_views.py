@@ -67,15 +67,15 @@ class ShardedViews:
 
     supports_flow = False
 
-    def gates(self, *, limit: str | None = None, most: int = 100) -> list[GateRecord]:
+    def gates(self, *, limit: str | None = None, most: int = 100) -> list[GateRecord]:  # noqa: ARG002 - the protocol's
         """Refuse to list limits."""
         raise self._refusal
 
-    def preview(self, flow: Flow) -> Preview:
+    def preview(self, flow: Flow) -> Preview:  # noqa: ARG002 - the protocol's
         """Refuse to look at limits."""
         raise self._refusal
 
-    def tune(self, limit: str, at_most: int | None, per: float | None = None) -> None:
+    def tune(self, limit: str, at_most: int | None, per: float | None = None) -> None:  # noqa: ARG002 - the protocol's
         """Refuse to change a limit."""
         raise self._refusal
 
