@@ -189,6 +189,50 @@ def test_a_batch_is_full_or_its_time_is_over(shop: Counting) -> None:
     assert follower == shop.got
 
 
+def test_all_that_belongs_to_a_batch_sees_all_of_it(shop: Counting) -> None:
+    told: list[Any] = []
+
+    def body(data: list[int]) -> None:
+        found = step.parallel("each", [(lambda n=n: data[n] * 2,) for n in range(len(data))])
+        step.sleep("rest", 0.1)
+        raise ValueError(found)
+
+    def failed(failure: Any) -> None:
+        told.append(failure)
+
+    on_failure = shop.task(failed, name="failed")
+    shop.limited(body, batch=Batch(3, 60), on_failure=on_failure)
+    runs = [shop.run(number, id=f"e{number}") for number in range(3)]
+    assert runs == [runs[0]] * 3
+    assert shop.run(1, id="e1") == runs[0]  # the event again
+    with shop.worker():
+        assert shop.ended(runs[0]) == [("failed", "error")]
+        wait_until(lambda: told)
+        (replayed,) = get_fanout(shop.app).runs.replay("e1", name=EVENT)
+        assert shop.ended(replayed) == [("failed", "error")]
+        wait_until(lambda: len(told) == 2)
+    assert [(found["event"]["id"], found["event"]["data"]) for found in told] == [
+        ("e2", [0, 1, 2]),
+        ("e1", [1]),
+    ]
+    assert [found["error"]["message"] for found in told] == ["[0, 2, 4]", "[2]"]
+    assert [batch for batch in shop.got if batch not in ([0, 1, 2], [1])] == []
+
+
+@pytest.mark.parametrize("shop", ["two databases"], indirect=True)
+def test_a_batch_that_redis_has_lost_comes_back_with_its_message(
+    shop: Counting, redis_server: RedisServer
+) -> None:
+    shop.limited(lambda data: step.sleep("rest", 0.1), batch=Batch(2, 60))
+    runs = [shop.run(number) for number in range(2)]
+    with redis_server.client(1) as client:
+        client.flushdb()
+    with shop.worker():
+        wait_until(lambda: len(shop.got) == 2)
+        assert shop.ended(runs[0]) == [SUCCEEDED]
+    assert shop.got == [[0, 1], [0, 1]]
+
+
 class Order(pydantic.BaseModel):
     id: int
 
@@ -286,15 +330,31 @@ def test_a_delayed_run_is_admitted_when_it_is_due(shop: Counting) -> None:
     assert sorted(shop.got) == [0, 1]
 
 
-def test_a_run_that_may_start_goes_out_with_its_record(shop: Counting) -> None:
-    shop.limited(concurrency=Concurrency(1))
+@pytest.mark.parametrize("shop", ["one Redis"], indirect=True)
+def test_on_one_redis_a_run_and_its_message_are_one_script(
+    shop: Counting, redis_server: RedisServer
+) -> None:
+    shop.limited(concurrency=Concurrency(2))
     shop.subscribe(nothing, name="plain")
-    states = {
-        handle.subscription.task.name: shop.look(handle.id).state
-        for emission in (shop.emit(1), shop.emit(2))
-        for handle in emission.runs
-    }
-    assert states == {"subscriber": "gated", "plain": "published"}
+    shop.subscribe(nothing, name="collected", subscription={"batch": Batch(2, 60)})
+    trips: list[int] = []
+    states: list[dict[str, str]] = []
+    with redis_server.client() as client:
+        for number in range(4):
+            before = client.info("stats")["total_reads_processed"]
+            emission = shop.emit(number)
+            trips.append(client.info("stats")["total_reads_processed"] - before - 1)
+            runs = {run.subscription.task.name: run.id for run in emission.runs}
+            states.append({name: str(shop.look(run).state) for name, run in runs.items()})
+        assert client.llen("celery") == 8  # four plain ones, two limited ones, two batches
+    # the first one loads the script and declares the queue; a full batch is taken with its list
+    assert trips[2] == 1
+    assert states == [
+        {"subscriber": "published", "plain": "published", "collected": "gated"},
+        {"subscriber": "published", "plain": "published", "collected": "published"},
+        {"subscriber": "gated", "plain": "published", "collected": "gated"},
+        {"subscriber": "gated", "plain": "published", "collected": "published"},
+    ]
 
 
 def nothing(data: Any) -> None: ...

@@ -73,6 +73,21 @@ def test_a_place_is_given_back_while_a_run_sleeps(shop, simulation):
     assert [simulation.runs.get(run).state for run in runs] == ["succeeded", "succeeded"]
 
 
+def test_a_message_of_a_run_that_waits_is_dropped(shop, simulation):
+    shop.subscribe(lambda data: step.sleep("rest", 60), singleton=Singleton(mode="queue"))
+    shop.emit(1)
+    simulation.work()
+    second = shop.emit(2).runs[0]
+    publisher = simulation.level2.publisher
+    event = Event("order/paid", 2)
+    publisher.deliver(publisher.freeze_for(event, [second.subscription], 0, None, second.id))
+    simulation.work()
+    assert shop.got == [1]
+    assert simulation.runs.get(second.id).state == "gated"
+    simulation.finish()
+    assert simulation.runs.get(second.id).state == "succeeded"
+
+
 def test_starts_are_spread(shop, simulation):
     shop.subscribe(throttle=Throttle(1, 10))
     for number in range(3):
