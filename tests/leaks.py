@@ -120,9 +120,9 @@ class _Audit:
                 yield f"{name}, was admitted, and has no place at {gate}"
             if holds and not run.get("la") and mode.endswith("-w"):
                 yield f"{name}, was not admitted, and has a place at {gate}"
-            queue = f"lq:{gate}:{run['fl'].partition(' ')[0]}"
-            if (run_id in self._members(queue)) != (run.get("lw") == spot):
-                yield f"{name}, and {queue} contradicts"
+            where, _, lane = run.get("lw", "").partition(" ")
+            if where == spot and run_id not in self._members(f"lq:{gate}:{lane}"):
+                yield f"{name}, and does not wait at {gate}"
         if (run.get("lw") or run.get("co")) and not gated:
             yield f"{name}, and waits"
         if run.get("la") and (final or gated):
@@ -164,6 +164,9 @@ class _Audit:
         for lane, queue in queues.items():
             if not queue:
                 yield f"lane {lane} of {gate} is empty"
+            for run_id in queue:
+                if self.runs.get(run_id, {}).get("lw", "").partition(" ")[2] != lane:
+                    yield f"run {run_id} waits at {gate}, and does not know it"
         noted, really = self._hash(f"{self.root}:l:{gate}").get("w"), sum(map(len, queues.values()))
         if noted != str(really):
             yield f"{really} runs wait at {gate}, which notes {noted}"

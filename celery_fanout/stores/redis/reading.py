@@ -10,7 +10,7 @@ unregistered. All values are short, so that Redis packs the hash.
 
 And if limits hold for it: ``fl`` its lane and priority, ``l1`` to ``l4`` the places that it needs
 (gate, number, mode), ``lt`` its throttle (gate, number, period, burst), ``ls`` number by which it
-waits, ``lw`` at which of its limits it waits, ``la`` admitted, ``lh`` charged to the throttle,
+waits, ``lw`` at which of its limits it waits and in which lane, ``la`` admitted, ``lh`` charged to the throttle,
 ``cl`` how it collects, or who asked for it, ``co`` gate where it collects, ``cd`` until when at
 most, ``os`` its ``o`` is that of ``start_timeout``, ``ft`` ``finish_timeout``, ``fd`` must end by.
 What was dropped has them too: it may be retried. Why a run is gated is not noted with it: the name
@@ -104,7 +104,7 @@ def gate_of(fields: Mapping[str, str]) -> str:
     """Return the id of the gate at which a run waits or collects; ``""``: neither."""
     if "co" in fields:
         return fields["co"]
-    return fields[f"l{fields['lw']}"].partition(" ")[0] if "lw" in fields else ""
+    return fields[f"l{fields['lw'][0]}"].partition(" ")[0] if "lw" in fields else ""
 
 
 def parts_of(text: str) -> list[str]:

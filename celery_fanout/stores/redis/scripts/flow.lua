@@ -3,9 +3,9 @@
 --
 -- Of a run's record (see reading.py): fl "lane priority", l1 to l4 its places, "gate at_most mode",
 -- lt its throttle, "gate at_most period burst", ls order number, la admitted, lh throttle charged,
--- lw at which of its limits it waits (1 to 4, t), co gate where it collects, cl how it collects.
--- Its events are the list le:<run>. A place's mode is "k" or "-", whether it is kept until the run
--- has ended, and "w", "d" or "c", what happens if it is full: wait, drop, cancel.
+-- lw at which of its limits it waits (1 to 4, t) and in which lane, co gate where it collects, cl how
+-- it collects. Its events are the list le:<run>. A place's mode is "k" or "-", whether it is kept until
+-- the run has ended, and "w", "d" or "c", what happens if it is full: wait, drop, cancel.
 local flowing
 local function flow()
   if flowing then return flowing end
@@ -126,13 +126,15 @@ local function flow()
     end
   end
   --
+  -- Whether a run has a place already, or was charged.
+  local function has(r, g)
+    if g.per then return r.lh end
+    return (g.kept or g.full ~= 'w') and call('ZSCORE', pkey(g.id), r.id)
+  end
+  --
   -- Whether a limit refuses a run. `first`: it is the next at some gate, and passes by those who wait.
   local function refuses(r, g, first)
-    if g.per then
-      if r.lh then return false end
-    elseif (g.kept or g.full ~= 'w') and call('ZSCORE', pkey(g.id), r.id) then
-      return false
-    end
+    if has(r, g) then return false end
     look(g)
     if g.waiting > 0 and not first then return true end
     if g.per then return g.next > now + TINY end
@@ -168,9 +170,13 @@ local function flow()
   F.patience = patience
   --
   -- Put a run into its lane at a gate: first come, first served, by the number it got when it was
-  -- recorded.
+  -- recorded. Those of one lane need the same: one could else hold up another that needs less.
   local function queue(r, g)
     local lane, priority = string.match(r.fl, '^(%S+) (%S+)$')
+    for _, each in ipairs(limits_of(r)) do
+      if not has(r, each) then lane = lane .. ' ' .. each.id end
+    end
+    lane = string.sub(redis.sha1hex(lane), 1, 12)
     local key = queue_key(g.id, lane)
     call('ZADD', key, string.format('%.0f', tonumber(r.ls) - tonumber(priority) * 2 ^ 43), r.id)
     if call('ZCARD', key) == 1 then -- a new lane is the last of the round
@@ -178,13 +184,21 @@ local function flow()
     end
     if call('HINCRBY', lkey(g.id), 'w', 1) == 1 then call('PERSIST', lkey(g.id)) end
     if g.per and g.step and not call('ZSCORE', gates_key, g.id) then wait_until(g, math.max(g.next, now)) end
-    set(r, 'lw', g.spot)
+    set(r, 'lw', g.spot .. ' ' .. lane)
+  end
+  --
+  -- Have a run wait that has just come. If there is room, those in front of it wait for something else,
+  -- and it may need less: the next take looks.
+  local function join_queue(r, g)
+    queue(r, g)
+    if not g.per and g.used < g.most then call('ZADD', gates_key, f(now), g.id) end
   end
   --
   -- Take a run out of its lane; return the gate, and its lane if that goes on.
   local function leave(r)
-    local lane, gate, span = string.match(r.fl, '^%S+')
-    for _, g in ipairs(limits_of(r)) do if g.spot == r.lw then gate, span = g.id, g.per end end
+    local spot, lane = string.match(r.lw, '^(%S+) (%S+)$')
+    local gate, span
+    for _, g in ipairs(limits_of(r)) do if g.spot == spot then gate, span = g.id, g.per end end
     local key = queue_key(gate, lane)
     if call('ZREM', key, r.id) == 1 then
       if call('EXISTS', key) == 0 then
@@ -231,8 +245,8 @@ local function flow()
   --
   -- Let those start who wait at a gate, while it has room. At other gates they take what is free though
   -- somebody waits there: who waits at a gate that has room waits for something else. Those whom another
-  -- gate refuses go and wait there, but of those in a lane with the same needs no more than there is
-  -- room for here: a long lane would else wander from gate to gate.
+  -- gate refuses go and wait there, but of a lane no more than there is room for here: a long one would
+  -- else wander from gate to gate.
   local function pump(gate)
     local moved, passed = {}, 0
     call('ZREM', gates_key, gate)
@@ -241,8 +255,7 @@ local function flow()
       if not lane then return end
       local r, g = rec(call('ZRANGE', queue_key(gate, lane), 0, 0)[1])
       for _, each in ipairs(limits_of(r)) do if each.id == gate then g = each end end
-      local alike = table.concat({lane, r.l1 or '', r.l2 or '', r.l3 or '', r.l4 or '', r.lt or ''}, ' ')
-      if moved[alike] and moved[alike] >= (look(g).per and g.burst + 1 or g.most - g.used) then
+      if moved[lane] and moved[lane] >= (look(g).per and g.burst + 1 or g.most - g.used) then
         rotate(gate, lane)
         passed = passed + 1
         if passed >= call('ZCARD', lanes_key(gate)) then
@@ -260,7 +273,7 @@ local function flow()
         if left then rotate(gate, left) end
         if refused then
           queue(r, refused)
-          moved[alike] = (moved[alike] or 0) + 1
+          moved[lane] = (moved[lane] or 0) + 1
         else
           enter(r, 'pending', now)
           woken[#woken + 1] = r.id
@@ -281,7 +294,7 @@ local function flow()
     if hold_back(r) then return false end
     local refused = try(r)
     if not refused then return true end
-    queue(r, refused)
+    join_queue(r, refused)
     drop(r, 'b', 'y', 'w', 'i', 'rl', 'h', 'z')
     enter(r, 'gated', patience(r))
     return false
@@ -457,7 +470,7 @@ local function flow()
     end
     local refused = try(r)
     if refused then
-      queue(r, refused)
+      join_queue(r, refused)
       return 'gated', patience(r), r.fields
     end
     if m.c and not more.replay then -- a batch of one: who recorded it does not know what it is given
