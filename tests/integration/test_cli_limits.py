@@ -7,7 +7,15 @@ import subprocess
 import sys
 
 import pytest
+from celery import Celery
 
+from celery_fanout import Concurrency, on_event
+from celery_fanout.app import get_fanout
+from celery_fanout.control import RunControl
+from celery_fanout.limits import MOST
+from celery_fanout.stores.flow import Flow, Gate, Place
+from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
+from celery_fanout.stores.redis import RedisLedger
 from tests.servers import ROOT
 
 PROJECT = """
@@ -242,3 +250,31 @@ def test_without_a_ledger(shop):
         "Error: The store of the app 'shop' does not support runs. It needs level 2: a Redis "
         "result backend, or fanout_store_url with a Redis URL.\n"
     )
+
+
+def test_the_keys_of_one_limit_do_not_hide_another(redis_url):
+    app = Celery("many", broker=redis_url, set_as_current=False)
+
+    @on_event("a", concurrency=[Concurrency(1, scope="app"), Concurrency(1, key="id")])
+    @app.task(name="many.work")
+    def work(data): ...
+
+    fanout = get_fanout(app)
+    fanout.load()
+    ledger = RedisLedger(redis_url, LedgerRules())
+
+    def record(event, *gates):
+        runs = [
+            NewRun(f"{event}-{n}", "many.work@a", flow=Flow((Place(gate, 1),)))
+            for n, gate in enumerate(gates)
+        ]
+        ledger.record([NewEvent(event, "a", "{}", "{}", runs)])
+
+    shared, keyed = "concurrency app", "concurrency many.work@a by id"
+    record("first", Gate(shared), Gate(shared))
+    for start in range(0, MOST, 1000):
+        record(f"e-{start}", *[Gate(keyed, str(n)) for n in range(start, start + 1000)])
+    listed = RunControl(ledger, fanout.registry, lambda ids: None).limits()
+    found = {limit.name: limit for limit in listed}
+    assert (found[shared].used, found[shared].waiting) == (1, 1)
+    assert len(found[keyed].keys) == MOST
