@@ -15,7 +15,7 @@ from celery_fanout.exceptions import (
     InvalidEventData,
     StoreUnsupported,
 )
-from celery_fanout.flowrules import MAX_PRIORITY, function_name, is_priority
+from celery_fanout.flowrules import MAX_PRIORITY, FlowOptions, function_name, is_priority
 from celery_fanout.jsondata import as_json_data, encode
 from celery_fanout.options import MISSING, Concurrency, look_up, seconds_of
 from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from celery_fanout.events import Event
-    from celery_fanout.flowrules import FlowOptions, Limit
+    from celery_fanout.flowrules import Limit
     from celery_fanout.options import Key, Singleton
     from celery_fanout.registry import Subscription
     from celery_fanout.stores.ledger import Ledger
@@ -85,6 +85,9 @@ def flow_of(subscription: Subscription, event: Event) -> Flow | None:
     options = subscription.flow
     if options is None:
         return None
+    priority = _priority(options.priority, subscription, event)
+    if options == FlowOptions(priority=options.priority):
+        return None  # nothing to wait for, and so no order: it is the broker's alone
     gates = _Gates()
     for name, limit in limits_of(subscription).items():
         key = "" if limit.key is None else _value(limit.key, name, subscription, event)
@@ -105,7 +108,7 @@ def flow_of(subscription: Subscription, event: Event) -> Flow | None:
         once=flow_once,
         collect=_collect(options, gates),
         lane=_lane(options, gates, subscription),
-        priority=_priority(options.priority, subscription, event),
+        priority=priority,
         start_timeout=options.start_timeout,
         finish_timeout=options.finish_timeout,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections.abc
 import inspect
 import typing
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from celery.app import base as celery_base
@@ -46,9 +46,7 @@ def _converter(task: Any) -> Callable[[Any], Any]:
         hints: Mapping[str, Any] = typing.get_type_hints(body)
     except (NameError, AttributeError, TypeError):  # Celery's own rule
         hints = getattr(body, "__annotations__", {})
-    bound = not isinstance(
-        inspect.getattr_static(cast("Any", type(task)), "run", None), staticmethod
-    )
+    bound = not isinstance(inspect.getattr_static(task.__class__, "run", None), staticmethod)
     names = list(inspect.signature(body).parameters)[1 if bound else 0 :]
     wanted: Any = hints.get(names[0]) if names else None
     items = typing.get_args(wanted)

@@ -112,11 +112,13 @@ def emit(
         The event and one handle per run; no runs if nothing subscribes to it.
 
     Raises:
-        InvalidEvent: if name, data, size or an attribute cannot be used. Nothing was published.
+        InvalidEvent: if name, data, size or an attribute cannot be used, or a subscription's key or
+            priority cannot be worked out. Nothing was published.
         RegistrationError: if a subscription is wrong. Nothing was published.
         EmitError: if publishing was cut short, or on level 2 the ledger did not answer. It says
             what is known of each run.
-        StoreUnsupported: on level 1, for ``expires`` and ``then``.
+        StoreUnsupported: on level 1, for ``expires`` and ``then``, and for subscriptions that need
+            a ledger.
         DeliveryUnsupported: for ``delivery`` and ``using`` where nothing offers them.
     """
     options: dict[str, Any] = {"id": id, "subject": subject, "source": source, "time": time}

@@ -13,7 +13,8 @@ from celery.utils.log import get_logger
 from kombu.utils import json as kombu_json
 
 from celery_fanout.canvas import FAILURE_HEADER
-from celery_fanout.events import HEADER_PREFIX, Event
+from celery_fanout.collected import batch_of, recorded_event
+from celery_fanout.events import Event
 from celery_fanout.exceptions import FanoutError, StoreUnavailable
 from celery_fanout.ids import child_id
 from celery_fanout.jsondata import as_json_data
@@ -83,8 +84,9 @@ class Endings:
             # not for itself: it would be called for its own failure, and again, without end
             self._ledger.told(run_id)
             return
-        described = _described(run, event)
         subscription = self._registry.find(run.subscription)
+        batch = batch_of(self._ledger, subscription, run)
+        described = _described(run, recorded_event(event) if batch is None else batch[1])
         chained = run.kind in (
             "event",
             "then",
@@ -137,11 +139,8 @@ class Endings:
         self._emit(found)
 
 
-def _described(run: RunRecord, event: EventRecord) -> dict[str, Any]:
+def _described(run: RunRecord, found: Event | None) -> dict[str, Any]:
     """Return what an ``on_failure`` task receives; as on level 1."""
-    attributes: dict[str, Any] = json.loads(event.attributes)
-    headers = {HEADER_PREFIX + key: value for key, value in attributes.items()}
-    found = Event.from_headers(headers, json.loads(event.data))
     error = run.detail.get("error") or {"type": "RunCancelled", "message": run.reason}
     return {
         "run": run.id,

@@ -53,6 +53,9 @@ def run(
 ) -> TestRun:
     """Execute the first attempt of a subscriber's run in memory.
 
+    Flow control does not hold it back, and a batch is one of this event; :func:`simulate` honours
+    limits.
+
     Args:
         subscriber: the task.
         data: the event's data.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from celery.canvas import signature
 from celery.utils.log import get_logger
@@ -21,6 +21,7 @@ from celery_fanout.canvas import (
     VERSION,
     VERSION_HEADER,
 )
+from celery_fanout.collected import batch_of
 from celery_fanout.events import HEADER_PREFIX, Event
 from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
 from celery_fanout.failpoints import hit
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_fanout.publisher import Delivery, Publisher
-    from celery_fanout.registry import Registry
+    from celery_fanout.registry import Registry, Subscription
     from celery_fanout.stores.ledger import Ledger, Taken, Wakeup
 
 __all__ = ["Wakeups"]
@@ -43,6 +44,9 @@ logger = get_logger(__name__)
 
 #: How long a run waits for another process when this one does not know its subscriber, in seconds.
 ELSEWHERE = 5.0
+
+#: The keys of the events of a batch, and the event that its subscriber gets.
+_Batch: TypeAlias = "tuple[Sequence[str], Event]"
 
 #: How many of the events that a run collected its message names.
 MAX_EVENTS = 1000
@@ -90,6 +94,7 @@ class Wakeups:
         done: list[str] = []
         queues: dict[str, str] = {}
         together: list[Delivery] = []
+        batches: dict[str, _Batch] = {}
         for wakeup in taken.wakeups:
             try:
                 if wakeup.kind not in ("event", "parallel"):
@@ -98,7 +103,7 @@ class Wakeups:
                         queues[wakeup.run_id] = self._send(wakeup)
                     done.append(wakeup.run_id)
                     continue
-                deliveries = self._freeze(wakeup)
+                deliveries = self._freeze(wakeup, batches)
                 for delivery in deliveries:
                     queue = self._publisher.queue_of(delivery.chain.subscription)
                     queues[delivery.chain.run_id] = queue
@@ -130,7 +135,7 @@ class Wakeups:
             logger.warning("%d runs cannot be published now: %s", len(deliveries), exc.reason)
         return [d.chain.run_id for d in deliveries if d.state == "published"]
 
-    def _freeze(self, wakeup: Wakeup) -> list[Delivery]:
+    def _freeze(self, wakeup: Wakeup, batches: dict[str, _Batch]) -> list[Delivery]:
         """Return the chain of a subscriber's run; put it back if this process does not know it."""
         subscription = self._registry.find(wakeup.subscription)
         event = event_of(wakeup)
@@ -139,8 +144,7 @@ class Wakeups:
             return []
         events = wakeup.events
         if subscription.flow is not None and subscription.flow.batch is not None and not events:
-            events = [wakeup.event]  # a replay is a batch by itself
-            event = event if wakeup.message == BATCHED else subscription.alone(event)
+            events, event = self._batch(wakeup, subscription, event, batches)
         place, run_id = place_in(wakeup.run_id), wakeup.run_id
         found = self._publisher.freeze_for(event, [subscription], wakeup.generation, place, run_id)
         chain = found[0].chain
@@ -153,6 +157,19 @@ class Wakeups:
             chain.chain = None
         return found
 
+    def _batch(
+        self, wakeup: Wakeup, sub: Subscription, event: Event, batches: dict[str, _Batch]
+    ) -> _Batch:
+        """Return the keys and the event of a batch whose list did not come with the wakeup."""
+        if wakeup.kind == "event":  # a replay is a batch by itself
+            return [wakeup.event], event if wakeup.message == BATCHED else sub.alone(event)
+        # the items of one step.parallel, which replay the body, come together
+        run = self._ledger.run(wakeup.run_id)
+        parent = "" if run is None else run.parent
+        if parent not in batches:
+            batches[parent] = batch_of(self._ledger, sub, run) or ([wakeup.event], sub.alone(event))
+        return batches[parent]
+
     def _send(self, wakeup: Wakeup) -> str:
         """Publish a link of a tail, or what a run, its failure or an emission asked for.
 
@@ -164,6 +181,8 @@ class Wakeups:
         options: dict[str, Any] = {"task_id": wakeup.run_id, "add_to_parent": False}
         given: dict[str, Any] = cast("Any", sig).options.get("headers") or {}
         headers: dict[str, Any] = {**given, **self._stamp(wakeup)}
+        if DATA_HEADER in given:  # of a batch the list, where the ledger has one event
+            headers[DATA_HEADER] = given[DATA_HEADER]
         if wakeup.retries:
             options["retries"] = wakeup.retries
         queue = self._publisher.queue_for_task(sig["task"], sig.options)

@@ -65,11 +65,17 @@ class Shop:
         return on_event(event, **(subscription or {}))(self.task(body, name, **options))
 
     @contextmanager
-    def worker(self, pool: str = "solo") -> Iterator[None]:
-        """Run a worker in a thread: one task at a time."""
+    def worker(self, pool: str = "solo", concurrency: int = 1) -> Iterator[None]:
+        """Run a worker in a thread: one task at a time, or several in the pool ``"threads"``."""
         default = _state.default_app
         try:
-            with start_worker(self.app, pool=pool, perform_ping_check=False, shutdown_timeout=60.0):
+            with start_worker(
+                self.app,
+                pool=pool,
+                concurrency=concurrency,
+                perform_ping_check=False,
+                shutdown_timeout=60.0,
+            ):
                 yield
         finally:
             reset_worker_optimizations(self.app)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pydantic
 import pytest
+from kombu import Queue
 
 from celery_fanout import (
     Batch,
@@ -69,11 +70,15 @@ class Counting(Shop):
     def ended(self, *run_ids: str) -> list[tuple[str, str]]:
         """Wait until runs have ended; return their states and reasons."""
         final = ("succeeded", "failed", "cancelled")
-        wait_until(lambda: all(self.look(run).state in final for run in run_ids), timeout=60)
+        wait_until(lambda: all(self.look(run).state in final for run in run_ids))
         return [(str(found.state), found.reason) for found in map(self.look, run_ids)]
 
 
-@pytest.fixture(params=["one Redis", "two databases", "RabbitMQ"])
+def until_woken(data: Any) -> None:
+    step.wait_for_event("woken", "order/woken", timeout=600)
+
+
+@pytest.fixture(params=["one Redis", "two databases"])
 def shop(
     redis_server: RedisServer, redis_url: str, request: pytest.FixtureRequest
 ) -> Iterator[Counting]:
@@ -82,6 +87,11 @@ def shop(
     with Counting(broker, ledger) as shop:
         yield shop
 
+
+#: A worker takes ten seconds to leave RabbitMQ: there only what has to do with messages is tried.
+everywhere = pytest.mark.parametrize(
+    "shop", ["one Redis", "two databases", "RabbitMQ"], indirect=True
+)
 
 SUCCEEDED = ("succeeded", "")
 
@@ -106,13 +116,15 @@ def test_a_run_that_sleeps_gives_its_place_to_the_next(shop: Counting) -> None:
     assert shop.got == [0, 1, 0]
 
 
-def test_no_more_at_once_than_the_limit(shop: Counting) -> None:
-    together = threading.Barrier(2)
-    shop.limited(lambda data: together.wait(30) >= 0, concurrency=Concurrency(2, "key"))
-    runs = [shop.run({"key": "a", "n": number}) for number in range(6)]
-    with shop.worker(pool="threads"):
-        pass
+@everywhere
+def test_no_more_at_once_than_the_limit_and_no_fewer(shop: Counting) -> None:
+    both = threading.Barrier(2)
+    shop.limited(lambda data: both.wait(30) >= 0, concurrency=Concurrency(2, "key"))
+    runs = [shop.run({"key": "a"}) for _ in range(6)]
     assert [shop.look(run).state for run in runs].count("gated") == 4
+    with shop.worker("threads", concurrency=4):
+        assert shop.ended(*runs) == [SUCCEEDED] * 6
+    assert shop.most_at_once == 2
 
 
 def test_starts_are_spread_over_time(shop: Counting) -> None:
@@ -124,6 +136,7 @@ def test_starts_are_spread_over_time(shop: Counting) -> None:
     assert shop.got == [0, 1, 2]
 
 
+@everywhere
 def test_a_dropped_run_is_seen_with_its_reason(shop: Counting) -> None:
     shop.limited(rate_limit=RateLimit(2, 3600, "key"), idempotency=Idempotency("id", 3600))
     data = [{"key": "a", "id": number} for number in (1, 1, 2, 3)] + [{"key": "b", "id": 4}]
@@ -155,6 +168,7 @@ def test_a_debounced_run_has_the_last_event(shop: Counting) -> None:
     assert shop.got == [{"key": 1, "n": 2}]
 
 
+@everywhere
 def test_a_batch_is_full_or_its_time_is_over(shop: Counting) -> None:
     follower: list[Any] = []
 
@@ -173,6 +187,50 @@ def test_a_batch_is_full_or_its_time_is_over(shop: Counting) -> None:
     assert values == [[0, 2, 4], [1, 3], [0, 2, 4], [1, 3], [0, 2, 4]]
     assert [len(batch) for batch in shop.got] == [3, 2]
     assert follower == shop.got
+
+
+def test_all_that_belongs_to_a_batch_sees_all_of_it(shop: Counting) -> None:
+    told: list[Any] = []
+
+    def body(data: list[int]) -> None:
+        found = step.parallel("each", [(lambda n=n: data[n] * 2,) for n in range(len(data))])
+        step.sleep("rest", 0.1)
+        raise ValueError(found)
+
+    def failed(failure: Any) -> None:
+        told.append(failure)
+
+    on_failure = shop.task(failed, name="failed")
+    shop.limited(body, batch=Batch(3, 60), on_failure=on_failure)
+    runs = [shop.run(number, id=f"e{number}") for number in range(3)]
+    assert runs == [runs[0]] * 3
+    assert shop.run(1, id="e1") == runs[0]  # the event again
+    with shop.worker():
+        assert shop.ended(runs[0]) == [("failed", "error")]
+        wait_until(lambda: told)
+        (replayed,) = get_fanout(shop.app).runs.replay("e1", name=EVENT)
+        assert shop.ended(replayed) == [("failed", "error")]
+        wait_until(lambda: len(told) == 2)
+    assert [(found["event"]["id"], found["event"]["data"]) for found in told] == [
+        ("e2", [0, 1, 2]),
+        ("e1", [1]),
+    ]
+    assert [found["error"]["message"] for found in told] == ["[0, 2, 4]", "[2]"]
+    assert [batch for batch in shop.got if batch not in ([0, 1, 2], [1])] == []
+
+
+@pytest.mark.parametrize("shop", ["two databases"], indirect=True)
+def test_a_batch_that_redis_has_lost_comes_back_with_its_message(
+    shop: Counting, redis_server: RedisServer
+) -> None:
+    shop.limited(lambda data: step.sleep("rest", 0.1), batch=Batch(2, 60))
+    runs = [shop.run(number) for number in range(2)]
+    with redis_server.client(1) as client:
+        client.flushdb()
+    with shop.worker():
+        wait_until(lambda: len(shop.got) == 2)
+        assert shop.ended(runs[0]) == [SUCCEEDED]
+    assert shop.got == [[0, 1], [0, 1]]
 
 
 class Order(pydantic.BaseModel):
@@ -198,10 +256,7 @@ def test_a_batch_of_models(shop: Counting) -> None:
     ],
 )
 def test_one_run_at_a_time(shop: Counting, mode: Any, states: list[tuple[str, str]]) -> None:
-    shop.limited(
-        lambda data: step.wait_for_event("woken", "order/woken", timeout=60),
-        singleton=Singleton("key", mode),
-    )
+    shop.limited(until_woken, singleton=Singleton("key", mode))
     with shop.worker():
         first = shop.run({"key": 1})
         wait_until(lambda: shop.look(first).state == "suspended")
@@ -212,10 +267,7 @@ def test_one_run_at_a_time(shop: Counting, mode: Any, states: list[tuple[str, st
             wait_until(lambda run=run: shop.look(run).state == "suspended")
         if mode == "queue":
             assert shop.look(second).state == "gated"
-        shop.emit(event="order/woken")
-        if mode == "queue":
-            wait_until(lambda: shop.look(second).state == "suspended")
-            shop.emit(event="order/woken")
+        shop.emit(event="order/woken")  # also for what has yet to wait for it
         assert shop.ended(first, second) == states
 
 
@@ -227,9 +279,36 @@ def test_the_highest_priority_starts_first(shop: Counting) -> None:
     assert [data["n"] for data in shop.got] == [0, 2, 4, 1, 3]
 
 
+@pytest.mark.parametrize("hooked", [False, True], ids=["template", "apply_async"])
+def test_on_redis_a_low_priority_is_the_brokers(
+    shop: Counting, redis_server: RedisServer, hooked: bool
+) -> None:
+    shop.limited(priority=lambda event: event.data, options={"shadow": "x"} if hooked else None)
+    runs = [shop.run(priority) for priority in (-200, -1, 0, 200, -4)]
+    assert {str(shop.look(run).state) for run in runs} == {"published"}
+    queue = "celery"
+    with redis_server.client() as client:
+        found = {key.decode(): client.llen(key) for key in client.keys(f"{queue}*")}
+    assert found == {queue: 3, f"{queue}\x06\x163": 1, f"{queue}\x06\x169": 1}
+    with shop.worker():
+        assert shop.ended(*runs) == [SUCCEEDED] * 5
+    assert shop.got == [-1, 0, 200, -4, -200]
+
+
+@pytest.mark.parametrize("shop", ["RabbitMQ"], indirect=True)
+def test_on_rabbitmq_a_high_priority_is_the_brokers(shop: Counting) -> None:
+    shop.app.conf.task_queues = [Queue("ranked", max_priority=10)]
+    shop.app.conf.worker_prefetch_multiplier = 1
+    shop.limited(priority=lambda event: event.data, options={"queue": "ranked"})
+    runs = [shop.run(priority) for priority in (-200, 3, 0, 200, 5)]
+    with shop.worker():
+        assert shop.ended(*runs) == [SUCCEEDED] * 5
+    assert shop.got == [200, 5, 3, -200, 0]
+
+
 def test_runs_that_start_or_finish_too_late(shop: Counting) -> None:
     shop.limited(
-        lambda data: step.wait_for_event("woken", "order/woken", timeout=600),
+        until_woken,
         singleton=Singleton(mode="queue"),
         start_timeout=0.5,
         finish_timeout=2,
@@ -251,15 +330,31 @@ def test_a_delayed_run_is_admitted_when_it_is_due(shop: Counting) -> None:
     assert sorted(shop.got) == [0, 1]
 
 
-def test_a_run_that_may_start_goes_out_with_its_record(shop: Counting) -> None:
-    shop.limited(concurrency=Concurrency(1))
-    shop.subscribe(lambda_free, name="plain")
-    states = {
-        handle.subscription.task.name: shop.look(handle.id).state
-        for emission in (shop.emit(1), shop.emit(2))
-        for handle in emission.runs
-    }
-    assert states == {"subscriber": "gated", "plain": "published"}
+@pytest.mark.parametrize("shop", ["one Redis"], indirect=True)
+def test_on_one_redis_a_run_and_its_message_are_one_script(
+    shop: Counting, redis_server: RedisServer
+) -> None:
+    shop.limited(concurrency=Concurrency(2))
+    shop.subscribe(nothing, name="plain")
+    shop.subscribe(nothing, name="collected", subscription={"batch": Batch(2, 60)})
+    trips: list[int] = []
+    states: list[dict[str, str]] = []
+    with redis_server.client() as client:
+        for number in range(4):
+            before = client.info("stats")["total_reads_processed"]
+            emission = shop.emit(number)
+            trips.append(client.info("stats")["total_reads_processed"] - before - 1)
+            runs = {run.subscription.task.name: run.id for run in emission.runs}
+            states.append({name: str(shop.look(run).state) for name, run in runs.items()})
+        assert client.llen("celery") == 8  # four plain ones, two limited ones, two batches
+    # the first one loads the script and declares the queue; a full batch is taken with its list
+    assert trips[2] == 1
+    assert states == [
+        {"subscriber": "published", "plain": "published", "collected": "gated"},
+        {"subscriber": "published", "plain": "published", "collected": "published"},
+        {"subscriber": "gated", "plain": "published", "collected": "gated"},
+        {"subscriber": "gated", "plain": "published", "collected": "published"},
+    ]
 
 
-def lambda_free(data: Any) -> None: ...
+def nothing(data: Any) -> None: ...

@@ -8,9 +8,14 @@ from celery import Celery, shared_task
 from pydantic import BaseModel
 
 from celery_fanout import (
+    Batch,
     CancelOn,
+    Concurrency,
     Event,
+    Idempotency,
     Run,
+    Singleton,
+    Throttle,
     aemit,
     emit,
     emit_many,
@@ -61,6 +66,18 @@ on_event("order/paid", cancel_on=7)  # type: ignore[arg-type]  # pyright: ignore
 on_event("order/paid", cancel_on=["shop/closed", 7])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
 CancelOn("order/cancelled", match=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 CancelOn("order/cancelled", match={"id": 7})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
+on_event("order/paid", concurrency=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+on_event("order/paid", throttle=Concurrency(5))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+on_event("order/paid", idempotency=5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+on_event("order/paid", priority="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+on_event("order/paid", start_timeout="1h")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Concurrency("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Concurrency(5, key=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Concurrency(5, key=needs_two)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Throttle(5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+Batch(max_size=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+Singleton(mode="drop")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Idempotency()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 on_event("order/paid", queue="orders")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 

@@ -13,16 +13,23 @@ from pydantic import BaseModel
 from typing_extensions import assert_type
 
 from celery_fanout import (
+    Batch,
     CancelOn,
+    Concurrency,
+    Debounce,
     Emission,
     Event,
     Explanation,
     Fanout,
+    Idempotency,
     Outcome,
+    RateLimit,
     Registry,
     Run,
     RunHandle,
+    Singleton,
     Subscription,
+    Throttle,
     aemit,
     current_event,
     current_run,
@@ -200,6 +207,49 @@ def add(left: int, right: int) -> int:
 
 @app.task
 def collect(outcomes: list[dict[str, Any]]) -> None: ...
+
+
+def tenant_of(event: Event) -> object:
+    return event.data["tenant"]
+
+
+def urgency_of(event: Event) -> int:
+    return 5 if event.subject else 0
+
+
+@on_event(
+    "order/paid",
+    concurrency=[
+        Concurrency(5, "tenant.id"),
+        Concurrency(50, scope="app"),
+        Concurrency(1, tenant_of),
+    ],
+    throttle=Throttle(10, per=60, burst=5, key=tenant_of),
+    rate_limit=RateLimit(100, dt.timedelta(hours=1), key="tenant.id"),
+    singleton=Singleton("id", mode="cancel"),
+    idempotency=Idempotency("id", ttl=dt.timedelta(days=7)),
+    priority=urgency_of,
+    start_timeout=dt.timedelta(hours=1),
+    finish_timeout=90.5,
+)
+@on_event("order/paid", concurrency=Concurrency(5), idempotency="id", priority=-5)
+@on_event("order/paid", debounce=Debounce(5, key="id", timeout=60), idempotency=tenant_of)
+@shared_task
+def limited(order: dict[str, Any]) -> str:
+    run = current_run()
+    assert run is not None
+    assert_type(run.events, tuple[str, ...])
+    return str(order)
+
+
+@on_event("order/paid", batch=Batch(max_size=100, timeout=dt.timedelta(seconds=5), key="tenant.id"))
+@shared_task(pydantic=True)
+def batched(orders: list[Paid]) -> int:
+    return len(orders)
+
+
+assert_type(Concurrency(5), Concurrency)
+assert_type(batched.run([Paid(id=1)]), int)
 
 
 @on_event("order/paid", cancel_on=[CancelOn("order/cancelled", match="id"), "shop/closed"])

@@ -22,6 +22,7 @@ from celery_fanout import (
 )
 from celery_fanout.admission import broker_priority, flow_of, limits_of
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported
+from celery_fanout.publication import Publication
 from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
 
 SUB = "tell@order/paid"
@@ -269,7 +270,11 @@ def test_keys_of_what_drops_and_of_single_things_make_none():
     ("priority", "value"), [(5, 5), (-255, -255), (lambda event: event.data["id"], 7)]
 )
 def test_priority(priority, value):
-    assert flow(priority=priority).priority == value
+    assert flow(priority=priority, start_timeout=5).priority == value
+
+
+def test_a_priority_alone_is_nothing_to_wait_for():
+    assert flow(priority=5) is None
 
 
 @pytest.mark.parametrize(
@@ -325,6 +330,36 @@ def test_shards_refuse(app):
         "The store of the app 'shop' does not support throttle=, priority= of tell@order/paid. A "
         "limit is counted in one place: leave fanout_shards at 1, or the options out."
     )
+
+
+@pytest.mark.parametrize(("size", "fits"), [(9_998, True), (9_999, False)])
+def test_a_batch_that_rabbitmq_could_not_carry_to_its_tail(size, fits):
+    app = Celery("shop", set_as_current=False, broker="pyamqp://127.0.0.1:1", backend="redis://")
+    on_event("order/paid", batch=Batch(10, 1), then=app.signature("follow"))(
+        app.task(tell, name="tell", shared=False)
+    )
+    app.finalize()
+    publisher, event = get_fanout(app).publisher, Event("order/paid", "x" * size)
+    if fits:
+        (delivery,) = publisher.freeze(event, 0)
+        sub = delivery.chain.subscription
+        whole = Event("order/paid", [event.data] * 10)  # is flushed whatever its brackets add
+        assert publisher.freeze_for(whole, [sub], 0, None, delivery.chain.run_id)
+        return
+    with pytest.raises(InvalidEvent) as caught:
+        publisher.check([event])
+    assert str(caught.value) == (
+        "The event 'order/paid' has 10,001 bytes of data, and RabbitMQ carries at most 10,000 for "
+        "each of the 10 events of a batch to the links that follow tell@order/paid. Store the data "
+        "elsewhere and emit a reference to it."
+    )
+
+
+def test_what_cannot_be_worked_out_is_known_before_a_commit():
+    app = Celery("shop", set_as_current=False, broker="memory://", backend="redis://127.0.0.1:1")
+    subscription(app, idempotency=raises)
+    with pytest.raises(InvalidEvent):  # as emit() asks inside of a transaction
+        get_fanout(app).check(Publication(get_fanout(app), [Event("order/paid", DATA)]))
 
 
 def test_eager_runs_know_no_flow():

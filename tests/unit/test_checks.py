@@ -4,7 +4,7 @@ import celery
 import pytest
 from celery import Celery
 
-from celery_fanout import get_fanout, on_event
+from celery_fanout import Throttle, get_fanout, on_event
 from celery_fanout.checks import Finding, findings
 
 LATE = {"acks_late": True, "reject_on_worker_lost": True, "time_limit": 60}
@@ -139,6 +139,32 @@ def test_cancel_on_needs_a_ledger():
         "Use a Redis result backend, or set fanout_store_url to a Redis URL.",
     )
     assert "fanout.E007" not in make(level=2, subscription={"cancel_on": "thing/gone"})
+
+
+def test_flow_control_needs_a_ledger():
+    options = {"cancel_on": "thing/gone", "throttle": Throttle(1, 1), "priority": 5}
+    found = make(subscription=options)["fanout.E007"]
+    assert (found.level, found.message, found.remedy) == (
+        "error",
+        "sub@thing/made has cancel_on, throttle, priority, which needs a ledger.",
+        "Use a Redis result backend, or set fanout_store_url to a Redis URL.",
+    )
+    assert "fanout.E007" not in make(level=2, subscription=options)
+
+
+def test_flow_control_needs_one_shard():
+    options = {"throttle": Throttle(1, 1), "priority": 5}
+    found = make({"fanout_shards": 2}, level=2, subscription=options)["fanout.E009"]
+    assert (found.level, found.message, found.remedy) == (
+        "error",
+        (
+            "sub@thing/made has throttle, priority, and fanout_shards is 2: a limit is counted in "
+            "one place."
+        ),
+        "Set fanout_shards to 1, or leave the options out: until then emit() refuses.",
+    )
+    assert "fanout.E009" not in make({"fanout_shards": 2}, level=2)
+    assert "fanout.E009" not in make(level=2, subscription=options)
 
 
 def test_step_results_in_memory():

@@ -280,8 +280,7 @@ def on_event_flow(**given):
     return flow_options("S", cancel_on=cancels, **{**options, **given})
 
 
-#: Options that are refused, and what is said of it. The page docs/how-to/flow-control.md has the
-#: combinations of them.
+#: Options that are refused, and what is said of it.
 SINGLE = {
     "a number for a throttle": (
         {"throttle": 5},
@@ -344,6 +343,7 @@ WHOM_IT_CONCERNS = (
 ONE_LIMIT = (
     "They would be one limit with two numbers: keep one, or give the functions different names."
 )
+#: As docs/reference/flow-control.md lists them.
 COMBINATIONS = {
     "four concurrency limits": (
         {"concurrency": [Concurrency(1, key) for key in ("a", "b", "c", "d")]},
@@ -504,3 +504,11 @@ def test_every_refusal_of_a_combination_has_a_case_here():
     assert len(remedies) > 9
     said = " ".join(text for _, text in COMBINATIONS.values())
     assert [remedy for remedy in remedies if remedy not in said] == []
+
+
+def test_the_documentation_lists_what_does_not_go_together():
+    page = Path(__file__).parents[2].joinpath("docs/reference/flow-control.md").read_text()
+    section = page.partition("## What does not go together")[2].partition("## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line[:1] == "|"]
+    listed = dict(rows[2:])
+    assert listed == {case: text.partition(". ")[2] for case, (_, text) in COMBINATIONS.items()}

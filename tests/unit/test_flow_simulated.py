@@ -1,5 +1,7 @@
 """Flow control in ``simulate()``: the options of subscribers, on the ledger in memory."""
 
+from dataclasses import replace
+
 import pytest
 from celery import Celery
 
@@ -19,8 +21,10 @@ from celery_fanout import (
     on_event,
     step,
 )
-from celery_fanout.exceptions import InvalidEvent, WrongKind
+from celery_fanout.exceptions import InvalidEvent, StoreUnsupported, WrongKind
+from celery_fanout.flowrules import FlowOptions
 from celery_fanout.ids import event_key
+from celery_fanout.replaying import begin_again
 from celery_fanout.testing import Clock, FanoutTester
 
 NOWHERE = "redis://127.0.0.1:1"
@@ -67,6 +71,21 @@ def test_a_place_is_given_back_while_a_run_sleeps(shop, simulation):
     assert shop.got == [0, 1]
     assert simulation.finish() > 0
     assert [simulation.runs.get(run).state for run in runs] == ["succeeded", "succeeded"]
+
+
+def test_a_message_of_a_run_that_waits_is_dropped(shop, simulation):
+    shop.subscribe(lambda data: step.sleep("rest", 60), singleton=Singleton(mode="queue"))
+    shop.emit(1)
+    simulation.work()
+    second = shop.emit(2).runs[0]
+    publisher = simulation.level2.publisher
+    event = Event("order/paid", 2)
+    publisher.deliver(publisher.freeze_for(event, [second.subscription], 0, None, second.id))
+    simulation.work()
+    assert shop.got == [1]
+    assert simulation.runs.get(second.id).state == "gated"
+    simulation.finish()
+    assert simulation.runs.get(second.id).state == "succeeded"
 
 
 def test_starts_are_spread(shop, simulation):
@@ -216,6 +235,58 @@ def test_what_follows_a_batch(shop, simulation):
     assert [emission.get()[0].value for emission in emissions] == [14, 14]
 
 
+def test_a_link_that_is_sent_again_has_the_list_too(shop, simulation):
+    followed = []
+
+    def follow(value):
+        followed.append((value, current_event().data))
+        if len(followed) == 1:
+            raise ConnectionError
+
+    task = shop.app.task(follow, name="follow", shared=False)
+    shop.subscribe(sum, batch=Batch(2, 10), then=task)
+    for number in (3, 4):
+        shop.emit(number)
+    simulation.work()
+    (link,) = simulation.runs.list(state="failed")
+    simulation.runs.retry(link.id)
+    simulation.work()
+    assert followed == [(7, [3, 4])] * 2
+
+
+def test_items_of_a_parallel_step_of_a_batch_see_all_of_it(shop, simulation):
+    def body(data):
+        return step.parallel("each", [(lambda n=n: data[n] * 2,) for n in range(len(data))])
+
+    shop.subscribe(body, batch=Batch(3, 10))
+    emissions = [shop.emit(number, id=f"e{number}") for number in range(3)]
+    simulation.finish()
+    assert emissions[0].get()[0].value == [0, 2, 4]
+    assert shop.got == [[0, 1, 2]] * 5
+
+
+def test_who_is_told_of_a_failure_is_told_of_the_whole_batch(shop, simulation):
+    told = []
+    failed = shop.app.task(noting(told), name="failed", shared=False)
+    follow = shop.app.task(fail, name="follow", shared=False)
+    shop.subscribe(sum, batch=Batch(2, 10), then=follow, on_failure=failed)
+    for number in (3, 4):
+        shop.emit(number, id=f"e{number}")
+    simulation.work()
+    assert [(found["event"]["id"], found["event"]["data"]) for found in told] == [("e4", [3, 4])]
+
+
+def fail(value):
+    raise ConnectionError
+
+
+def noting(told):
+    def note(failure):
+        told.append(failure)
+
+    return note
+
+
 def test_retries_and_sleeps_of_a_batch_have_the_same_list(shop, simulation):
     tries = []
 
@@ -283,6 +354,31 @@ def test_nothing_is_recorded_if_a_key_cannot_be_worked_out(shop, simulation):
         emit_many([("order/paid", {"tenant": 1}), ("order/paid", {})], app=shop.app)
     assert simulation.ledger.runs() == []
     assert simulation.ledger.events() == []
+
+
+def test_a_batch_that_the_ledger_has_lost_comes_back_with_its_message(shop):
+    shop.subscribe(lambda data: step.sleep("rest", 60), batch=Batch(2, 10))
+    with shop.fanout.simulate(clock=Clock()) as simulation:  # no event may be too old
+        for number in range(2):
+            shop.emit(number)
+        simulation.collect()
+        simulation.ledger.book = type(simulation.ledger.book)(
+            simulation.ledger.rules, simulation.clock
+        )
+        simulation.finish()
+        assert shop.got == [[0, 1], [0, 1]]
+
+
+def test_shards_are_refused_for_replays_too(shop, simulation):
+    shop.subscribe()
+    shop.emit(1, id="e1")
+    simulation.work()
+    sub = get_fanout(shop.app).registry.find("work@order/paid")
+    limited = replace(sub, flow=FlowOptions(concurrency=(Concurrency(1),)))
+    event = simulation.runs.event("e1")
+    simulation.ledger.supports_flow = False
+    with pytest.raises(StoreUnsupported):
+        begin_again(simulation.ledger, event, [limited], {})
 
 
 def test_run_ignores_flow(shop):
