@@ -121,7 +121,8 @@ class Flow:
     it has all its ``places`` and its turn of the ``throttle``.
 
     Attributes:
-        places: that it needs, those with a key first, at most 4.
+        places: that it needs, at most 4; what few runs share, as those with a key, comes before
+            what many share.
         throttle: how often runs start.
         rate_limit: how many runs there are; what is more is dropped.
         once: one run at most.

@@ -13,7 +13,7 @@ class RunState(str, enum.Enum):
 
     Attributes:
         PENDING: recorded, and to be published.
-        GATED: recorded, and held back: its subscription is paused.
+        GATED: recorded, and held back: by a limit, or because its subscription is paused.
         PUBLISHED: its message is with the broker, or in a worker that has not begun.
         RUNNING: claimed by a worker, whose lease is renewed while it works.
         SUSPENDED: has left the worker until a time, an event, or the end of child runs.

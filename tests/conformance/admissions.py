@@ -419,6 +419,8 @@ class Admissions:
         new = [run for run in self.runs.values() if run.admitted and not self.was_in(run, before)]
         for run in new:
             was = before.get(run.id)
+            if was is not None and was.waits_at:
+                assert run.sub not in self.paused, (run.id, "paused")
             for limit in run.limits if was is None else was.limits:
                 gate = limit.gate.id
                 if was is not None and gate in was.held:
@@ -515,6 +517,10 @@ class Admissions:
         now = self.clock.now
         if run.state is S.GATED and not run.waits_at and not run.collects:
             assert run.sub in self.paused, (run.id, run.reason)
+        collect = run.flow.collect
+        if run.collects and collect is not None and run.due is not None:
+            latest = collect.period if collect.timeout is None else collect.timeout
+            assert run.due <= run.recorded + latest + 1e-6, (run.id, "collects too long")
         if name != "take":
             return
         timeout = run.flow.start_timeout
@@ -532,7 +538,7 @@ class Admissions:
         places.sort(key=PLACES.index)
         throttle = random.choice([None, None, *THROTTLES])
         more: dict[str, Any] = {}
-        extra = random.choice(["", "", "", "", "rate", "once", "both", *FULLS, *COLLECTS])
+        extra = random.choice(["", "", "", "", "rate", "once", "both", "both", *FULLS, *COLLECTS])
         if extra in ("rate", "both"):
             more["rate_limit"] = RATE
         if extra in ("once", "both"):

@@ -5,9 +5,12 @@ The same ones each time. ``make test-faults`` looks for others.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
 import pytest
 
-from celery_fanout.stores.ledger import Ledger
+from celery_fanout.stores.ledger import Ledger, LedgerRules
 from celery_fanout.stores.memory_ledger import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
 from tests.conformance.admissions import RULES, explore
@@ -29,3 +32,39 @@ def test_the_ledger_in_redis_keeps_to_them_too(redis_server: RedisServer) -> Non
         return RedisLedger(redis_server.url(), RULES, clock=clock)
 
     assert explore(make, "always", STORIES // 5) == STORIES // 5
+
+
+class Leaky(MemoryLedger):
+    """A ledger that forgets to give back what a cancelled run had."""
+
+    def cancel(self, run_ids: Sequence[str], reason: str) -> tuple[list[str], list[str]]:
+        before = {gate: dict(counter.holders) for gate, counter in self.book.counters.items()}
+        answer = super().cancel(run_ids, reason)
+        for gate, holders in before.items():
+            self.book.counters[gate].holders.update(holders)
+        return answer
+
+
+class Hasty(MemoryLedger):
+    """A ledger that lets one more in than it may."""
+
+    def __init__(self, rules: LedgerRules, clock: Clock) -> None:
+        super().__init__(rules, clock)
+        is_full = self.book.is_full
+        self.book.is_full = lambda place: is_full(
+            dataclasses.replace(place, at_most=place.at_most + 1)
+        )
+
+
+class Idle(MemoryLedger):
+    """A ledger that lets nobody in when a place is free."""
+
+    def __init__(self, rules: LedgerRules, clock: Clock) -> None:
+        super().__init__(rules, clock)
+        self.book.pump = lambda counter: None
+
+
+@pytest.mark.parametrize("ledger", [Leaky, Hasty, Idle])
+def test_a_ledger_that_does_not_is_found_out(ledger: type[MemoryLedger]) -> None:
+    with pytest.raises(AssertionError, match="story"):
+        explore(lambda clock: ledger(RULES, clock), "always", 20)
