@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class _Audit:
     def __init__(self, client: redis.Redis, root: str) -> None:
         self.client: Any = client
         self.root = root
+        self._read: dict[str, set[str]] = {}
         self.keys = {_text(key) for key in self.client.scan_iter(f"{root}:*", count=1000)}
         self.due = self._members("due")
         self.runs = {
@@ -60,7 +62,20 @@ class _Audit:
         return {_text(field): _text(value) for field, value in self.client.hgetall(key).items()}
 
     def _members(self, name: str) -> set[str]:
-        return {_text(member) for member in self.client.zrange(f"{self.root}:{name}", 0, -1)}
+        if name not in self._read:
+            found = self.client.zrange(f"{self.root}:{name}", 0, -1)
+            self._read[name] = {_text(member) for member in found}
+        return self._read[name]
+
+    @cached_property
+    def open(self) -> Counter[str]:
+        """How many runs of each event have not ended; once, as there may be many of both."""
+        return Counter(
+            event
+            for run_id, run in self.runs.items()
+            if run["s"] not in FINAL_STATES
+            for event in self._concerned(run_id, run)
+        )
 
     def _expires(self, key: str) -> bool:
         return int(self.client.ttl(key)) >= 0
@@ -165,9 +180,6 @@ class _Audit:
         for lane, queue in queues.items():
             if not queue:
                 yield f"lane {lane} of {gate} is empty"
-            for run_id in queue:
-                if self.runs.get(run_id, {}).get("lw", "").partition(" ")[2] != lane:
-                    yield f"run {run_id} waits at {gate}, and does not know it"
         noted, really = self._hash(f"{self.root}:l:{gate}").get("w"), sum(map(len, queues.values()))
         if noted != str(really):
             yield f"{really} runs wait at {gate}, which notes {noted}"
@@ -184,11 +196,7 @@ class _Audit:
     def _event(self, key: str) -> Iterator[str]:
         event = key.partition(":e:")[2]
         noted = int(_text(self.client.hget(key, "o") or 0))
-        really = sum(
-            self._concerned(run_id, run).count(event)
-            for run_id, run in self.runs.items()
-            if run["s"] not in FINAL_STATES
-        )
+        really = self.open[event]
         text = f"{self.root}:t:{event}"
         if text not in self.keys:
             yield f"event {event} has lost its text"

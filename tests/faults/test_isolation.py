@@ -170,7 +170,7 @@ def test_a_throttled_subscriber_on_the_queue_of_others(tmp_path: Path, bounded: 
 
     Measured in pairs, with its backlog and without, in turns.
     """
-    backlog, pairs = (1_000, 2) if bounded else (10_000, 6)
+    backlog, pairs = (1_000, 1) if bounded else (10_000, 6)
     found: list[tuple[float, float]] = []
     with open_limits(tmp_path) as limits:
         limits.start_workers(2)

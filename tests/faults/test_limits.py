@@ -199,7 +199,7 @@ def dropped(run: RunRecord, limit: str) -> bool:
 
 def test_rate_limit(limits: Limits, bounded: bool) -> None:
     """Four threads emit as fast as they can: what is let through, and what is dropped, is exact."""
-    rounds = 25 if bounded else 250
+    rounds = 25 if bounded else 100
 
     def emit_some(key: str) -> None:
         for _ in range(rounds):
@@ -232,7 +232,7 @@ def test_rate_limit(limits: Limits, bounded: bool) -> None:
 
 def test_singleton_skip(limits: Limits, bounded: bool) -> None:
     """A run is dropped if there is one of its key, at that moment, and only then."""
-    rounds = 20 if bounded else 200
+    rounds = 20 if bounded else 100
 
     def emit_some(key: str) -> None:
         for _ in range(rounds):
@@ -363,7 +363,7 @@ def test_debounce(limits: Limits, bounded: bool) -> None:
 
 def test_batch(limits: Limits, bounded: bool) -> None:
     """Runs have all the data in order; none is smaller than it could have been."""
-    number = 95 if bounded else 9_995
+    number = 95 if bounded else 1_995
     limits.emit_many("limit/batch", ({"key": "b" if n % 5 == 4 else "a"} for n in range(number)))
     limits.watch()
     handled = {r["run"]: r["numbers"] for r in limits.oracle.read() if r["what"] == "batch"}
@@ -393,7 +393,7 @@ def test_batch(limits: Limits, bounded: bool) -> None:
 
 def test_idempotency(limits: Limits, bounded: bool) -> None:
     """Four threads emit the same values at the same time: the first of each value is executed."""
-    values = [f"v{number}" for number in range(20 if bounded else 1_000)]
+    values = [f"v{number}" for number in range(20 if bounded else 400)]
 
     def emit_all(_: int) -> None:
         limits.emit_many("limit/once", ({"key": value} for value in values))
