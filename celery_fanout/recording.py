@@ -166,7 +166,7 @@ class Recorder:
         sealed = None
         if seal is not None and deliveries:
             sealed = seal([delivery.chain for delivery in deliveries])
-        envelopes = {} if sealed is None else sealed.envelopes
+        envelopes: Mapping[str, tuple[str, str]] = {} if sealed is None else sealed.envelopes
         then_id = ""
         if schedule.then:
             then_id = child_id(key, "then", generation, place=place_of(key, self._ledger.shards))
