@@ -75,8 +75,8 @@ def test_limits_with_a_key_come_first():
     assert found.places == (
         Place(Gate(f"concurrency {SUB} by tenant.id", "acme"), 2),
         Place(Gate(f"singleton {SUB} by id", "7"), 1, kept=True, full="wait"),
-        Place(Gate("concurrency app"), 9),
         Place(Gate(f"concurrency {SUB}"), 5),
+        Place(Gate("concurrency app"), 9),
     )
 
 
