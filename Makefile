@@ -101,6 +101,11 @@ check-dist: $(venv)/.has-check
 docs: $(venv)/.has-docs ## build the documentation into site/
 	$(venv)/bin/zensical build --clean
 
+.PHONY: timelines
+timelines: $(venv)/.has-test ## draw the timelines in the documentation anew, from real runs
+	@scripts/ensure-servers
+	$(python) -m tests.docs.timelines
+
 # --- to begin again ---------------------------------------------------------------------------------------
 
 .PHONY: clean

@@ -22,6 +22,7 @@ from celery_fanout.context import Engine
 from celery_fanout.drafts import draft
 from celery_fanout.exceptions import EmitWhileImporting, InvalidEvent, StoreUnsupported
 from celery_fanout.fanin import fan_in_message, fan_in_of
+from celery_fanout.foretelling import foretell
 from celery_fanout.level2 import Level2
 from celery_fanout.once import once
 from celery_fanout.publication import Publication, deliver
@@ -301,8 +302,7 @@ class Fanout:
         self._load_to_emit()  # in a relay nothing else does, and it would fan out to nobody
         events, then = publication.events, publication.then
         if self._records:
-            level2 = self._level2("emit")
-            return level2.emit(
+            return self._level2("emit").emit(
                 events, delay=publication.delay, expires=publication.expires, then=then
             )
         delay = publication.delay
@@ -351,7 +351,7 @@ class Fanout:
     def explain(self, event: str | BaseModel | Event, data: Any = None) -> list[Explanation]:
         """Return for every subscription why it does or does not match; see :func:`explain`."""
         self.load()
-        return self.registry.explain(draft(self.settings, event, data))
+        return foretell(self.registry, draft(self.settings, event, data), self.level2)
 
 
 @contextmanager

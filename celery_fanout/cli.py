@@ -13,6 +13,7 @@ import click
 
 from celery_fanout.cli_base import command, print_json, print_table
 from celery_fanout.cli_changes import COMMANDS as CHANGES
+from celery_fanout.cli_limits import COMMANDS as LIMITS
 from celery_fanout.cli_runs import COMMANDS as VIEWS
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def fanout(**_: Any) -> None:
     """Events, their subscribers, and their runs."""
 
 
-for _found in (*CHANGES, *VIEWS):
+for _found in (*CHANGES, *LIMITS, *VIEWS):
     fanout.add_command(_found)
 
 
@@ -60,6 +61,8 @@ def _filter_name(subscription: Any) -> str:
 @command
 def subscriptions(fanout: Fanout, as_json: bool) -> None:
     """List what every task subscribes to."""
+    from celery_fanout.admission import limits_of
+
     fanout.load()
     rows = [
         {
@@ -69,6 +72,7 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
             "then": [link["task"] for link in sub.tail],
             "on_failure": sub.on_failure or "",
             "options": dict(sub.options),
+            "limits": list(limits_of(sub)),
             "where": sub.where,
         }
         for sub in fanout.registry
@@ -105,20 +109,33 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
 def explain(fanout: Fanout, name: str, data: str | None, as_json: bool) -> None:
     """Say whom an event would reach, and why.
 
-    DATA is JSON, "-" for standard input, or @FILE. Nothing is published.
+    And of those with flow control what would happen now. DATA is JSON, "-" for standard input, or
+    @FILE. Nothing is published.
     """
     found = fanout.explain(name, _parse(data))
     if as_json:
         print_json(
             [
-                {"subscription": e.subscription.id, "matches": e.matches, "reason": e.reason}
+                {
+                    "subscription": e.subscription.id,
+                    "matches": e.matches,
+                    "reason": e.reason,
+                    "flow": e.flow,
+                }
                 for e in found
             ]
         )
     elif found:
         print_table(
             ["RUNS", "SUBSCRIPTION", "REASON"],
-            [["yes" if e.matches else "no", e.subscription.id, e.reason] for e in found],
+            [
+                [
+                    "yes" if e.matches else "no",
+                    e.subscription.id,
+                    f"{e.reason}; {e.flow}" if e.flow else e.reason,
+                ]
+                for e in found
+            ],
         )
     else:
         click.echo("No task subscribes to an event.")

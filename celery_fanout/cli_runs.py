@@ -208,7 +208,7 @@ def show(fanout: Fanout, id: str, name: str | None, traceback: bool, as_json: bo
 
 def _show_run(fanout: Fanout, run: RunRecord, *, traceback: bool, as_json: bool) -> None:
     from celery_fanout.redaction import redacted_run, redactor_of
-    from celery_fanout.timeline import timeline
+    from celery_fanout.timeline import MAX_EVENTS, timeline
 
     event = fanout.ledger.event(run.event)
     run = redacted_run(run, "" if event is None else event.name, redactor_of(fanout.settings))
@@ -216,10 +216,12 @@ def _show_run(fanout: Fanout, run: RunRecord, *, traceback: bool, as_json: bool)
         print_json(_run_data(run))
         return
     children = [fanout.ledger.run(child) for child in run.detail["children"]]
+    collected = [fanout.ledger.event(key) for key in run.detail.get("events", ())[:MAX_EVENTS]]
     text = timeline(
         run,
         event,
         [child for child in children if child is not None],
+        [event for event in collected if event is not None],
         traceback=traceback,
         now=fanout.ledger.time(),
     )

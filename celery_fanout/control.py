@@ -18,7 +18,8 @@ from celery_fanout.exceptions import (
     WrongKind,
     WrongState,
 )
-from celery_fanout.looking import MAX_BULK, RunReader
+from celery_fanout.limits import LimitControl
+from celery_fanout.looking import MAX_BULK
 from celery_fanout.replaying import begin_again, checkpoints_before, event_of
 from celery_fanout.stores.states import FINAL, RunState
 
@@ -55,7 +56,7 @@ class Bulk:
     problems: Mapping[str, ControlError] = field(default_factory=dict[str, ControlError])
 
 
-class RunControl(RunReader):
+class RunControl(LimitControl):
     """Lists, shows and changes what a ledger has.
 
     Args:
@@ -67,8 +68,7 @@ class RunControl(RunReader):
     def __init__(
         self, ledger: Ledger, registry: Registry, wake: Callable[[Sequence[str]], None]
     ) -> None:
-        super().__init__(ledger)
-        self._registry = registry
+        super().__init__(ledger, registry)
         self._wake = wake
 
     # -- one ------------------------------------------------------------------------------------

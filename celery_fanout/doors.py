@@ -183,6 +183,8 @@ def explain(
 ) -> list[Explanation]:
     """Say for every subscription of the app whether and why an event would reach it.
 
+    And for those with flow control what would happen to the run now. Nothing is changed.
+
     Args:
         event: an event name, a typed event, or an :class:`Event`.
         data: its data, for filters.

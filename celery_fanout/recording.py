@@ -15,13 +15,12 @@ from celery_fanout.exceptions import EmitError, StoreUnavailable
 from celery_fanout.failpoints import hit
 from celery_fanout.ids import child_id, event_key, place_in, place_of
 from celery_fanout.jsondata import encode
-from celery_fanout.sealing import Sealed
 from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.states import RunState
 from celery_fanout.tracing import current_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from celery_fanout.canvas import FrozenChain
     from celery_fanout.emission import Emission
@@ -167,7 +166,7 @@ class Recorder:
         sealed = None
         if seal is not None and deliveries:
             sealed = seal([delivery.chain for delivery in deliveries])
-        sealed = sealed or Sealed({}, {})
+        envelopes: Mapping[str, tuple[str, str]] = {} if sealed is None else sealed.envelopes
         then_id = ""
         if schedule.then:
             then_id = child_id(key, "then", generation, place=place_of(key, self._ledger.shards))
@@ -176,13 +175,13 @@ class Recorder:
             name=event.name,
             attributes=encode(event.attributes()),
             data=encode(event.data),
-            runs=[self._run(event, delivery.chain, sealed) for delivery in deliveries],
+            runs=[self._run(event, delivery.chain, envelopes) for delivery in deliveries],
             generation=generation,
             resume_at=schedule.resume_at,
             expires_at=schedule.expires_at,
             then_id=then_id,
             then_message=schedule.then,
-            messages=sealed.messages,
+            messages={} if sealed is None else sealed.messages,
             trace=current_trace(),
         )
 
@@ -190,7 +189,9 @@ class Recorder:
         shards = self._ledger.shards
         return None if shards == 1 else place_of(event_key(event.name, event.id), shards)
 
-    def _run(self, event: Event, chain: FrozenChain, sealed: Sealed) -> NewRun:
+    def _run(
+        self, event: Event, chain: FrozenChain, envelopes: Mapping[str, tuple[str, str]]
+    ) -> NewRun:
         sub = chain.subscription
         return NewRun(
             id=chain.run_id,
@@ -198,7 +199,7 @@ class Recorder:
             queue=self._publisher.queue_of(sub),
             cancel_on=sub.cancels(event),
             flow=chain.flow,
-            envelope=sealed.envelopes.get(chain.run_id),
+            envelope=envelopes.get(chain.run_id),
         )
 
     def _publish(

@@ -91,11 +91,14 @@ class Explanation:
         subscription: the subscription.
         matches: whether it does.
         reason: why, in words.
+        flow: what flow control would do with its run now, in words; ``""`` if it has no limits, or
+            does not match.
     """
 
     subscription: Subscription
     matches: bool
     reason: str
+    flow: str = ""
 
 
 class Registry:

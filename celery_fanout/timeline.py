@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import EventRecord, RunRecord
 
 __all__ = [
+    "MAX_EVENTS",
     "age",
     "describe_event",
+    "gated",
     "happenings",
     "moment",
     "step_name",
@@ -30,6 +32,15 @@ MAX_VALUE = 100
 
 #: How many children of a kind are shown one by one.
 MAX_CHILDREN = 20
+
+#: How many events of a run that collected them are shown one by one.
+MAX_EVENTS = 20
+
+#: Kinds of limits whose runs collect events.
+COLLECTING = ("debounce", "batch")
+
+#: Kinds of limits for which runs wait.
+LIMITING = ("concurrency", "singleton", "throttle")
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
@@ -72,10 +83,23 @@ def describe_event(event: EventRecord) -> str:
     return "\n".join([*lines, _line("runs", count)])
 
 
+def gated(run: RunRecord, now: float | None) -> str:
+    """Return what a gated run waits for, and since when."""
+    held = "" if now is None else f", for {age(max(0.0, now - run.updated))}"
+    since = f"since {moment(run.updated)}{held}"
+    if run.reason.partition(" ")[0] in COLLECTING:
+        until = f", {_until(run.due, now)}" if run.due else ""
+        return f"{run.reason} collects events{until}"
+    if run.reason.partition(" ")[0] not in LIMITING:
+        return f"for its subscription to be resumed, {since}"
+    return f"for {run.reason}, {since}"
+
+
 def timeline(
     run: RunRecord,
     event: EventRecord | None,
     children: Sequence[RunRecord] = (),
+    events: Sequence[EventRecord] = (),
     *,
     traceback: bool = False,
     now: float | None = None,
@@ -86,10 +110,11 @@ def timeline(
         run: the run, with its detail.
         event: its event, if the ledger still has it.
         children: the runs that it asked for.
+        events: those of the events that it collected that are shown one by one.
         traceback: whether to add the traceback of a dead letter.
         now: the POSIX time, for what is still to come.
     """
-    rows = happenings(run, children, now=now)
+    rows = happenings(run, children, events, now=now)
     width = max(len(offset) for offset, _ in rows)
     lines = [*_head(run, event, now), "", f"{moment(run.created)} UTC"]
     lines += [f"  {offset:<{width}}  {text}" for offset, text in rows]
@@ -97,7 +122,11 @@ def timeline(
 
 
 def happenings(
-    run: RunRecord, children: Sequence[RunRecord] = (), *, now: float | None = None
+    run: RunRecord,
+    children: Sequence[RunRecord] = (),
+    events: Sequence[EventRecord] = (),
+    *,
+    now: float | None = None,
 ) -> list[tuple[str, str]]:
     """Return what a run did, in the order of time: how long after its beginning, and what.
 
@@ -105,6 +134,7 @@ def happenings(
     """
     rows = [
         (run.created, RECORDED, "recorded"),
+        *_collected(run, events),
         *_executions(run),
         *_steps(run, now),
         *_children(children),
@@ -150,6 +180,8 @@ def _head(run: RunRecord, event: EventRecord | None, now: float | None) -> list[
     waiting = (RunState.SUSPENDED, RunState.RETRYING)
     if run.state is RunState.SUSPENDED and run.reason in ("invoke", "parallel"):
         lines.append(_line("waits", "for its child runs"))
+    elif run.state is RunState.GATED:
+        lines.append(_line("waits", gated(run, now)))
     elif run.state in waiting or (run.state is RunState.PENDING and now and (run.due or 0) > now):
         lines.append(_line("waits", _until(run.due, now)))
     if run.worker and run.state not in FINAL:
@@ -166,6 +198,18 @@ def _head(run: RunRecord, event: EventRecord | None, now: float | None) -> list[
 
 def _many(count: int, one: str, several: str = "") -> str:
     return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
+def _collected(run: RunRecord, events: Sequence[EventRecord]) -> list[Row]:
+    """Return the events of a run that collects them, and how many more it has."""
+    rows = [
+        (event.created, RECORDED, f"  event  {event.name}  {json.loads(event.attributes)['id']}")
+        for event in events
+    ]
+    more = len(run.detail.get("events", ())) - len(events)
+    if rows and more:
+        rows.append((events[-1].created, RECORDED, f"  and {_many(more, 'event')} more"))
+    return rows
 
 
 def _executions(run: RunRecord) -> list[Row]:

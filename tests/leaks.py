@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class _Audit:
     def __init__(self, client: redis.Redis, root: str) -> None:
         self.client: Any = client
         self.root = root
+        self._read: dict[str, set[str]] = {}
         self.keys = {_text(key) for key in self.client.scan_iter(f"{root}:*", count=1000)}
         self.due = self._members("due")
         self.runs = {
@@ -60,7 +62,20 @@ class _Audit:
         return {_text(field): _text(value) for field, value in self.client.hgetall(key).items()}
 
     def _members(self, name: str) -> set[str]:
-        return {_text(member) for member in self.client.zrange(f"{self.root}:{name}", 0, -1)}
+        if name not in self._read:
+            found = self.client.zrange(f"{self.root}:{name}", 0, -1)
+            self._read[name] = {_text(member) for member in found}
+        return self._read[name]
+
+    @cached_property
+    def open(self) -> Counter[str]:
+        """How many runs of each event have not ended; once, as there may be many of both."""
+        return Counter(
+            event
+            for run_id, run in self.runs.items()
+            if run["s"] not in FINAL_STATES
+            for event in self._concerned(run_id, run)
+        )
 
     def _expires(self, key: str) -> bool:
         return int(self.client.ttl(key)) >= 0
@@ -120,9 +135,8 @@ class _Audit:
                 yield f"{name}, was admitted, and has no place at {gate}"
             if holds and not run.get("la") and mode.endswith("-w"):
                 yield f"{name}, was not admitted, and has a place at {gate}"
-            where, _, lane = run.get("lw", "").partition(" ")
-            if where == spot and run_id not in self._members(f"lq:{gate}:{lane}"):
-                yield f"{name}, and does not wait at {gate}"
+        if "lw" in run and run_id not in self._members(f"lq:{run['lw']}"):
+            yield f"{name}, and is not in its lane {run['lw']}"
         if (run.get("lw") or run.get("co")) and not gated:
             yield f"{name}, and waits"
         if run.get("la") and (final or gated):
@@ -152,6 +166,8 @@ class _Audit:
                 yield f"{key} has a run {run_id} without a record"
         elif kind == "lr":
             yield from self._lanes(gate)
+        elif kind == "lq":
+            yield from self._lane(gate)
         elif kind == "lc":
             run_id = _text(self.client.get(key))
             if self.runs.get(run_id, {}).get("co") != gate:
@@ -160,25 +176,27 @@ class _Audit:
     def _lanes(self, gate: str) -> Iterator[str]:
         """What is noted of those who wait at a gate."""
         lanes = self._members(f"lr:{gate}")
-        queues = {lane: self._members(f"lq:{gate}:{lane}") for lane in lanes}
+        queues = {lane: self._members(f"lq:{lane}") for lane in lanes}
         for lane, queue in queues.items():
             if not queue:
                 yield f"lane {lane} of {gate} is empty"
-            for run_id in queue:
-                if self.runs.get(run_id, {}).get("lw", "").partition(" ")[2] != lane:
-                    yield f"run {run_id} waits at {gate}, and does not know it"
         noted, really = self._hash(f"{self.root}:l:{gate}").get("w"), sum(map(len, queues.values()))
         if noted != str(really):
             yield f"{really} runs wait at {gate}, which notes {noted}"
 
+    def _lane(self, lane: str) -> Iterator[str]:
+        """What is noted of those who wait in a lane."""
+        gate = self._hash(f"{self.root}:lanes").get(lane, "")
+        if lane not in self._members(f"lr:{gate}"):
+            yield f"lane {lane} waits nowhere; lanes has {gate!r}"
+        for run_id in sorted(self._members(f"lq:{lane}")):
+            if self.runs.get(run_id, {}).get("lw") != lane:
+                yield f"lane {lane} has run {run_id}, which contradicts"
+
     def _event(self, key: str) -> Iterator[str]:
         event = key.partition(":e:")[2]
         noted = int(_text(self.client.hget(key, "o") or 0))
-        really = sum(
-            self._concerned(run_id, run).count(event)
-            for run_id, run in self.runs.items()
-            if run["s"] not in FINAL_STATES
-        )
+        really = self.open[event]
         text = f"{self.root}:t:{event}"
         if text not in self.keys:
             yield f"event {event} has lost its text"

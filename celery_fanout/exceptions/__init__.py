@@ -39,6 +39,8 @@
           │    ├── ReplayContended
           │    ├── UnknownSubscription (LookupError)
           │    ├── UnknownStep (LookupError)
+          │    ├── UnknownLimit (LookupError)
+          │    ├── LimitNotTuned (ValueError)
           │    └── TooMany
           ├── EmissionTimeout (celery.exceptions.TimeoutError)
           ├── StoreUnavailable (Ignore)
@@ -82,9 +84,11 @@ from celery_fanout.exceptions.configuration import (
 from celery_fanout.exceptions.control import (
     ControlError,
     EventNotFound,
+    LimitNotTuned,
     ReplayContended,
     RunNotFound,
     TooMany,
+    UnknownLimit,
     UnknownStep,
     UnknownSubscription,
     WrongKind,
@@ -166,6 +170,7 @@ __all__ = [
     "InvalidStep",
     "InvalidSubscription",
     "InvalidWebhook",
+    "LimitNotTuned",
     "NestedStep",
     "NoApp",
     "NoCommitToWaitFor",
@@ -194,6 +199,7 @@ __all__ = [
     "SwallowedSuspensionWarning",
     "TooMany",
     "TransactionError",
+    "UnknownLimit",
     "UnknownSetting",
     "UnknownStep",
     "UnknownSubscription",

@@ -146,6 +146,43 @@ class UnknownStep(ControlError, LookupError):
         return f"The run {self.run_id} has no stored step {self.step!r}. It has: {have}."
 
 
+class UnknownLimit(ControlError, LookupError):
+    """No limit has this name.
+
+    Args:
+        limit: what was asked for.
+        nearest: the name that looks most like it, or an empty string.
+    """
+
+    def __init__(self, limit: str, nearest: str = "") -> None:
+        super().__init__(limit, nearest)
+        self.limit = limit
+        self.nearest = nearest
+
+    def __str__(self) -> str:
+        hint = f"Did you mean {self.nearest!r}?" if self.nearest else "See fanout limits."
+        return f"There is no limit {self.limit!r}. {hint}"
+
+
+class LimitNotTuned(ControlError, ValueError):
+    """A limit cannot be changed so at run time.
+
+    Args:
+        limit: its name.
+        problem: what is wrong.
+        remedy: what to do instead.
+    """
+
+    def __init__(self, limit: str, problem: str, remedy: str) -> None:
+        super().__init__(limit, problem, remedy)
+        self.limit = limit
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"The limit {self.limit!r} cannot be changed: {self.problem}. {self.remedy}"
+
+
 class TooMany(ControlError):
     """A change by filter would reach more runs than the cap.
 

@@ -429,8 +429,7 @@ class Admissions:
                     if other.id not in before or before[other.id].waits_at != gate:
                         continue
                     if was is not None and was.waits_at == gate:
-                        # one that asks for more may have moved on, and come back
-                        alike = len(other.limits) == 1 and other.lane == was.lane
+                        alike = other.lane == was.lane
                         assert not alike or run.rank < other.rank, (run.id, other.id, "order")
                     elif (was is None or not was.waits_at) and (
                         name in ("record", "claim") and not self.ended(before)
@@ -482,10 +481,7 @@ class Admissions:
             if not run.waits_at or any(self.is_full(run, place) for place in run.flow.places):
                 continue
             throttle = None if run.charged else run.flow.throttle
-            if throttle is None:
-                assert next_due is not None, (run.id, "idle")
-                assert next_due <= self.clock.now + 1e-6, (run.id, "idle")
-                continue
+            assert throttle is not None, (run.id, "idle")
             most = self.at_most(throttle)
             latest = self.clock.now + throttle.per / max(1, most) + 1e-3
             assert most == 0 or (next_due is not None and next_due <= latest), (run.id, "no timer")

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
+
+import pytest
 
 from celery_fanout import emit_many, get_fanout
 from celery_fanout.stores.states import RunState
 from tests.faults.conftest import Jobs
 from tests.faults.jobs import LIMIT
+from tests.faults.limiting import Limits, open_limits
 from tests.processes import wait_until
 
 S = RunState
@@ -124,3 +128,78 @@ def test_a_limited_subscriber_on_the_queue_of_others(jobs: Jobs) -> None:
     counts = jobs.check(timeout=60)
     assert sum(counts.values()) == backlog + 5
     assert jobs.counts()["body"] == 5
+
+
+# --- flow control ---------------------------------------------------------------------------------
+
+#: By how much a throttled subscriber's backlog may change latency and throughput of the others.
+TENTH = 1.1
+
+#: How many runs there are in a measurement of throughput.
+RUNS = 200
+
+
+def wait_and_rate(limits: Limits) -> tuple[float, float]:
+    """Return the latency of a run in seconds, the median, and how many are executed in a second."""
+    waits = []
+    for n in range(2 * PROBES):
+        begun = time.monotonic()
+        run = limits.emit("slow/beside", {"n": n}).runs[0]
+        waits.append(run.get(timeout=60) - begun)
+    begun = time.monotonic()
+    emissions = limits.emit_many("slow/beside", [{}] * RUNS)
+    last = max(emission.runs[0].get(timeout=60) for emission in emissions)
+    return median(waits), RUNS / (last - begun)
+
+
+def beside_a_backlog(limits: Limits, backlog: int) -> tuple[float, float]:
+    """Return the same while another subscriber, with one start in a second, has a backlog."""
+    waiting = [emission.runs[0].id for emission in limits.emit_many("slow/one", [{}] * backlog)]
+    found = wait_and_rate(limits)
+    with limits.store.client(1) as broker:
+        assert broker.llen("celery") <= 2, "a run that waits has a message"
+    assert limits.ledger.counts()[S.GATED] > backlog // 2
+    for first in range(0, backlog, 1_000):
+        limits.ledger.cancel(waiting[first : first + 1_000], "enough")
+    return found
+
+
+@pytest.mark.timeout(1800)
+def test_a_throttled_subscriber_on_the_queue_of_others(tmp_path: Path, bounded: bool) -> None:
+    """They do not notice: what waits is in the ledger, not in the broker and not in a worker.
+
+    Measured in pairs, with its backlog and without, in turns.
+    """
+    backlog, pairs = (1_000, 1) if bounded else (10_000, 6)
+    found: list[tuple[float, float]] = []
+    with open_limits(tmp_path) as limits:
+        limits.start_workers(2)
+        wait_and_rate(limits)
+        for _ in range(1 if bounded else ROUNDS):
+            quiet, noisy = [], []
+            for pair in range(pairs):
+                for beside in (pair % 2 == 0, pair % 2 == 1):
+                    if beside:
+                        noisy.append(beside_a_backlog(limits, backlog))
+                    else:
+                        quiet.append(wait_and_rate(limits))
+            found.append(
+                (
+                    median(wait for wait, _ in noisy) / median(wait for wait, _ in quiet),
+                    median(rate for _, rate in quiet) / median(rate for _, rate in noisy),
+                )
+            )
+            print(  # noqa: T201 - make test-faults ARGS=-s shows it
+                f"beside a backlog of {backlog}: latency x {found[-1][0]:.2f}, "
+                f"throughput / {found[-1][1]:.2f}"
+            )
+            if max(found[-1]) <= TENTH:
+                break
+        begun = sorted(run.begun for run in limits.executions("slow"))
+        assert len(begun) <= 1 + begun[-1] - begun[0] + 1
+        counts = limits.check(timeout=120)
+        assert sum(counts.values()) == len(limits.emissions)
+        assert counts[S.SUCCEEDED] == len(limits.emissions) - counts[S.CANCELLED]
+    assert bounded or max(found[-1]) <= TENTH, (
+        found
+    )  # whoever shares a machine's cores shares latency

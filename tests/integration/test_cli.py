@@ -74,6 +74,7 @@ def test_subscriptions(shop):
         "then": ["shop.notify"],
         "on_failure": "shop.notify",
         "options": {},
+        "limits": [],
     }
 
 

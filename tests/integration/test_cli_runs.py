@@ -58,6 +58,8 @@ COMMANDS = [
     *(["events"], ["runs"], ["dead-letters"], ["show", "r-12345"], ["cancel", "r-12345"]),
     *(["retry", "r-12345"], ["replay", "e-1"], ["rerun", "r-12345", "--from", "label"]),
     *(["pause", SHIP], ["resume", SHIP], ["pause"], ["cancel", "--state", "running"]),
+    *(["limits"], ["limits", "concurrency app"], ["limits", "concurrency app", "--set", "1"]),
+    ["limits", "concurrency app", "--reset"],
 ]
 
 

@@ -30,6 +30,7 @@ from celery_fanout.exceptions import (
     InvalidStep,
     InvalidSubscription,
     InvalidWebhook,
+    LimitNotTuned,
     NestedStep,
     NoApp,
     NoCommitToWaitFor,
@@ -51,6 +52,7 @@ from celery_fanout.exceptions import (
     Superseded,
     TooMany,
     TransactionError,
+    UnknownLimit,
     UnknownSetting,
     UnknownStep,
     UnknownSubscription,
@@ -123,6 +125,15 @@ MESSAGES = [
         "The run r-1 has no stored step 'x'. It has: 'a', 'b'.",
     ),
     (UnknownStep("r-1", "x", []), "The run r-1 has no stored step 'x'. It has: none."),
+    (
+        UnknownLimit("concurrency ap", "concurrency app"),
+        "There is no limit 'concurrency ap'. Did you mean 'concurrency app'?",
+    ),
+    (UnknownLimit("x"), "There is no limit 'x'. See fanout limits."),
+    (
+        LimitNotTuned("concurrency app", "-1 is no number of runs", "Use 0 or more."),
+        ("The limit 'concurrency app' cannot be changed: -1 is no number of runs. Use 0 or more."),
+    ),
     (
         TooMany(1001, 1000),
         (

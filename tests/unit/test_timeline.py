@@ -6,6 +6,7 @@ from textwrap import dedent
 import pytest
 
 from celery_fanout.stores import Checkpoint, field_of
+from celery_fanout.stores.flow import Collect, Flow, Gate, Place, Rate
 from celery_fanout.stores.ledger import EventRecord, NewEvent, NewRun, RunRecord
 from celery_fanout.stores.memory_ledger import MemoryLedger
 from celery_fanout.stores.states import RunState as S
@@ -264,3 +265,64 @@ def test_age(seconds, text):
 def test_moment():
     assert moment(0) == "1970-01-01 00:00:00"
     assert moment(None) == ""
+
+
+def flow_event(ledger, id, run, flow):
+    """Record an event with a run that has a flow; returns its key and the id of its run."""
+    attributes = json.dumps({"id": id, "type": "order/paid"})
+    new = NewEvent(f"key-{id}", "order/paid", attributes, "{}", [NewRun(run, SHIP, flow=flow)])
+    [recorded] = ledger.record([new])
+    return new.key, recorded.runs[0][0]
+
+
+def shown(desk, run):
+    record = desk.ledger.run(run)
+    events = [desk.ledger.event(key) for key in record.detail["events"][:2]]
+    return timeline(record, desk.ledger.event(record.event), (), events, now=desk.clock.now)
+
+
+def test_a_run_that_waits_for_its_place(desk):
+    gate = Gate(f"concurrency {SHIP}")
+    flow = Flow(places=(Place(gate, 1),))
+    flow_event(desk.ledger, "o-1", "first", flow)
+    flow_event(desk.ledger, "o-2", "second", flow)
+    desk.clock.advance(65)
+    lines = desk.text("second").splitlines()
+    assert f"state          gated (concurrency {SHIP})" in lines
+    assert (
+        f"waits          for concurrency {SHIP}, since 2027-01-15 08:00:00, for 1 min 5 s"
+    ) in lines
+
+
+def test_a_run_that_was_dropped(desk):
+    flow = Flow(rate_limit=Rate(Gate(f"rate_limit {SHIP}"), 1, 60))
+    flow_event(desk.ledger, "o-1", "first", flow)
+    flow_event(desk.ledger, "o-2", "second", flow)
+    assert f"state          cancelled (dropped: rate_limit {SHIP})" in desk.text("second").split(
+        "\n"
+    )
+    assert desk.text("second").endswith(f"+0 ms  cancelled (dropped: rate_limit {SHIP})")
+
+
+def test_a_run_that_collects_events(desk):
+    flow = Flow(collect=Collect(Gate(f"batch {SHIP}"), "batch", 30, max_size=10))
+    keys = []
+    for number in range(1, 4):
+        key, run = flow_event(desk.ledger, f"o-{number}", f"run-{number}", flow)
+        assert run == "run-1"
+        keys.append(key)
+        desk.clock.advance(2)
+    lines = shown(desk, "run-1").splitlines()
+    assert (
+        f"waits          batch {SHIP} collects events, until 2027-01-15 08:00:30, in 24.0 s"
+        in lines
+    )
+    assert lines[-4:] == [
+        "  +0 ms    recorded",
+        "  +0 ms      event  order/paid  o-1",
+        "  +2.00 s    event  order/paid  o-2",
+        "  +2.00 s    and 1 event more",
+    ]
+    for key in keys:  # from each of them one finds the run
+        assert [run.id for run in desk.ledger.runs(event=key)] == ["run-1"]
+        assert "runs           1, 1 open" in describe_event(desk.ledger.event(key)).splitlines()

@@ -27,7 +27,7 @@ from celery_fanout.exceptions import EventNotFound, RunNotFound
 from celery_fanout.redaction import redacted_run
 from celery_fanout.stores import Checkpoint
 from celery_fanout.stores.states import FINAL, RunState
-from celery_fanout.timeline import happenings, step_name, task_of
+from celery_fanout.timeline import gated, happenings, step_name, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +43,9 @@ __all__ = ["RunAdmin", "run_rows"]
 
 #: How many child runs are listed with a run.
 MAX_CHILDREN = 100
+
+#: How many events that a run collected are listed with it.
+MAX_EVENTS = 100
 
 #: How much of an error stands in a table.
 MAX_ERROR = 120
@@ -204,6 +207,8 @@ class RunAdmin(LedgerAdmin):
         run = redacted_run(record, name, redact, texts=texts)
         ids = list(run.detail["children"])
         children = _existing(control, ids[:MAX_CHILDREN])
+        keys = list(run.detail.get("events", ()))
+        collected = _events(control, keys[:MAX_EVENTS])
         now = fanout.ledger.time()
         waits = run.state in (RunState.SUSPENDED, RunState.RETRYING) or (
             run.state is RunState.PENDING and (run.due or 0) > now
@@ -221,8 +226,13 @@ class RunAdmin(LedgerAdmin):
                 (_("Ended"), when(run.finished)),
                 (_("Waits until"), when(run.due) if waits else None),
             ],
+            "waits_for": gated(run, now) if run.state is RunState.GATED else "",
             "holder": "" if run.state in FINAL else run.worker,
             "timeline": happenings(run, children, now=now),
+            "events": [
+                {"record": event, "id": json.loads(event.attributes)["id"]} for event in collected
+            ],
+            "more_events": len(keys) - len(keys[:MAX_EVENTS]),
             "steps": _steps(run, texts=texts),
             "attempts": [
                 {
@@ -251,6 +261,14 @@ def _existing(control: RunControl, ids: Sequence[str]) -> list[RunRecord]:
             found.append(control.get(id_))
         except RunNotFound:  # noqa: PERF203 - it has expired
             continue
+    return found
+
+
+def _events(control: RunControl, keys: Sequence[str]) -> list[EventRecord]:
+    found: list[EventRecord] = []
+    for key in keys:
+        with contextlib.suppress(EventNotFound):  # it has expired
+            found.append(control.event(key))
     return found
 
 

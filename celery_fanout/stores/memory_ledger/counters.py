@@ -8,6 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.stores.flow import Collect, Gate, Once, Rate
+from celery_fanout.stores.memory_ledger.rows import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,7 @@ class Counter:
         burst: likewise.
         used: when it was last used.
         holders: runs that have a place, and since when.
-        lanes: runs that wait, those of each lane in their order; the first lane has its turn next.
+        lanes: that wait here; the first has its turn next.
         tat: of a throttle: when it would be idle ("theoretical arrival time").
         timer: when to let in who waits.
         times: of what a rate limit has let through.
@@ -45,9 +46,7 @@ class Counter:
     burst: int = 0
     used: float = 0.0
     holders: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
-    lanes: dict[str, list[tuple[int, int, str]]] = dataclasses.field(
-        default_factory=dict[str, list[tuple[int, int, str]]]
-    )
+    lanes: dict[str, Lane] = dataclasses.field(default_factory=dict[str, Lane])
     tat: float = 0.0
     timer: float | None = None
     times: list[float] = dataclasses.field(default_factory=list[float])
@@ -57,7 +56,7 @@ class Counter:
     @property
     def waiting(self) -> list[str]:
         """The runs that wait, lane by lane."""
-        return [run_id for lane in self.lanes.values() for _, _, run_id in lane]
+        return [run_id for lane in self.lanes.values() for _, _, run_id in lane.runs]
 
 
 class Counters:

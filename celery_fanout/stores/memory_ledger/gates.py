@@ -8,14 +8,15 @@ from __future__ import annotations
 from bisect import insort
 from typing import TYPE_CHECKING
 
-from celery_fanout.stores.flow import Place, Rate
+from celery_fanout.stores.flow import Rate
 from celery_fanout.stores.memory_ledger.counters import TINY, Counters
+from celery_fanout.stores.memory_ledger.rows import Lane
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery_fanout.stores.flow import Flow
+    from celery_fanout.stores.flow import Flow, Place
     from celery_fanout.stores.memory_ledger.counters import Counter
     from celery_fanout.stores.memory_ledger.rows import Event, Row
     from celery_fanout.stores.records import LedgerRules
@@ -48,6 +49,7 @@ class Gates(Counters):
         self.events: dict[str, Event] = {}
         self.paused: dict[str, float] = {}
         self.woken: list[str] = []
+        self.lanes: dict[str, Lane] = {}
         self.orders = 0
 
     def enter(self, row: Row, to: RunState, due: float | None) -> None:
@@ -68,42 +70,50 @@ class Gates(Counters):
             self._let_in(row, self.now)
             return True
         self._wait(row, refused)
-        if isinstance(refused, Place) and not self.is_full(refused):
-            # who was first there waits elsewhere: this one may need less
-            self.counters[refused.gate.id].timer = self.now
         return False
 
     def _is_held_back(self, row: Row) -> bool:
         """Whether its subscription is paused; then it waits for that, and at no gate."""
         if row.subscription not in self.paused:
             return False
-        self._give_up(row)
+        self._leave(row)
         row.reason = ""
         self.enter(row, RunState.GATED, row.timeout)
         return True
 
-    def refusal(
-        self, flow: Flow, row: Row | None = None, *, first: bool = False
-    ) -> Place | Rate | None:
-        """Return the first limit that does not let a run start; nobody is overtaken.
+    def refusal(self, flow: Flow, row: Row | None = None, pumped: str = "") -> Place | Rate | None:
+        """Return the first limit that does not let a run start.
+
+        An arrival overtakes nobody. The next run of a lane takes what is free at other gates,
+        though others wait there: a gate that has room, and at which somebody waits, has it since
+        this change began, and is pumped in it too. But it takes nobody's turn of a throttle, which
+        may have been free for longer.
 
         Args:
             flow: of the run.
             row: the run; ``None`` for one that is only thought of.
-            first: it is the next one at a gate, and may pass by those who wait.
+            pumped: id of the gate at which the run is the next.
         """
-        for place in flow.places:
-            counter = self.peek(place.gate)
-            if row is not None and row.id in counter.holders:
-                continue
-            if self.is_full(place) or (counter.lanes and not first):
-                return place
-        throttle = flow.throttle
-        if throttle is None or (row is not None and row.charged):
-            return None
-        start = self.next_start(throttle)
-        queue = self.peek(throttle.gate).lanes and not first
-        return throttle if start is None or start > self.now + TINY or queue else None
+        for limit in self._needs(flow, row):
+            others = bool(self.peek(limit.gate).lanes) and limit.gate.id != pumped
+            if isinstance(limit, Rate):
+                start = self.next_start(limit)
+                if start is None or start > self.now + TINY or others:
+                    return limit
+            elif self.is_full(limit) or (others and not pumped):
+                return limit
+        return None
+
+    def _needs(self, flow: Flow, row: Row | None) -> list[Place | Rate]:
+        """Return the limits that a run has still to pass, in their order."""
+        places = [
+            place
+            for place in flow.places
+            if row is None or row.id not in self.peek(place.gate).holders
+        ]
+        if flow.throttle is None or (row is not None and row.charged):
+            return [*places]
+        return [*places, flow.throttle]
 
     def _let_in(self, row: Row, earliest: float) -> None:
         """Take all that a run needs, at once; a throttle counts from ``earliest``."""
@@ -118,111 +128,78 @@ class Gates(Counters):
         row.admitted = True
 
     def _wait(self, row: Row, at: Place | Rate) -> None:
-        """Have a run wait at a gate, in its lane and by its number."""
-        moves = bool(row.gate)
-        self._leave(row)
+        """Have a run wait in its lane: at a gate, or where those before it wait already."""
+        needs = [limit.gate.id for limit in self._needs(row.flow, row)]
+        key = " ".join([*needs, row.flow.lane])
+        if key not in self.lanes:
+            self.lanes[key] = Lane(key, at.gate)
+            self._park(self.lanes[key], at)
+        row.lane = self.lanes[key]
+        insort(row.lane.runs, row.rank)
+        self.enter(row, RunState.GATED, row.timeout)
+
+    def _park(self, lane: Lane, at: Place | Rate) -> None:
+        """Have a lane wait at a gate, where it is the last of the round."""
+        lane.gate = at.gate
         counter = self.counter(at)
-        row.lane = " ".join([row.flow.lane, *(limit.gate.id for limit in self._needs(row))])
-        insort(counter.lanes.setdefault(row.lane, []), row.rank)
-        row.gate, row.reason = at.gate.id, at.gate.limit
+        counter.lanes[lane.key] = lane
         if counter.timer is None and isinstance(at, Rate):
             self._set_timer(counter, at)
-        if not moves:  # else it has waited as long as it had
-            self.enter(row, RunState.GATED, row.timeout)
 
-    def _needs(self, row: Row) -> Iterator[Place | Rate]:
-        """Yield what a run that waits does not have yet."""
-        for limit in row.limits:
-            has = (
-                row.charged if isinstance(limit, Rate) else row.id in self.peek(limit.gate).holders
-            )
-            if not has:
-                yield limit
-
-    def _set_timer(self, counter: Counter, throttle: Rate, earliest: float = 0.0) -> None:
+    def _set_timer(self, counter: Counter, throttle: Rate) -> None:
         self.keep_up(throttle)
         start = self.next_start(throttle)
-        counter.timer = None if start is None else max(start, self.now, earliest)
+        counter.timer = None if start is None else max(start, self.now)
 
     def _leave(self, row: Row) -> None:
         """Take a run out of its lane."""
-        if not row.gate:
+        if row.lane is None:
             return
-        counter = self.counters[row.gate]
-        row.gate = ""
-        counter.lanes[row.lane].remove(row.rank)
-        if not counter.lanes[row.lane]:
-            del counter.lanes[row.lane]
+        lane, row.lane = row.lane, None
+        lane.runs.remove(row.rank)
+        if not lane.runs:
+            self._unpark(lane)
+            del self.lanes[lane.key]
+
+    def _unpark(self, lane: Lane) -> None:
+        """Have a lane wait no more at its gate."""
+        counter = self.counters[lane.gate.id]
+        del counter.lanes[lane.key]
         if not counter.lanes:
             counter.timer = None
-
-    def _give_up(self, row: Row) -> None:
-        """Take a run out of its lane that does not start.
-
-        Those behind it may have left it room at gates that it did not get to: these look again.
-        """
-        if not row.gate:
-            return
-        self._leave(row)
-        for limit in row.limits:
-            counter = self.counters.get(limit.gate.id)
-            if counter is not None and counter.lanes:
-                counter.timer = self.now
 
     def pump(self, counter: Counter) -> None:
         """Let in who waits at a gate, while there is room.
 
-        At other gates they take what is free though somebody waits there: who waits at a gate that
-        has room waits for something else. Those whom another gate refuses go and wait there, but
-        of a lane no more than there is room for here: they have the same needs, and a long lane
-        would wander from gate to gate otherwise.
+        All runs of a lane need the same, so what another gate refuses the first of them it refuses
+        them all: the lane waits there from now on.
         """
         counter.timer = None
-        moved: dict[str, int] = {}
-        passed = 0
         for _ in range(TRIES):
             if not counter.lanes:
                 return
-            lane = next(iter(counter.lanes))
-            row = self.rows[counter.lanes[lane][0][2]]
-            here = next(limit for limit in row.limits if limit.gate.id == counter.gate.id)
-            if lane in moved and moved[lane] >= self._room(here):
-                self._rotate(counter, lane)
-                passed += 1
-                if passed >= len(counter.lanes):
-                    if isinstance(here, Rate):
-                        self._set_timer(counter, here, self.now + (self.interval(here) or 0.0))
-                    return
-            elif not self._is_held_back(row):
-                passed = 0
-                refused = self.refusal(row.flow, row, first=True)
-                if refused is here:
-                    if isinstance(here, Rate):
-                        self._set_timer(counter, here)
-                    return
-                self._go_on(row, counter, refused)
-                moved[lane] = moved.get(lane, 0) + (refused is not None)
-                self._rotate(counter, lane)
+            lane = next(iter(counter.lanes.values()))
+            row = self.rows[lane.runs[0][2]]
+            if self._is_held_back(row):
+                continue
+            refused = self.refusal(row.flow, row, counter.gate.id)
+            if refused is None:
+                self._start_waiting(row, counter, lane)
+            elif refused.gate.id != counter.gate.id:
+                self._unpark(lane)
+                self._park(lane, refused)
+            else:
+                if isinstance(refused, Rate):
+                    self._set_timer(counter, refused)
+                return
         if counter.lanes:
             counter.timer = self.now
 
-    def _room(self, limit: Place | Rate) -> int:
-        """Return how many may start at once at a gate."""
-        if isinstance(limit, Rate):
-            return limit.burst + 1
-        return self.at_most(limit) - len(self.peek(limit.gate).holders)
-
-    def _rotate(self, counter: Counter, lane: str) -> None:
-        """Give a lane its turn last."""
-        if lane in counter.lanes:
-            counter.lanes[lane] = counter.lanes.pop(lane)
-
-    def _go_on(self, row: Row, counter: Counter, refused: Place | Rate | None) -> None:
-        """Let in the first of a lane, or have it wait where it is refused."""
-        if refused is not None:
-            self._wait(row, refused)
-            return
+    def _start_waiting(self, row: Row, counter: Counter, lane: Lane) -> None:
+        """Let in the first of those that wait; its lane has its turn last then."""
         self._leave(row)
+        if lane.key in counter.lanes:
+            counter.lanes[lane.key] = counter.lanes.pop(lane.key)
         earliest = self.now
         throttle = row.flow.throttle
         if throttle is not None and throttle.gate.id == counter.gate.id:
@@ -256,7 +233,7 @@ class Gates(Counters):
 
     def withdraw(self, row: Row) -> None:
         """Take a run that ends out of all gates."""
-        self._give_up(row)
+        self._leave(row)
         self.stop_collecting(row)
         self.give_back(row, kept=True)
 

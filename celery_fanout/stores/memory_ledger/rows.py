@@ -12,9 +12,10 @@ from celery_fanout.stores.flow import Flow, Place, Rate
 from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:
+    from celery_fanout.stores.flow import Gate
     from celery_fanout.stores.records import Kind
 
-__all__ = ["NO_FLOW", "Event", "Row", "Wait", "is_final_text"]
+__all__ = ["NO_FLOW", "Event", "Lane", "Row", "Wait", "is_final_text"]
 
 
 def is_final_text(text: str | None) -> bool:
@@ -35,6 +36,21 @@ class Wait:
 
 
 @dataclass
+class Lane:
+    """Runs that wait for the same, in their order.
+
+    Attributes:
+        key: what they need, and the lane of their flows.
+        gate: where they wait: one that has no room for the first of them, and so for none.
+        runs: by priority and number.
+    """
+
+    key: str
+    gate: Gate
+    runs: list[tuple[int, int, str]] = dataclasses.field(default_factory=list[tuple[int, int, str]])
+
+
+@dataclass
 class Row:
     """A run, with all that belongs to it.
 
@@ -43,8 +59,7 @@ class Row:
         admitted: whether it was, and holds its places.
         charged: whether the throttle has counted it.
         order: its number among runs with a flow.
-        gate: id of the gate at which it waits.
-        lane: in which lane: those of one need the same; else one could hold up who needs less.
+        lane: in which it waits.
         flush: until when it collects events.
         impatient: whether ``expires`` is because of ``start_timeout``.
         deadline: when ``finish_timeout`` is over.
@@ -87,8 +102,7 @@ class Row:
     admitted: bool = False
     charged: bool = False
     order: int = 0
-    gate: str = ""
-    lane: str = ""
+    lane: Lane | None = None
     flush: float | None = None
     impatient: bool = False
     deadline: float | None = None
@@ -134,7 +148,7 @@ class Row:
     @property
     def held_back(self) -> bool:
         """Whether its subscription was paused: it neither waits at a gate nor collects."""
-        return self.state is RunState.GATED and not self.gate and self.flush is None
+        return self.state is RunState.GATED and self.lane is None and self.flush is None
 
     @property
     def too_late(self) -> str:

@@ -176,7 +176,7 @@ class MemoryLedger(MemoryKeeping):
         if row.expires is not None and row.started is None and row.expires <= book.now:
             book.finalise(row, _S.CANCELLED, row.too_late)
             return self._answer(row, "expired")
-        if row.gate or row.flush is not None:
+        if row.lane is not None or row.flush is not None:
             return self._answer(row, "gated")
         if row.state is _S.RUNNING:
             if (row.due or 0.0) > book.now and not (put_back and left == row.token):

@@ -32,7 +32,7 @@ def _record(row: Row, detail: dict[str, Any] | None = None) -> RunRecord:
         row.started,
         row.finished,
         row.due,
-        row.reason,
+        row.reason if row.lane is None else row.lane.gate.limit,
         row.boot,
         row.parent,
         row.reopened,

@@ -28,7 +28,8 @@ key                   type    what it holds                                     
 ``l:<gate>``          hash    a gate: short fields, see ``reading.py``                 when idle
 ``lp:<gate>``         zset    runs that have a place there, by since when              when empty
 ``lr:<gate>``         zset    lanes in which runs wait there, by their turns           when empty
-``lq:<gate>:<lane>``  zset    those runs, by priority and number                       when empty
+``lq:<lane>``         zset    those runs, by priority and number                       when empty
+``lanes``             hash    at which gate a lane waits                               when empty
 ``lx:<gate>``         list    when a rate limit has let runs through                   with it
 ``li:<gate>``         string  until when a value of an idempotency counts, for whom    then
 ``lc:<gate>``         string  the run that collects events                             when it ends
@@ -62,6 +63,7 @@ NEVER_EXPIRE = (
     "lp:*",
     "lr:*",
     "lq:*",
+    "lanes",
     "lc:*",
     "gates",
     "limits",
@@ -136,9 +138,14 @@ class Keys:
         """Return the key of the lanes in which runs wait at a gate."""
         return f"{self.root}:lr:{gate}"
 
-    def lane(self, gate: str, lane: str) -> str:
+    def lane(self, lane: str) -> str:
         """Return the key of the runs that wait in a lane."""
-        return f"{self.root}:lq:{gate}:{lane}"
+        return f"{self.root}:lq:{lane}"
+
+    @property
+    def where(self) -> str:
+        """The key of the gates at which lanes wait."""
+        return f"{self.root}:lanes"
 
     def passed(self, gate: str) -> str:
         """Return the key of when a rate limit has let runs through."""

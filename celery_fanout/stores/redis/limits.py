@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from math import ceil
-from typing import TYPE_CHECKING, Any
+from math import ceil, inf
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_fanout.stores.flow import Gate, GateRecord, Preview, Tuned
 from celery_fanout.stores.redis.packing import dumps, flow_values
 from celery_fanout.stores.redis.views import RedisViews
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from celery_fanout.stores.flow import Flow
 
@@ -30,6 +30,26 @@ LANES = 100
 TINY = 1e-6
 
 
+class _Counts(NamedTuple):
+    """What is counted at a gate.
+
+    Attributes:
+        waiting: how many runs wait.
+        tat: when a throttle would be idle.
+        holders: how many runs have a place.
+        passed: when a rate limit has let runs through.
+        collected: how many events the run has that collects, and when it starts.
+        oldest: since when the first of those has waited that wait.
+    """
+
+    waiting: int
+    tat: float
+    holders: int
+    passed: Sequence[float]
+    collected: tuple[int, float] | None
+    oldest: float | None
+
+
 class RedisLimits(RedisViews):
     """What people see of limits, and do to them."""
 
@@ -37,78 +57,80 @@ class RedisLimits(RedisViews):
         """Return gates that were used of late, those where most runs wait first."""
         found = [
             (gate, fields)
-            for gate, fields in self._gates()
+            for gate, fields in self._gates(None if limit is None else Gate(limit).id)
             if fields["n"] == limit or (limit is None and not fields["n"].startswith("idempotency"))
         ]
         found.sort(key=lambda pair: int(pair[1].get("w", 0)), reverse=True)
         tuned = {each.limit: each for each in self.tuned()}
         now = self.time()
-        return [self._gate(*each, tuned.get(each[1]["n"]), now) for each in found[:most]]
+        found = found[:most]
+        pages = [found[at : at + PAGE] for at in range(0, len(found), PAGE)]
+        counted = [counts for page in pages for counts in self._count(page)]
+        return [
+            _record(fields, counts, tuned.get(fields["n"]), now)
+            for (_, fields), counts in zip(found, counted, strict=True)
+        ]
 
-    def _gates(self) -> Iterator[tuple[str, dict[str, str]]]:
+    def _gates(self, first: str | None) -> Iterator[tuple[str, dict[str, str]]]:
+        """Read gates; if there are very many, ``first`` must not be missed: it has no key."""
+        if first is not None:
+            found = self._many([("hgetall", self._keys.gate(first))])[0]
+            if "n" in found:
+                yield first, found
         for start in range(0, LOOK_THROUGH, PAGE):
             last = start + PAGE - 1
             ids: list[str] = self._scripts.ask(
                 self.client.zrevrange, self._keys.limits, start, last
             )
             hashes = self._many([("hgetall", self._keys.gate(gate)) for gate in ids])
-            yield from (pair for pair in zip(ids, hashes, strict=True) if "n" in pair[1])
+            pairs = zip(ids, hashes, strict=True)
+            yield from (pair for pair in pairs if "n" in pair[1] and pair[0] != first)
             if len(ids) < PAGE:
                 return
 
-    def _gate(
-        self, gate: str, fields: Mapping[str, str], tuned: Tuned | None, now: float
-    ) -> GateRecord:
-        kind = fields["n"].partition(" ")[0]
-        at_most, per, burst = (float(number) for number in fields["at"].split())
-        if tuned is not None:
-            at_most, per = tuned.at_most, per if tuned.per is None else tuned.per
-        used, next_at = 0, None
-        holders, times, collects = self._many(
+    def _count(self, page: Sequence[tuple[str, Mapping[str, str]]]) -> list[_Counts]:
+        """Read what is counted at gates, in few round trips for all of them."""
+        gates = [gate for gate, _ in page]
+        # at once, or somebody would seem to wait for what is free
+        both = self._many(
             [
-                ("zcard", self._keys.holders(gate)),
-                ("lrange", self._keys.passed(gate), 0, -1),
-                ("get", self._keys.collects(gate)),
-            ]
+                command
+                for gate in gates
+                for command in (
+                    ("hmget", self._keys.gate(gate), "w", "tat"),
+                    ("zcard", self._keys.holders(gate)),
+                )
+            ],
+            at_once=True,
         )
-        if kind == "throttle":
-            if at_most:
-                ahead = float(fields.get("tat", 0)) - now
-                step = per / at_most
-                used = max(0, ceil((ahead - TINY) / step))
-                next_at = now + max(0.0, ahead - burst * step)
-        elif kind == "rate_limit":
-            counted = [float(at) for at in times if float(at) > now - per + TINY]
-            used = len(counted)
-            if 0 < at_most <= used:
-                next_at = counted[-int(at_most)] + per
-        elif collects is not None:
-            used, next_at = self._many(
-                [("llen", self._keys.collected(collects)), ("zscore", self._keys.due, collects)]
-            )
-        else:
-            used = holders
-        waiting = int(fields.get("w", 0))
-        return GateRecord(
-            Gate(fields["n"], fields["k"]),
-            kind,
-            int(at_most),
-            per,
-            tuned is not None,
-            used,
-            waiting,
-            self._oldest(gate) if waiting else None,
-            next_at,
-        )
+        waits = [int(waiting or 0) for waiting, _ in both[::2]]
+        free = [float(tat or 0) for _, tat in both[::2]]
+        holders = both[1::2]
+        passed = self._many([("lrange", self._keys.passed(gate), 0, -1) for gate in gates])
+        collects = self._many([("get", self._keys.collects(gate)) for gate in gates])
+        runs = [run for run in collects if run is not None]
+        sizes = self._many([("llen", self._keys.collected(run)) for run in runs])
+        times = self._many([("zscore", self._keys.due, run) for run in runs])
+        collected = dict(zip(runs, zip(sizes, times, strict=True), strict=True))
+        oldest = self._oldest([gate for gate, many in zip(gates, waits, strict=True) if many])
+        facts = zip(gates, waits, free, holders, passed, collects, strict=True)
+        return [
+            _Counts(many, tat, held, list(map(float, let)), collected.get(run), oldest.get(gate))
+            for gate, many, tat, held, let, run in facts
+        ]
 
-    def _oldest(self, gate: str) -> float | None:
-        """Return since when the first of each lane has waited, the earliest of them."""
-        lanes: list[str] = self._scripts.ask(
-            self.client.zrange, self._keys.lanes(gate), 0, LANES - 1
-        )
-        heads = self._many([("zrange", self._keys.lane(gate, lane), 0, 0) for lane in lanes])
-        runs = [("hget", self._keys.run(run_id), "m") for head in heads for run_id in head]
-        return min((float(since) for since in self._many(runs) if since), default=None)
+    def _oldest(self, gates: Sequence[str]) -> dict[str, float]:
+        """Return since when the first of each lane has waited, the earliest of each gate."""
+        lanes = self._many([("zrange", self._keys.lanes(gate), 0, LANES - 1) for gate in gates])
+        pairs = [(gate, lane) for gate, some in zip(gates, lanes, strict=True) for lane in some]
+        heads = self._many([("zrange", self._keys.lane(lane), 0, 0) for _, lane in pairs])
+        runs = [(gate, run) for (gate, _), some in zip(pairs, heads, strict=True) for run in some]
+        times = self._many([("hget", self._keys.run(run), "m") for _, run in runs])
+        found: dict[str, float] = {}
+        for (gate, _), since in zip(runs, times, strict=True):
+            if since is not None:
+                found[gate] = min(found.get(gate, inf), float(since))
+        return found
 
     def preview(self, flow: Flow) -> Preview:
         """Return what would happen to a run with this flow now."""
@@ -132,6 +154,41 @@ class RedisLimits(RedisViews):
         """Return the limits that were changed."""
         found: dict[str, str] = self._scripts.ask(self.client.hgetall, self._keys.tuned)
         return [Tuned(limit, **json.loads(text)) for limit, text in sorted(found.items())]
+
+
+def _record(
+    fields: Mapping[str, str], counts: _Counts, tuned: Tuned | None, now: float
+) -> GateRecord:
+    kind = fields["n"].partition(" ")[0]
+    at_most, per, burst = (float(number) for number in fields["at"].split())
+    if tuned is not None:
+        at_most, per = tuned.at_most, per if tuned.per is None else tuned.per
+    used, next_at = counts.holders, None
+    if kind == "throttle":
+        used = 0
+        if at_most:
+            ahead = counts.tat - now
+            step = per / at_most
+            used = max(0, ceil((ahead - TINY) / step))
+            next_at = now + max(0.0, ahead - burst * step)
+    elif kind == "rate_limit":
+        within = [at for at in counts.passed if at > now - per + TINY]
+        used = len(within)
+        if 0 < at_most <= used:
+            next_at = within[-int(at_most)] + per
+    elif counts.collected is not None:
+        used, next_at = counts.collected
+    return GateRecord(
+        Gate(fields["n"], fields["k"]),
+        kind,
+        int(at_most),
+        per,
+        tuned is not None,
+        used,
+        counts.waiting,
+        counts.oldest,
+        next_at,
+    )
 
 
 def _gates_of(flow: Flow) -> dict[str, Gate]:

@@ -10,11 +10,11 @@ unregistered. All values are short, so that Redis packs the hash.
 
 And if limits hold for it: ``fl`` its lane and priority, ``l1`` to ``l4`` the places that it needs
 (gate, number, mode), ``lt`` its throttle (gate, number, period, burst), ``ls`` number by which it
-waits, ``lw`` at which of its limits it waits and in which lane, ``la`` admitted, ``lh`` charged to
-the throttle, ``cl`` how it collects, or who asked for it, ``co`` gate where it collects, ``cd``
-until when at most, ``os`` its ``o`` is that of ``start_timeout``, ``ft`` ``finish_timeout``, ``fd``
-must end by. What was dropped has them too: it may be retried. Why a run is gated is not noted with
-it: the name of a limit is too long.
+waits, ``lw`` the lane in which it waits, ``la`` admitted, ``lh`` charged to the throttle,
+``cl`` how it collects, or who asked for it, ``co`` gate where it collects, ``cd`` until when at
+most, ``os`` its ``o`` is that of ``start_timeout``, ``ft`` ``finish_timeout``, ``fd`` must end by.
+What was dropped has them too: it may be retried. Why a run is gated is not noted with it: the name
+of a limit is too long.
 
 Fields of ``l:<gate>``: ``n`` name of the limit, ``k`` key, ``at`` number, period and burst as the
 code has them, ``us`` last used, ``w`` how many runs wait, ``turn`` of the last lane, ``tat`` of a
@@ -41,7 +41,7 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["detail_of", "event_record", "gate_of", "parts_of", "run_record"]
+__all__ = ["detail_of", "event_record", "parts_of", "run_record"]
 
 
 def _time(value: str | None) -> float | None:
@@ -98,13 +98,6 @@ def detail_of(data: Mapping[str, str]) -> dict[str, Any]:
         "message": data.get("M", ""),
         "events": [],
     }
-
-
-def gate_of(fields: Mapping[str, str]) -> str:
-    """Return the id of the gate at which a run waits or collects; ``""``: neither."""
-    if "co" in fields:
-        return fields["co"]
-    return fields[f"l{fields['lw'][0]}"].partition(" ")[0] if "lw" in fields else ""
 
 
 def parts_of(text: str) -> list[str]:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.stores.ledger import Outcome
-from celery_fanout.stores.redis.reading import detail_of, event_record, gate_of, run_record
+from celery_fanout.stores.redis.reading import detail_of, event_record, run_record
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
@@ -49,13 +49,18 @@ class RedisViews:
         answer: Any = self._scripts.ask(self.client.time)
         return float(answer[0]) + float(answer[1]) / 1e6
 
-    def _many(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Run several reading commands, in one round trip where that is possible."""
+    def _many(self, commands: Sequence[tuple[Any, ...]], *, at_once: bool = False) -> list[Any]:
+        """Run several reading commands, in one round trip where that is possible.
+
+        Args:
+            commands: the name of each, and its arguments.
+            at_once: whether nothing may change in between.
+        """
         if not commands:
             return []
 
         def ask() -> list[Any]:
-            pipe = self.client.pipeline(transaction=False)
+            pipe = self.client.pipeline(transaction=at_once)
             for name, *args in commands:
                 getattr(pipe, name)(*args)
             return list(pipe.execute())
@@ -84,10 +89,12 @@ class RedisViews:
 
     def _add_reasons(self, runs: Sequence[dict[str, str]]) -> None:
         """Say of runs that wait at a gate, or collect, which limit that is."""
-        waiting = [fields for fields in runs if gate_of(fields)]
-        keys = [self._keys.gate(gate_of(fields)) for fields in waiting]
-        names = self._many([("hget", key, "n") for key in keys])
-        for fields, name in zip(waiting, names, strict=True):
+        waiting = [fields for fields in runs if "lw" in fields]
+        where = self._many([("hget", self._keys.where, fields["lw"]) for fields in waiting])
+        gates = [*zip(waiting, where, strict=True)]
+        gates += [(fields, fields["co"]) for fields in runs if "co" in fields]
+        names = self._many([("hget", self._keys.gate(gate or ""), "n") for _, gate in gates])
+        for (fields, _), name in zip(gates, names, strict=True):
             fields["z"] = name or ""
 
     def _records(self, run_ids: Sequence[str]) -> list[RunRecord]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from celery import shared_task
 
-from celery_fanout import get_fanout, on_event, step
+from celery_fanout import Batch, Concurrency, get_fanout, on_event, step
 from celery_fanout.stores.states import RunState
 from tests.contrib.django.words import BIG, NASTY, SECRET
 
@@ -68,6 +68,18 @@ def nobody(data):
 @on_event("desk/held")
 @shared_task(name="desk.held")
 def held(data):
+    pass
+
+
+@on_event("desk/limited", concurrency=Concurrency(1))
+@shared_task(name="desk.limited")
+def limited(data):
+    pass
+
+
+@on_event("desk/listed", batch=Batch(200, timeout=3600))
+@shared_task(name="desk.listed")
+def listed(data):
     pass
 
 

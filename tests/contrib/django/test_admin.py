@@ -567,3 +567,32 @@ def test_a_person_replays_an_event_in_a_browser(desk: Desk) -> None:
         assert page.locator("td", has_text=f"Replayed. {NASTY}").is_visible()
         browser.close()
     assert problems == []
+
+
+def test_runs_that_wait_for_a_limit_or_collect(desk: Desk) -> None:
+    lines = desk.script(
+        """
+        def page(run):
+            return c.get(f"{RUNS}{run.id}/change/")
+
+        fanout = get_fanout(app)
+        for number in (1, 2):
+            fanout.emit("desk/limited", {}, id=f"limited-{number}", delivery="now")
+        for number in range(1, 102):
+            fanout.emit("desk/listed", {}, id=f"listed-{number}", delivery="now")
+        c = client()
+        waits = run("limited-2", "desk.limited@desk/limited")
+        print("for concurrency desk.limited@desk/limited, since 20" in text(page(waits)))
+        print("concurrency desk.limited" in text(c.get(RUNS, {"state": "gated"})))
+        collects = run("listed-1", "desk.listed@desk/listed")
+        shown = text(page(collects))
+        print("batch desk.listed@desk/listed collects events, until 20" in shown)
+        keys = [event(f"listed-{n}").key for n in range(1, 101)]
+        print(links(page(collects), EVENTS) == keys)
+        print("and 1 more" in shown)
+        for number in (1, 101):  # from each event one finds the run that it joined
+            there = c.get(f"{EVENTS}{event(f'listed-{number}').key}/change/")
+            print(collects.id in links(there, RUNS))
+        """
+    )
+    assert lines == ["True"] * 7

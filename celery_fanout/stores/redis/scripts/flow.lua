@@ -3,9 +3,9 @@
 --
 -- Of a run's record (see reading.py): fl "lane priority", l1 to l4 its places, "gate at_most mode",
 -- lt its throttle, "gate at_most period burst", ls order number, la admitted, lh throttle charged,
--- lw at which of its limits it waits (1 to 4, t) and in which lane, co gate where it collects, cl how
--- it collects. Its events are the list le:<run>. A place's mode is "k" or "-", whether it is kept until
--- the run has ended, and "w", "d" or "c", what happens if it is full: wait, drop, cancel.
+-- lw the lane in which it waits, co gate where it collects, cl how it collects.
+-- Its events are the list le:<run>. A place's mode is "k" or "-", whether it is kept until the run
+-- has ended, and "w", "d" or "c", what happens if it is full: wait, drop, cancel.
 local flowing
 local function flow()
   if flowing then return flowing end
@@ -15,12 +15,12 @@ local function flow()
   -- how many runs one change looks at in a lane; how late a timer may be, at least, without that
   -- costing throughput; what times may differ by; how often it is noted that a gate is used
   local TRIES, LATE, TINY, NOTE = 50, 0.1, 0.000001, 60
-  local gates_key, tuned_key = K .. ':gates', K .. ':tuned'
+  local gates_key, tuned_key, where_key = K .. ':gates', K .. ':tuned', K .. ':lanes'
   local any_tuned = call('EXISTS', tuned_key) == 1
   local function lkey(gate) return K .. ':l:' .. gate end
   local function pkey(gate) return K .. ':lp:' .. gate end
   local function lanes_key(gate) return K .. ':lr:' .. gate end
-  local function queue_key(gate, lane) return K .. ':lq:' .. gate .. ':' .. lane end
+  local function queue_key(lane) return K .. ':lq:' .. lane end
   --
   -- Change a run's record; one that is being recorded is written later, with all its fields.
   local function set(r, ...)
@@ -127,26 +127,28 @@ local function flow()
     end
   end
   --
-  -- Whether a run has a place already, or was charged.
+  -- Whether a run has a limit behind it already.
   local function has(r, g)
     if g.per then return r.lh end
     return (g.kept or g.full ~= 'w') and call('ZSCORE', pkey(g.id), r.id)
   end
   --
-  -- Whether a limit refuses a run. `first`: it is the next at some gate, and passes by those who wait.
-  local function refuses(r, g, first)
-    if has(r, g) then return false end
-    look(g)
-    if g.waiting > 0 and not first then return true end
-    if g.per then return g.next > now + TINY end
-    return g.used >= g.most
-  end
-  --
   -- Return what refuses a run; if nothing does, `try` gives it all that it needs, at once.
-  -- `first`: at which gate it is the next.
+  -- `first`: at which gate it is the next. An arrival overtakes nobody. The next run of a lane takes
+  -- what is free at other gates, though others wait there: a gate that has room, and at which somebody
+  -- waits, has it since this change began, and is pumped in it too. But it takes nobody's turn of a
+  -- throttle, which may have been free for longer.
   function F.refused(r, first)
     for _, g in ipairs(limits_of(r)) do
-      if refuses(r, g, first) then return g end
+      if not has(r, g) then
+        look(g)
+        local others = g.waiting > 0 and g.id ~= first
+        if g.per then
+          if g.next > now + TINY or others then return g end
+        elseif g.used >= g.most or others and not first then
+          return g
+        end
+      end
     end
   end
   local function try(r, first)
@@ -170,58 +172,59 @@ local function flow()
   local function patience(r) return tonumber(r.a and r.fd or not r.a and r.o or nil) end
   F.patience = patience
   --
-  -- Put a run into its lane at a gate: first come, first served, by the number it got when it was
-  -- recorded. Those of one lane need the same: one could else hold up another that needs less.
+  -- Give a lane the last turn of the round at a gate.
+  local function rotate(gate, lane)
+    call('ZADD', lanes_key(gate), call('HINCRBY', lkey(gate), 'turn', 1), lane)
+  end
+  --
+  -- Have a lane wait at a gate, from now on.
+  local function park(lane, g)
+    call('HSET', where_key, lane, g.id)
+    rotate(g.id, lane)
+    call('PERSIST', lkey(g.id))
+    if g.per and g.step and not call('ZSCORE', gates_key, g.id) then wait_until(g, math.max(g.next, now)) end
+  end
+  --
+  -- Have so many runs less wait at a gate.
+  local function fewer(gate, number, span)
+    if call('HINCRBY', lkey(gate), 'w', -number) <= 0 then
+      call('ZREM', gates_key, gate)
+      touch(gate, span)
+    end
+  end
+  --
+  -- Put a run into its lane, where it waits at a gate, or where those before it wait already: first
+  -- come, first served, by the number it got when it was recorded. All runs of a lane need the same.
   local function queue(r, g)
     local lane, priority = string.match(r.fl, '^(%S+) (%S+)$')
-    for _, each in ipairs(limits_of(r)) do
-      if not has(r, each) then lane = lane .. ' ' .. each.id end
+    local needs = {lane}
+    for _, each in ipairs(limits_of(r)) do if not has(r, each) then needs[#needs + 1] = each.id end end
+    lane = string.sub(redis.sha1hex(table.concat(needs, ' ')), 1, 16)
+    local gate = call('HGET', where_key, lane)
+    if not gate then
+      park(lane, g)
+      gate = g.id
     end
-    lane = string.sub(redis.sha1hex(lane), 1, 12)
-    local key = queue_key(g.id, lane)
-    call('ZADD', key, string.format('%.0f', tonumber(r.ls) - tonumber(priority) * 2 ^ 43), r.id)
-    if call('ZCARD', key) == 1 then -- a new lane is the last of the round
-      call('ZADD', lanes_key(g.id), call('HINCRBY', lkey(g.id), 'turn', 1), lane)
-    end
-    if call('HINCRBY', lkey(g.id), 'w', 1) == 1 then call('PERSIST', lkey(g.id)) end
-    if g.per and g.step and not call('ZSCORE', gates_key, g.id) then wait_until(g, math.max(g.next, now)) end
-    set(r, 'lw', g.spot .. ' ' .. lane)
+    call('ZADD', queue_key(lane), string.format('%.0f', tonumber(r.ls) - tonumber(priority) * 2 ^ 43), r.id)
+    call('HINCRBY', lkey(gate), 'w', 1)
+    set(r, 'lw', lane)
   end
   --
-  -- Have a run wait that has just come. If there is room, those in front of it wait for something else,
-  -- and it may need less: the next take looks.
-  local function join_queue(r, g)
-    queue(r, g)
-    if not g.per and g.used < g.most then call('ZADD', gates_key, f(now), g.id) end
-  end
-  --
-  -- Take a run out of its lane; return the gate, and its lane if that goes on.
+  -- Take a run out of its lane; return the lane if it goes on.
   local function leave(r)
-    local spot, lane = string.match(r.lw, '^(%S+) (%S+)$')
-    local gate, span
-    for _, g in ipairs(limits_of(r)) do if g.spot == spot then gate, span = g.id, g.per end end
-    local key = queue_key(gate, lane)
-    if call('ZREM', key, r.id) == 1 then
-      if call('EXISTS', key) == 0 then
+    local lane, left, span = r.lw, nil, nil
+    local gate = call('HGET', where_key, lane)
+    if call('ZREM', queue_key(lane), r.id) == 1 then
+      left = call('EXISTS', queue_key(lane)) == 1
+      if not left then
         call('ZREM', lanes_key(gate), lane)
-        lane = nil
+        call('HDEL', where_key, lane)
       end
-      if call('HINCRBY', lkey(gate), 'w', -1) <= 0 then
-        call('ZREM', gates_key, gate)
-        touch(gate, span)
-      end
+      for _, g in ipairs(limits_of(r)) do if g.id == gate then span = g.per end end
+      fewer(gate, 1, span)
     end
     drop(r, 'lw')
-    return gate, lane
-  end
-  --
-  -- Take a run out of its lane that goes without having started. The others may have left it room at
-  -- gates that it did not get to: those look again with the next take.
-  local function give_up(r)
-    local left = leave(r)
-    for _, g in ipairs(limits_of(r)) do
-      if g.id ~= left and call('EXISTS', lanes_key(g.id)) == 1 then call('ZADD', gates_key, f(now), g.id) end
-    end
+    return left and lane
   end
   --
   -- Hold a run back if its subscription is paused.
@@ -232,52 +235,37 @@ local function flow()
   end
   local function hold_back(r)
     if not is_paused(r) then return false end
-    if r.lw then give_up(r) end
+    if r.lw then leave(r) end
     call('ZADD', K .. ':g:' .. r.u, f(now), r.id)
     drop(r, 'z')
     enter(r, 'gated', patience(r))
     return true
   end
   --
-  -- Give a lane the last turn of the round.
-  local function rotate(gate, lane)
-    call('ZADD', lanes_key(gate), call('HINCRBY', lkey(gate), 'turn', 1), lane)
-  end
-  --
-  -- Let those start who wait at a gate, while it has room. At other gates they take what is free though
-  -- somebody waits there: who waits at a gate that has room waits for something else. Those whom another
-  -- gate refuses go and wait there, but of a lane no more than there is room for here: a long one would
-  -- else wander from gate to gate.
+  -- Let those start who wait at a gate, while it has room. What another gate refuses the first run of a
+  -- lane it refuses them all, as they need the same: the lane waits there from now on.
   local function pump(gate)
-    local moved, passed = {}, 0
     call('ZREM', gates_key, gate)
     for _ = 1, TRIES do
       local lane = call('ZRANGE', lanes_key(gate), 0, 0)[1]
       if not lane then return end
-      local r, g = rec(call('ZRANGE', queue_key(gate, lane), 0, 0)[1])
-      for _, each in ipairs(limits_of(r)) do if each.id == gate then g = each end end
-      if moved[lane] and moved[lane] >= (look(g).per and g.burst + 1 or g.most - g.used) then
-        rotate(gate, lane)
-        passed = passed + 1
-        if passed >= call('ZCARD', lanes_key(gate)) then
-          if g.step then wait_until(g, math.max(g.next, now + g.step)) end
-          return
-        end
-      elseif not hold_back(r) then
-        passed = 0
+      local r, g = rec(call('ZRANGE', queue_key(lane), 0, 0)[1])
+      if not hold_back(r) then
+        for _, each in ipairs(limits_of(r)) do if each.id == gate then g = each end end
         local refused = try(r, gate)
-        if refused == g then
-          if g.step then wait_until(g, g.next) end
-          return
-        end
-        local _, left = leave(r)
-        if left then rotate(gate, left) end
-        if refused then
-          queue(r, refused)
-          moved[lane] = (moved[lane] or 0) + 1
-        else
+        if not refused then
+          if leave(r) then rotate(gate, lane) end
           enter(r, 'pending', now)
           woken[#woken + 1] = r.id
+        elseif refused == g then
+          if g.step then wait_until(g, g.next) end
+          return
+        else
+          local many = call('ZCARD', queue_key(lane))
+          call('ZREM', lanes_key(gate), lane)
+          fewer(gate, many, g.per)
+          park(lane, refused)
+          call('HINCRBY', lkey(refused.id), 'w', many)
         end
       end
     end
@@ -295,7 +283,7 @@ local function flow()
     if hold_back(r) then return false end
     local refused = try(r)
     if not refused then return true end
-    join_queue(r, refused)
+    queue(r, refused)
     drop(r, 'b', 'y', 'w', 'i', 'rl', 'h', 'z')
     enter(r, 'gated', patience(r))
     return false
@@ -304,7 +292,7 @@ local function flow()
   -- Give back the places of a run; `all`: it has ended, and gives back also those that it keeps.
   function F.give(r, all)
     local freed = {}
-    if all and r.lw then give_up(r) end
+    if all and r.lw then leave(r) end
     if all and r.co then
       call('DEL', K .. ':lc:' .. r.co)
       drop(r, 'co', 'cd')
@@ -471,7 +459,7 @@ local function flow()
     end
     local refused = try(r)
     if refused then
-      join_queue(r, refused)
+      queue(r, refused)
       return 'gated', patience(r), r.fields
     end
     if m.c and not more.replay then -- a batch of one: who recorded it does not know what it is given
