@@ -261,12 +261,15 @@ class Taken:
         ended: ids of runs that it ended (crashed too often, expired).
         next_due: when the next timer is due, or ``None``.
         now: the store's time.
+        busy: whether throttles let in runs now and then: others may get a timer before the next
+            look that this one did not see.
     """
 
     wakeups: Sequence[Wakeup] = ()
     ended: Sequence[str] = ()
     next_due: float | None = None
     now: float = 0.0
+    busy: bool = False
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class Counter:
         holders: runs that have a place, and since when.
         lanes: that wait here; the first has its turn next.
         tat: of a throttle: when it would be idle ("theoretical arrival time").
+        started: the same for starts themselves.
         timer: when to let in who waits.
         times: of what a rate limit has let through.
         until: how long the run of an idempotency counts.
@@ -48,6 +49,7 @@ class Counter:
     holders: dict[str, float] = dataclasses.field(default_factory=dict[str, float])
     lanes: dict[str, Lane] = dataclasses.field(default_factory=dict[str, Lane])
     tat: float = 0.0
+    started: float = 0.0
     timer: float | None = None
     times: list[float] = dataclasses.field(default_factory=list[float])
     until: float = 0.0

@@ -29,6 +29,9 @@ TRIES = 50
 #: How late a throttle's timer may be at least without costing throughput, in seconds.
 LATE = 0.1
 
+#: For how long keepers look more often after a throttle has let in a run, in seconds.
+BUSY = 2.0
+
 #: How long a gate that nobody uses is listed, at least, in seconds.
 IDLE = 3600.0
 
@@ -51,6 +54,7 @@ class Gates(Counters):
         self.woken: list[str] = []
         self.lanes: dict[str, Lane] = {}
         self.orders = 0
+        self.busy_until = 0.0
 
     def enter(self, row: Row, to: RunState, due: float | None) -> None:
         """Change a run's state, and set its timer."""
@@ -123,9 +127,33 @@ class Gates(Counters):
         if throttle is not None and not row.charged:
             self.keep_up(throttle)
             counter = self.counter(throttle)
-            counter.tat = max(counter.tat, earliest) + (self.interval(throttle) or 0.0)
+            interval = self.interval(throttle) or 0.0
+            counter.tat = max(counter.tat, earliest) + interval
             row.charged = True
+            if interval < 1:
+                # a run that leaves another limit may wait for this one: keepers look more often
+                self.busy_until = self.now + BUSY
         row.admitted = True
+
+    def too_soon(self, row: Row) -> float | None:
+        """Return when a run may start that is too soon for the schedule of starts.
+
+        Messages that were let in one by one may start together, where workers were busy or away.
+        What is too soon by more than the interval has a time for itself.
+        """
+        throttle = row.flow.throttle
+        if throttle is None or row.started is not None or row.has_slot:
+            return None
+        interval = self.interval(throttle)
+        if interval is None:
+            return None
+        counter = self.counter(throttle)
+        at = counter.started - throttle.burst * interval
+        counter.started = max(counter.started, self.now) + interval
+        if at <= self.now + max(interval, LATE) + TINY:
+            return None
+        row.has_slot = True
+        return at
 
     def _wait(self, row: Row, at: Place | Rate) -> None:
         """Have a run wait in its lane: at a gate, or where those before it wait already."""

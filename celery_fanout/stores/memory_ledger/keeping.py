@@ -82,7 +82,8 @@ class MemoryKeeping(MemoryViews):
             self._take(row, wakeups, ended, grace=grace)
         timers = [row.due for row in book.rows.values() if row.due is not None]
         timers += book.timers()
-        return Taken(wakeups, ended, min(timers, default=None), book.now)
+        busy = run_ids is None and book.busy_until > book.now
+        return Taken(wakeups, ended, min(timers, default=None), book.now, busy)
 
     def _take(self, row: Row, wakeups: list[Wakeup], ended: list[str], *, grace: bool) -> None:
         book = self.book

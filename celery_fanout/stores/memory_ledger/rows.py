@@ -58,6 +58,7 @@ class Row:
         flow: what has to be so before it starts.
         admitted: whether it was, and holds its places.
         charged: whether the throttle has counted it.
+        has_slot: whether it has a time of its own to start, as it came too soon.
         order: its number among runs with a flow.
         lane: in which it waits.
         flush: until when it collects events.
@@ -101,6 +102,7 @@ class Row:
     flow: Flow = NO_FLOW
     admitted: bool = False
     charged: bool = False
+    has_slot: bool = False
     order: int = 0
     lane: Lane | None = None
     flush: float | None = None

@@ -196,6 +196,11 @@ class MemoryLedger(MemoryKeeping):
             row.boot = row.waits_for = ""
             row.resume = None
             return self._answer(row, "gated")
+        slot = book.too_soon(row)
+        if slot is not None:
+            row.boot, row.resume = "", slot
+            book.enter(row, _S.PENDING, slot if row.expires is None else min(slot, row.expires))
+            return self._answer(row, "early", due=slot)
         row.token += 1
         row.retries, row.boot, row.nonce, row.began = retries, boot, nonce, book.now
         row.started = book.now if row.started is None else row.started

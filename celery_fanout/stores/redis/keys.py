@@ -33,6 +33,7 @@ key                   type    what it holds                                     
 ``lx:<gate>``         list    when a rate limit has let runs through                   with it
 ``li:<gate>``         string  until when a value of an idempotency counts, for whom    then
 ``lc:<gate>``         string  the run that collects events                             when it ends
+``busy``              string  until when keepers look more often                         soon
 ``gates``             zset    gates where runs wait for the time, by when to look      when empty
 ``limits``            zset    gates by when they were used last                        swept
 ``tuned``             hash    limits that were changed, and their numbers              never

@@ -236,7 +236,7 @@ def settled_of(answer: Any) -> Settled:
 
 def taken_of(answer: Any) -> Taken:
     """Read the answer of take.lua."""
-    now, next_due, ended, flat, events = answer
+    now, next_due, ended, flat, events, busy = answer
     collected = {i: json.loads(text) for i, text in zip(events[::2], events[1::2], strict=True)}
     wakeups: list[Wakeup] = []
     for at in range(0, len(flat), WAKEUP):
@@ -258,7 +258,8 @@ def taken_of(answer: Any) -> Taken:
                 collected.get(run_id, ()),
             )
         )
-    return Taken(wakeups, ended, None if next_due is None else float(next_due), float(now))
+    due = None if next_due is None else float(next_due)
+    return Taken(wakeups, ended, due, float(now), busy == 1)
 
 
 def settle_args(

@@ -556,7 +556,7 @@ def test_a_person_replays_an_event_in_a_browser(desk: Desk) -> None:
         shown = page.locator(".action-select").count()
         assert page.locator(".action-counter").inner_text() == f"{shown} of {shown} selected"
         page.click("td:text-is('desk.pay@desk/paid') >> xpath=../th/a")
-        assert page.locator("h2", has_text="Timeline").is_visible()
+        page.locator("h2", has_text="Timeline").wait_for()
         page.click("text=desk/paid paid-1")
         page.click("button:text-is('Replay')")
         page.fill("#reason", NASTY)
@@ -564,7 +564,7 @@ def test_a_person_replays_an_event_in_a_browser(desk: Desk) -> None:
         assert page.locator(".messagelist").inner_text() == "1 event is replayed: 2 new runs."
         assert page.locator("tr", has_text="published").count() == 2
         page.click("text=History")
-        assert page.locator("td", has_text=f"Replayed. {NASTY}").is_visible()
+        page.locator("td", has_text=f"Replayed. {NASTY}").wait_for()
         browser.close()
     assert problems == []
 

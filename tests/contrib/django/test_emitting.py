@@ -421,6 +421,7 @@ def test_into_an_outbox_that_is_not_there(project: Project) -> None:
         '    tell(error_of(lambda: emit("order/placed", {}, delivery="outbox")))\n'
         "    transaction.set_rollback(True)"
     )
+    project.manage("migrate", "celery_fanout")
     assert told == [
         (
             "NoOutbox: The event 'order/placed' was emitted into the outbox of the database "

@@ -84,6 +84,13 @@ if retries < spent then return answer('stale') end
 if r.s == 'gated' then call('ZREM', K .. ':g:' .. r.u, id) end
 if r.fl then
   if not flow().admit(r) then return answer('gated') end
+  local at = r.lt and not r.a and flow().too_soon(r)
+  if at then
+    drop(r, 'b')
+    r.i = f(at)
+    enter(r, 'pending', math.min(at, tonumber(r.o or at)), 'i', r.i)
+    return answer('early', {due = r.i})
+  end
   if r.ft and not r.fd then
     r.fd = f(now + tonumber(r.ft))
     call('HSET', rkey(id), 'fd', r.fd)

@@ -13,8 +13,9 @@ local function flow()
   local F = {victims = {}, lists = {}}
   flowing = F
   -- how many runs one change looks at in a lane; how late a timer may be, at least, without that
-  -- costing throughput; what times may differ by; how often it is noted that a gate is used
-  local TRIES, LATE, TINY, NOTE = 50, 0.1, 0.000001, 60
+  -- costing throughput; what times may differ by; how often it is noted that a gate is used; for how
+  -- long keepers look more often after a throttle has let in a run
+  local TRIES, LATE, TINY, NOTE, BUSY = 50, 0.1, 0.000001, 60, 2
   local gates_key, tuned_key, where_key = K .. ':gates', K .. ':tuned', K .. ':lanes'
   local any_tuned = call('EXISTS', tuned_key) == 1
   local function lkey(gate) return K .. ':l:' .. gate end
@@ -162,10 +163,27 @@ local function flow()
         local from = g.id == first and now - math.max(g.step, LATE) or now
         call('HSET', lkey(g.id), 'tat', f(math.max(g.tat, from) + g.step))
         touch(g.id, g.span)
+        -- a run that leaves another limit may wait for this one: keepers look more often for a while
+        if g.step < 1 then call('SET', K .. ':busy', f(now + BUSY), 'EX', 60) end
         set(r, 'lh', 1)
       end
     end
     set(r, 'la', 1)
+  end
+  --
+  -- Messages that were let in one by one may start together, where workers were busy or away. So those
+  -- starts have a schedule as well. Return when a run may start that is too soon for it, by more than
+  -- its interval; then it has that time for itself.
+  function F.too_soon(r)
+    local limits = limits_of(r)
+    local g = look(limits[#limits])
+    if r.lr or not g.step then return end
+    local next = tonumber(call('HGET', lkey(g.id), 'st') or '0')
+    local at = next - g.burst * g.step
+    call('HSET', lkey(g.id), 'st', f(math.max(next, now) + g.step))
+    if at <= now + math.max(g.step, LATE) + TINY then return end
+    call('HSET', rkey(r.id), 'lr', 1)
+    return at
   end
   --
   -- When a gated run is cancelled if nothing else happens; nil for never.

@@ -1,7 +1,7 @@
 -- Take what is due. ARGV[2] limit  ARGV[3] "1": leave running ones alone  ARGV[4..] ids, or none for all
 -- Returns {now, next due or false, [ended ...],
 --   [id, kind, subscription, event, attributes, data, retries, message, generation, trace, ...],
---   [id, JSON of the keys of the events that it collected, ...]}
+--   [id, JSON of the keys of the events that it collected, ...], 1 if throttles let in runs now}
 local limit, grace = tonumber(ARGV[2]), ARGV[3] == '1'
 local due_key = K .. ':due'
 local ids = {}
@@ -59,4 +59,5 @@ end
 local next_due = call('ZRANGE', due_key, 0, 0, 'WITHSCORES')[2]
 local gate = call('ZRANGE', K .. ':gates', 0, 0, 'WITHSCORES')[2]
 if gate and (not next_due or tonumber(gate) < tonumber(next_due)) then next_due = gate end
-return {f(now), next_due or false, ended, out, collected}
+local busy = #ARGV < 4 and tonumber(call('GET', K .. ':busy') or '0') > now and 1 or 0
+return {f(now), next_due or false, ended, out, collected, busy}
