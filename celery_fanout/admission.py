@@ -149,13 +149,19 @@ def _places(options: FlowOptions, gates: _Gates) -> tuple[Place, ...]:
     limits: list[Concurrency | Singleton] = [*options.concurrency]
     if options.singleton is not None:
         limits.append(options.singleton)
-    limits.sort(key=lambda limit: limit.key is None)  # a run waits where the fewest share first
+    limits.sort(key=_how_many_share)  # a run waits where the fewest share first
     return tuple(
         Place(gates.of(limit), limit.limit)
         if isinstance(limit, Concurrency)
         else Place(gates.of(limit), 1, kept=True, full=_FULL[limit.mode])
         for limit in limits
     )
+
+
+def _how_many_share(limit: Concurrency | Singleton) -> tuple[bool, int]:
+    """Return what orders limits: those of one key first, then those of one subscription."""
+    scope = limit.scope if isinstance(limit, Concurrency) else "subscription"
+    return limit.key is None, {"subscription": 0, "app": 2}.get(scope, 1)
 
 
 def _collect(options: FlowOptions, gates: _Gates) -> Collect | None:

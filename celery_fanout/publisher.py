@@ -254,6 +254,14 @@ class Publisher:
         """Lend what makes messages that the ledger's Redis takes; ``None`` if it takes none."""
         return self._seals.lend()
 
+    def seal(self, deliveries: list[Delivery]) -> Mapping[str, Sequence[str]] | None:
+        """Return the messages of chains for the ledger to publish; ``None`` if it cannot."""
+        if not deliveries:
+            return None
+        with self.sealing() as seal:
+            sealed = None if seal is None else seal([delivery.chain for delivery in deliveries])
+        return None if sealed is None else sealed.messages
+
     def deliver(self, deliveries: list[Delivery], resume_at: float | None = None) -> None:
         """Publish chains, all in one batch.
 

@@ -118,9 +118,13 @@ class Wakeups:
             except Exception as exc:  # noqa: BLE001 - one must not keep the others from going out
                 # it is pending, and will be taken again
                 logger.warning("Run %s cannot be published now: %s", wakeup.run_id, exc)
-        done += self._deliver(together)
+        sealed = self._publisher.seal(together)
+        if sealed is None:
+            done += self._deliver(together)
+        else:  # the ledger publishes them as it marks them
+            done += [delivery.chain.run_id for delivery in together]
         if done:
-            self._ledger.mark_published(done, queues)
+            self._ledger.mark_published(done, queues, sealed)
         for run_id in taken.ended:
             self._ended(run_id)
         return len(done)

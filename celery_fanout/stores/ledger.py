@@ -87,7 +87,10 @@ class Ledger(FlowLedger, Protocol):
         ...
 
     def mark_published(
-        self, run_ids: Sequence[str], queues: Mapping[str, str] | None = None
+        self,
+        run_ids: Sequence[str],
+        queues: Mapping[str, str] | None = None,
+        messages: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Turn runs that are ``pending`` into ``published``, due after ``rules.republish``.
 
@@ -95,6 +98,7 @@ class Ledger(FlowLedger, Protocol):
             run_ids: the runs.
             queues: the queue that each went to, by run id, if it was another than it was recorded
                 with; :meth:`resend` asks for it.
+            messages: theirs, to publish them too, as :attr:`NewEvent.messages`.
         """
         ...
 

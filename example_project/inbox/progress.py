@@ -33,7 +33,7 @@ TITLES = {"summary": "Summary", "category": "Category", "entities": "Entities"}
 #: A badge and its words for each state of a run.
 WORDS = {
     "pending": ("waiting", "Waiting"),
-    "gated": ("waiting", "Paused"),
+    "gated": ("waiting", "Waiting for its turn"),
     "published": ("waiting", "Waiting for a worker"),
     "running": ("working", "Working"),
     "suspended": ("waiting", "Sleeping"),

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import F
 
-from celery_fanout import current_event, emit, on_event, step
+from celery_fanout import Concurrency, current_event, emit, on_event, step
 from example_project.documents.model import Classification, FlakyModel, ModelUnavailable
 from example_project.inbox.documents import id_of_delivery
 from example_project.inbox.events import DocumentReceived, DocumentUploaded
@@ -28,6 +28,10 @@ RETRIES: dict[str, Any] = {
     "retry_backoff": 2,
     "retry_jitter": False,
 }
+
+#: The model bears two callers, whoever they are and however many workers there are. Who waits for
+#: it waits in the ledger, and takes no worker.
+MODEL = Concurrency(2, scope="model")
 
 #: How many calls of the classifier fail at first. `DOWN`: all of its attempts.
 FAILURES = {Document.Trouble.NONE: 0, Document.Trouble.BUSY: 2, Document.Trouble.DOWN: 3}
@@ -74,21 +78,21 @@ def keep(received: dict[str, str]) -> str:
     return str(document.pk)
 
 
-@on_event(DocumentUploaded, then=save.s("summary"))
+@on_event(DocumentUploaded, then=save.s("summary"), concurrency=MODEL)
 @shared_task(**RETRIES)
 def summarize(document: dict[str, str]) -> str:
     text = step.run("fetch", fetch, document["id"])
     return step.run("summarize", model_for(document["id"]).summarize, text, sentences=2)
 
 
-@on_event(DocumentUploaded, then=save.s("category"))
+@on_event(DocumentUploaded, then=save.s("category"), concurrency=MODEL)
 @shared_task(**RETRIES)
 def classify(document: dict[str, str]) -> Classification:
     text = step.run("fetch", fetch, document["id"])
     return step.run("classify", model_for(document["id"]).classify, text, categories=CATEGORIES)
 
 
-@on_event(DocumentUploaded, then=save.s("entities"))
+@on_event(DocumentUploaded, then=save.s("entities"), concurrency=MODEL)
 @shared_task(**RETRIES)
 def extract_entities(document: dict[str, str]) -> dict[str, list[str]]:
     text = step.run("fetch", fetch, document["id"])

@@ -279,3 +279,10 @@ def test_messages_are_published_with_the_record(redis: Desk) -> None:
     assert redis.emit("e1", "a", "b", messages={"celery": ["m1", "m2"]}).status == "repeat"
     assert client(redis).llen("celery") == 2
     assert redis.ledger.store("e1-a", redis.begin("e1-a"), FIELD, done(1), final=True) == done(1)
+
+
+def test_messages_are_published_with_the_mark_of_their_runs(redis: Desk) -> None:
+    redis.emit("e1", "a", "b")
+    redis.ledger.mark_published(["e1-a", "e1-b"], messages={"celery": ["m1"], "brief": ["m2"]})
+    assert [client(redis).lrange(key, 0, -1) for key in ("celery", "brief")] == [["m1"], ["m2"]]
+    assert [redis.state(run_id) for run_id in ("e1-a", "e1-b")] == [S.PUBLISHED] * 2

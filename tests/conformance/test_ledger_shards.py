@@ -389,6 +389,16 @@ def test_messages_are_published_with_the_record(desk: Desk, ledger: ShardedLedge
     assert ledger.client.delete("celery") == 1
 
 
+def test_messages_are_published_once_whatever_shards_their_runs_are_in(
+    desk: Desk, ledger: ShardedLedger
+) -> None:
+    runs = [run_id for n in range(SHARDS) for run_id, _ in desk.emit(key_at(n), "a").runs]
+    ledger.mark_published(runs, messages={"celery": ["m0", "m1", "m2"]})
+    assert [desk.state(run_id) for run_id in runs] == [S.PUBLISHED] * SHARDS
+    assert ledger.client.lrange("celery", 0, -1) == ["m2", "m1", "m0"]
+    assert ledger.client.delete("celery") == 1
+
+
 def test_a_resume_goes_on_in_all_shards(desk: Desk) -> None:
     desk.ledger.pause(SUB)
     runs = [f"{key_at(number)}-a" for number in range(SHARDS)]

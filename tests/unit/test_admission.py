@@ -75,8 +75,8 @@ def test_limits_with_a_key_come_first():
     assert found.places == (
         Place(Gate(f"concurrency {SUB} by tenant.id", "acme"), 2),
         Place(Gate(f"singleton {SUB} by id", "7"), 1, kept=True, full="wait"),
-        Place(Gate("concurrency app"), 9),
         Place(Gate(f"concurrency {SUB}"), 5),
+        Place(Gate("concurrency app"), 9),
     )
 
 
@@ -368,3 +368,15 @@ def test_eager_runs_know_no_flow():
     on_event("order/paid", batch=Batch(2, 1, raises))(app.task(give_back, name="tell"))
     (run,) = emit("order/paid", {"id": 7}, app=app).runs
     assert run.result.get() == [{"id": 7}]  # a batch of one
+
+
+def test_who_is_asked_first_is_shared_by_few() -> None:
+    """Whoever frees places lets in at the last one first: that must be what most runs share."""
+    everybody, some = Concurrency(9, scope="app"), Concurrency(5, scope="ocr")
+    found = flow(concurrency=[everybody, some, Concurrency(2)], singleton=Singleton("id", "queue"))
+    assert [place.gate.limit for place in found.places] == [
+        f"singleton {SUB} by id",
+        f"concurrency {SUB}",
+        "concurrency ocr",
+        "concurrency app",
+    ]

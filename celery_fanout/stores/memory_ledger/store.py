@@ -119,9 +119,13 @@ class MemoryLedger(MemoryKeeping):
 
     @operation
     def mark_published(
-        self, run_ids: Sequence[str], queues: Mapping[str, str] | None = None
+        self,
+        run_ids: Sequence[str],
+        queues: Mapping[str, str] | None = None,
+        messages: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Turn pending runs into published ones."""
+        assert not messages  # noqa: S101 - it does not support that
         for run_id in run_ids:
             row = self.book.row(run_id)
             if row is not None and row.state is _S.PENDING:

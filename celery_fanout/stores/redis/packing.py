@@ -21,6 +21,7 @@ __all__ = [
     "dumps",
     "event_args",
     "flow_values",
+    "list_args",
     "pack_rules",
     "recorded_of",
     "run_json",
@@ -175,9 +176,7 @@ def event_args(event: NewEvent, *, news: bool = False) -> list[Any]:
         head["resume"] = event.resume_at
     if event.expires_at is not None:
         head["expires"] = event.expires_at
-    lists: list[Any] = [len(event.messages)]
-    for key, messages in event.messages.items():
-        lists += [key, len(messages), *messages]
+    lists = list_args(event.messages)
     # not within the JSON of the runs: a message has many quotes, and each would be escaped
     runs: list[list[Any]] = []
     sealed: list[str] = []
@@ -189,6 +188,14 @@ def event_args(event: NewEvent, *, news: bool = False) -> list[Any]:
             sealed.append(envelope[1])
     texts = (_dumps(head), event.attributes, event.data, event.then_message, dumps(runs))
     return [*texts, *lists, *sealed]
+
+
+def list_args(lists: Mapping[str, Sequence[str]]) -> list[Any]:
+    """Return the messages for lists of the broker as scripts read them, see push in lib.lua."""
+    args: list[Any] = [len(lists)]
+    for key, messages in lists.items():
+        args += [key, len(messages), *messages]
+    return args
 
 
 def recorded_of(event: NewEvent, answer: Any) -> Recorded:

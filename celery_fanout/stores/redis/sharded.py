@@ -131,10 +131,16 @@ class ShardedLedger(ShardedViews):
         return woken
 
     def mark_published(
-        self, run_ids: Sequence[str], queues: Mapping[str, str] | None = None
+        self,
+        run_ids: Sequence[str],
+        queues: Mapping[str, str] | None = None,
+        messages: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Turn pending runs into published ones."""
-        self._all([(s.mark_published, (ids, queues)) for s, ids in self._grouped(run_ids)])
+        todo: list[Any] = []
+        for shard, ids in self._grouped(run_ids):
+            todo.append((shard.mark_published, (ids, queues, None if todo else messages)))
+        self._all(todo)
 
     def claim(
         self,

@@ -11,6 +11,7 @@ from celery_fanout.stores.redis.packing import (
     claim_of,
     dumps,
     event_args,
+    list_args,
     pack_rules,
     recorded_of,
     run_json,
@@ -132,13 +133,19 @@ class RedisLedger(RedisLimits):
         return not hasattr(self._scripts.client, "get_primaries")  # a cluster's refuses scripts
 
     def mark_published(
-        self, run_ids: Sequence[str], queues: Mapping[str, str] | None = None
+        self,
+        run_ids: Sequence[str],
+        queues: Mapping[str, str] | None = None,
+        messages: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Turn pending runs into published ones."""
         known = queues or {}
+        lists = list_args(messages or {})
         for start in range(0, len(run_ids), AT_ONCE):
             ids = run_ids[start : start + AT_ONCE]
-            self._scripts.run("published", *(v for i in ids for v in (i, known.get(i, ""))))
+            pairs = (value for i in ids for value in (i, known.get(i, "")))
+            self._scripts.run("published", len(ids), *pairs, *lists)
+            lists = [0]
 
     def claim(
         self,

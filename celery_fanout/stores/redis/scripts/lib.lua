@@ -29,6 +29,18 @@ local function f(x) return string.format('%.6f', x) end
 
 local function copy(list, into) for i = 1, #list do into[#into + 1] = list[i] end end
 
+-- Publish messages. At this place of ARGV is the number of lists; then for each its name, how many
+-- messages, and the messages.
+local function push(at)
+  for _ = 1, tonumber(ARGV[at]) do
+    local list, many = ARGV[at + 1], tonumber(ARGV[at + 2])
+    for start = 1, many, 5000 do -- Lua's unpack has a limit
+      call('LPUSH', list, unpack(ARGV, at + 2 + start, at + 2 + math.min(start + 4999, many)))
+    end
+    at = at + 2 + many
+  end
+end
+
 local function rkey(id) return K .. ':r:' .. id end
 
 local function dkey(id) return K .. ':d:' .. id end

@@ -1,5 +1,7 @@
--- Runs were published. ARGV[2..] pairs of an id and the queue that it went to, "" if that is as recorded
-for i = 2, #ARGV, 2 do
+-- Runs were published, or are by this. ARGV[2] how many, then pairs of an id and the queue that it goes
+-- to, "" if that is as recorded; then messages, see push in lib.lua
+local last = 2 + 2 * tonumber(ARGV[2])
+for i = 3, last, 2 do
   local r = {id = ARGV[i]}
   local state, times
   state, times, r.fd = unpack(call('HMGET', rkey(r.id), 's', 'h', 'fd'))
@@ -14,4 +16,5 @@ for i = 2, #ARGV, 2 do
     end
   end
 end
+push(last + 1)
 return 1

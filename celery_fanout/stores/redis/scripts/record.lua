@@ -69,13 +69,6 @@ end
 if flowing then flowing.finish(cancel) end
 
 -- what is gated gets a message too, which its claim refuses
-local at = 7
-for _ = 1, lists do
-  local list, many = ARGV[at + 1], tonumber(ARGV[at + 2])
-  for start = 1, many, 5000 do -- Lua's unpack has a limit
-    call('LPUSH', list, unpack(ARGV, at + 2 + start, at + 2 + math.min(start + 4999, many)))
-  end
-  at = at + 2 + many
-end
+push(7)
 
 return {'new', generation, table.concat(found, ' '), woken, next(joined) and ids or nil}
