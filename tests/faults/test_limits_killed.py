@@ -31,7 +31,7 @@ def test_workers_are_killed_and_limits_hold(
     tmp_path: Path, chance: random.Random, bounded: bool, fast: bool
 ) -> None:
     """Every two seconds one of four workers, parent and children, under a backlog."""
-    rounds, kills = (16, 3) if bounded else (100, 15)  # events of each name, for each kill
+    rounds, kills = (16, 3) if bounded else (30, 30)  # events of each name, for each kill
     with open_limits(tmp_path, appendonly=True) as limits:
         limits.conf["fanout_max_crashes"] = 50  # what is killed at random is no poison
         if fast:
