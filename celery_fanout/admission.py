@@ -6,6 +6,7 @@ Keys and priorities are Python, and run where the event is emitted.
 from __future__ import annotations
 
 import json
+import logging
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +18,7 @@ from celery_fanout.exceptions import (
 )
 from celery_fanout.flowrules import MAX_PRIORITY, FlowOptions, function_name, is_priority
 from celery_fanout.jsondata import as_json_data, encode
-from celery_fanout.options import MISSING, Concurrency, look_up, seconds_of
+from celery_fanout.options import MISSING, Concurrency, Idempotency, look_up, seconds_of
 from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger
 
 __all__ = ["broker_priority", "flow_of", "limits_of", "require_flow"]
+
+# not Celery's get_logger: its loggers say nothing in a process that has no logging set up
+logger = logging.getLogger(__name__)
 
 #: How long the value of a key may be as it stands, in characters; of a longer one the ledger gets
 #: the beginning and a checksum.
@@ -92,16 +96,14 @@ def flow_of(subscription: Subscription, event: Event) -> Flow | None:
     limits = limits_of(subscription)
     if not limits and options.start_timeout is None and options.finish_timeout is None:
         return None  # nothing to wait for, and so no order: a priority is the broker's alone
-    keys = tuple(
-        "" if limit.key is None else _value(limit.key, name, subscription, event)
-        for name, limit in limits.items()
-    )
+    keys = tuple(_key_of(limit, name, subscription, event) for name, limit in limits.items())
     known: dict[Any, Flow] = options.flows
     found = known.get((subscription.id, keys, priority))
     if found is None:
         gates = _Gates()
         for (name, limit), key in zip(limits.items(), keys, strict=True):
-            gates.add(limit, Gate(name, key))
+            if key is not None:
+                gates.add(limit, Gate(name, key))
         found = _flow(options, gates, subscription, priority)
         if len(known) >= MAX_FLOWS:
             known.clear()
@@ -117,7 +119,7 @@ def _flow(options: FlowOptions, gates: _Gates, subscription: Subscription, prior
         flow_throttle = Rate(gates.of(throttle), throttle.limit, per, throttle.burst)
     if rate is not None:
         flow_rate = Rate(gates.of(rate), rate.limit, seconds_of(rate.per))
-    if once is not None:
+    if once is not None and gates.has(once):
         flow_once = Once(gates.of(once), seconds_of(once.ttl))
     return Flow(
         places=_places(options, gates),
@@ -140,6 +142,9 @@ class _Gates:
 
     def add(self, limit: Limit, gate: Gate) -> None:
         self._gates[id(limit)] = gate
+
+    def has(self, limit: Limit) -> bool:
+        return id(limit) in self._gates
 
     def of(self, limit: Limit) -> Gate:
         return self._gates[id(limit)]
@@ -186,11 +191,37 @@ def _lane(options: FlowOptions, gates: _Gates, subscription: Subscription) -> st
     return encode([subscription.id, *keys]) if keys else subscription.id
 
 
+#: Limits of whose key it was said that an event has nothing there.
+_told: set[str] = set()
+
+
+def _key_of(limit: Limit, name: str, subscription: Subscription, event: Event) -> str | None:
+    """Return the value of a limit's key; ``None`` if the limit does not concern the event.
+
+    Events that have nothing at the path share one value. For an idempotency that would be to drop
+    all of them but the first, so each of them counts by itself.
+    """
+    if limit.key is None:
+        return ""
+    if isinstance(limit.key, str) and look_up(event.data, limit.key) is MISSING:
+        apart = isinstance(limit, Idempotency)
+        if name not in _told:  # once for each limit and process: it is so for every event, mostly
+            _told.add(name)
+            logger.warning(
+                "The event %s has nothing at %r, the key of the limit %r. Such events count %s.",
+                event.name,
+                limit.key,
+                name,
+                "each by itself" if apart else "as one",
+            )
+        return None if apart else "null"
+    return _value(limit.key, name, subscription, event)
+
+
 def _value(key: Key, limit: str, subscription: Subscription, event: Event) -> str:
     """Return the value of a key as text."""
     if isinstance(key, str):
         found = look_up(event.data, key)
-        found = None if found is MISSING else found
     else:
         what = f"the key of the limit {limit!r} of {subscription.id}"
         found = _called(key, what, event)

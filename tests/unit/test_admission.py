@@ -380,3 +380,19 @@ def test_who_is_asked_first_is_shared_by_few() -> None:
         "concurrency ocr",
         "concurrency app",
     ]
+
+
+def test_where_there_is_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A misspelt path is told of, and costs no event."""
+    found = flow(concurrency=Concurrency(2, "tennant"), idempotency="number.of")
+    assert found.places == (Place(Gate(f"concurrency {SUB} by tennant", "null"), 2),)
+    assert found.once is None
+    flow(concurrency=Concurrency(2, "tennant"), idempotency="number.of")
+    nothing = "The event order/paid has nothing at"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{nothing} 'tennant', the key of the limit 'concurrency {SUB} by tennant'. {AS_ONE}",
+        f"{nothing} 'number.of', the key of the limit 'idempotency {SUB} by number.of'. {APART}",
+    ]
+
+
+AS_ONE, APART = "Such events count as one.", "Such events count each by itself."

@@ -10,11 +10,11 @@ unregistered. All values are short, so that Redis packs the hash.
 
 And if limits hold for it: ``fl`` its lane and priority, ``l1`` to ``l4`` the places that it needs
 (gate, number, mode), ``lt`` its throttle (gate, number, period, burst), ``ls`` number by which it
-waits, ``lw`` the lane in which it waits, ``la`` admitted, ``lh`` charged to the throttle,
-``cl`` how it collects, or who asked for it, ``co`` gate where it collects, ``cd`` until when at
-most, ``lr`` it has a time of its own to start, ``os`` its ``o`` is that of ``start_timeout``, ``ft`` ``finish_timeout``, ``fd`` must end by.
-What was dropped has them too: it may be retried. Why a run is gated is not noted with it: the name
-of a limit is too long.
+waits, ``lw`` the lane in which it waits, ``la`` admitted, ``lh`` charged to the throttle, ``lr`` it
+has a time of its own to start, ``cl`` how it collects, or who asked for it, ``co`` gate where it
+collects, ``cd`` until when at most, ``os`` its ``o`` is that of ``start_timeout``, ``ft``
+``finish_timeout``, ``fd`` must end by. What was dropped has them too: it may be retried. Why a run
+is gated is not noted with it: the name of a limit is too long.
 
 Fields of ``l:<gate>``: ``n`` name of the limit, ``k`` key, ``at`` number, period and burst as the
 code has them, ``us`` last used, ``w`` how many runs wait, ``turn`` of the last lane, ``tat`` of a
