@@ -1,4 +1,4 @@
-"""The batch that a run belongs to: as its run, as an item of ``step.parallel``, or in its tail."""
+"""What a run has collected, for it, the items of its ``step.parallel``, and its tail."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ if TYPE_CHECKING:
     from celery_fanout.registry import Subscription
     from celery_fanout.stores.ledger import EventRecord, Ledger, RunRecord
 
-__all__ = ["batch_of", "recorded_event"]
+__all__ = ["collected_by", "recorded_event"]
 
 
-def batch_of(
+def collected_by(
     ledger: Ledger, subscription: Subscription | None, run: RunRecord | None
 ) -> tuple[Sequence[str], Event] | None:
-    """Return the keys of the events of a batch, and the event that its subscriber gets.
+    """Return the keys of the events that a run belongs to, and the event that its subscriber gets.
 
-    ``None`` if the run belongs to none. It asks the ledger for each event, so it is for what
-    happens rarely; a batch's own run is taken with its list.
+    ``None`` if its subscription collects none. It asks the ledger for each event of a batch, so it
+    is for what happens rarely; the run that has collected is taken with its list.
     """
-    if subscription is None or subscription.flow is None or subscription.flow.batch is None:
+    flow = None if subscription is None else subscription.flow
+    if flow is None or not flow.collects:
         return None
     while run is not None and run.kind in ("then", "parallel") and run.parent:
         run = ledger.run(run.parent)
     if run is None or run.kind != "event":
         return None
     keys: Sequence[str] = run.detail.get("events") or [run.event]
-    found = [record for record in map(ledger.event, keys) if record is not None]
+    wanted = keys[-1:] if flow.batch is None else keys
+    found = [record for record in map(ledger.event, wanted) if record is not None]
     last = recorded_event(found[-1]) if found else None
-    if last is None:
-        return None
+    if last is None or flow.batch is None:
+        return None if last is None else (keys, last)
     return keys, replace(last, data=[json.loads(record.data) for record in found])
 
 

@@ -13,7 +13,7 @@ from celery.utils.log import get_logger
 from kombu.utils import json as kombu_json
 
 from celery_fanout.canvas import FAILURE_HEADER
-from celery_fanout.collected import batch_of, recorded_event
+from celery_fanout.collected import collected_by, recorded_event
 from celery_fanout.events import Event
 from celery_fanout.exceptions import FanoutError, StoreUnavailable
 from celery_fanout.ids import child_id
@@ -85,8 +85,8 @@ class Endings:
             self._ledger.told(run_id)
             return
         subscription = self._registry.find(run.subscription)
-        batch = batch_of(self._ledger, subscription, run)
-        described = _described(run, recorded_event(event) if batch is None else batch[1])
+        collected = collected_by(self._ledger, subscription, run)
+        described = _described(run, recorded_event(event) if collected is None else collected[1])
         chained = run.kind in (
             "event",
             "then",

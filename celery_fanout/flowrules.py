@@ -90,6 +90,11 @@ class FlowOptions:
         """What is set, by the names of ``on_event``'s arguments."""
         return tuple(name for name in self.__dataclass_fields__ if getattr(self, name) not in _NONE)
 
+    @property
+    def collects(self) -> bool:
+        """Whether several events make one run."""
+        return self.batch is not None or self.debounce is not None
+
     def limits(self, subscription: str) -> dict[str, Limit]:
         """Return the limits of a subscription by their names, see :func:`limit_name`."""
         known = self._named.get(subscription)

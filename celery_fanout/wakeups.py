@@ -21,7 +21,7 @@ from celery_fanout.canvas import (
     VERSION,
     VERSION_HEADER,
 )
-from celery_fanout.collected import batch_of
+from celery_fanout.collected import collected_by
 from celery_fanout.events import HEADER_PREFIX, Event
 from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
 from celery_fanout.failpoints import hit
@@ -45,8 +45,8 @@ logger = get_logger(__name__)
 #: How long a run waits for another process when this one does not know its subscriber, in seconds.
 ELSEWHERE = 5.0
 
-#: The keys of the events of a batch, and the event that its subscriber gets.
-_Batch: TypeAlias = "tuple[Sequence[str], Event]"
+#: The keys of the events that a run collected, and the event that its subscriber gets.
+_Collected: TypeAlias = "tuple[Sequence[str], Event]"
 
 #: How many of the events that a run collected its message names.
 MAX_EVENTS = 1000
@@ -94,7 +94,7 @@ class Wakeups:
         done: list[str] = []
         queues: dict[str, str] = {}
         together: list[Delivery] = []
-        batches: dict[str, _Batch] = {}
+        collected: dict[str, _Collected] = {}
         for wakeup in taken.wakeups:
             try:
                 if wakeup.kind not in ("event", "parallel"):
@@ -103,7 +103,7 @@ class Wakeups:
                         queues[wakeup.run_id] = self._send(wakeup)
                     done.append(wakeup.run_id)
                     continue
-                deliveries = self._freeze(wakeup, batches)
+                deliveries = self._freeze(wakeup, collected)
                 for delivery in deliveries:
                     queue = self._publisher.queue_of(delivery.chain.subscription)
                     queues[delivery.chain.run_id] = queue
@@ -139,7 +139,7 @@ class Wakeups:
             logger.warning("%d runs cannot be published now: %s", len(deliveries), exc.reason)
         return [d.chain.run_id for d in deliveries if d.state == "published"]
 
-    def _freeze(self, wakeup: Wakeup, batches: dict[str, _Batch]) -> list[Delivery]:
+    def _freeze(self, wakeup: Wakeup, collected: dict[str, _Collected]) -> list[Delivery]:
         """Return the chain of a subscriber's run; put it back if this process does not know it."""
         subscription = self._registry.find(wakeup.subscription)
         event = event_of(wakeup)
@@ -147,8 +147,13 @@ class Wakeups:
             self._ledger.unregistered(wakeup.run_id, ELSEWHERE)
             return []
         events = wakeup.events
-        if subscription.flow is not None and subscription.flow.batch is not None and not events:
-            events, event = self._batch(wakeup, subscription, event, batches)
+        flow = subscription.flow
+        if flow is not None and flow.collects and not events:
+            if wakeup.kind == "parallel":
+                events, event = self._of_parent(wakeup, subscription, event, collected)
+            elif flow.batch is not None:  # a replay is a batch by itself
+                events = [wakeup.event]
+                event = event if wakeup.message == BATCHED else subscription.alone(event)
         place, run_id = place_in(wakeup.run_id), wakeup.run_id
         found = self._publisher.freeze_for(event, [subscription], wakeup.generation, place, run_id)
         chain = found[0].chain
@@ -161,18 +166,23 @@ class Wakeups:
             chain.chain = None
         return found
 
-    def _batch(
-        self, wakeup: Wakeup, sub: Subscription, event: Event, batches: dict[str, _Batch]
-    ) -> _Batch:
-        """Return the keys and the event of a batch whose list did not come with the wakeup."""
-        if wakeup.kind == "event":  # a replay is a batch by itself
-            return [wakeup.event], event if wakeup.message == BATCHED else sub.alone(event)
-        # the items of one step.parallel, which replay the body, come together
+    def _of_parent(
+        self,
+        wakeup: Wakeup,
+        sub: Subscription,
+        event: Event,
+        collected: dict[str, _Collected],
+    ) -> _Collected:
+        """Return what an item of ``step.parallel`` replays the body with: all that its run has.
+
+        The items of one step come together.
+        """
         run = self._ledger.run(wakeup.run_id)
         parent = "" if run is None else run.parent
-        if parent not in batches:
-            batches[parent] = batch_of(self._ledger, sub, run) or ([wakeup.event], sub.alone(event))
-        return batches[parent]
+        if parent not in collected:
+            found = collected_by(self._ledger, sub, run)
+            collected[parent] = found or ([wakeup.event], sub.alone(event))
+        return collected[parent]
 
     def _send(self, wakeup: Wakeup) -> str:
         """Publish a link of a tail, or what a run, its failure or an emission asked for.

@@ -302,7 +302,8 @@ class Ledger(FlowLedger, Protocol):
     def sweep(self, *, limit: int = 1000) -> int:
         """Remove what has expired from the indexes; return how many runs.
 
-        What is held back though its subscription is not paused goes: a resume was cut short.
+        At least ``limit`` if there may be more. What is held back though its subscription is not
+        paused goes: a resume was cut short.
         """
         ...
 

@@ -503,7 +503,7 @@ class Admissions:
             opens[key] += fan_in is not None and fan_in.state not in FINAL
         for child, run in self.children.items():
             if self.record_of(child).state not in FINAL:
-                opens.update(run.events)
+                opens[self.record_of(run.id).event] += 1
         for key in self.events:
             event = self.ledger.event(key)
             assert event is not None

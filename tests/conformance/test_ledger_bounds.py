@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from celery_fanout.stores.flow import Collect, Flow, Gate
 from celery_fanout.stores.ledger import Ledger, NewEvent, NewRun
 from celery_fanout.stores.memory_ledger import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
@@ -239,6 +240,17 @@ def test_what_is_adopted_by_a_run_without_data_expires(redis: Desk) -> None:
     redis.ledger.cancel(["e1-a"], "enough")
     assert redis.ledger.adopt("e1-a", NewRun("c0", "", "on_failure", message="{}"))
     assert client(redis).ttl("{fanout}:d:e1-a") == client(redis).ttl("{fanout}:r:e1-a") > 0
+
+
+def test_of_what_a_debounced_run_has_collected_the_last_is_read(redis: Desk) -> None:
+    flow = Flow(collect=Collect(Gate("debounce work"), "debounce", 10))
+    for n in range(20):
+        redis.emit(f"e{n}", runs=[NewRun(f"e{n}-a", "a@doc/up", flow=flow)])
+    redis.clock.advance(10)
+    before = client(redis).info("commandstats")["cmdstat_get"]["calls"]
+    (woken,) = redis.ledger.take().wakeups
+    assert (len(woken.events), json.loads(woken.data)) == (20, {"id": "e19"})
+    assert client(redis).info("commandstats")["cmdstat_get"]["calls"] == before + 1
 
 
 def test_the_sweep_finds_what_redis_expired_first(redis: Desk) -> None:

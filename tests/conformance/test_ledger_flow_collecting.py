@@ -373,6 +373,27 @@ def test_the_tail_of_a_batch_belongs_to_all_its_events(desk: Desk) -> None:
     assert sorted(found.woken) == ["e0-then", "e1-then"]
 
 
+def test_items_of_a_batch_do_not_each_have_the_whole_of_it(desk: Desk) -> None:
+    """Or a thousand items of a thousand events would be a million entries, and as many texts."""
+    flow = batch(2, 10)
+    emit(desk, "e0", flow)
+    joined(desk, "e1", flow)
+    assert desk.taken("e0-a") == ["e0-a"]
+    token, group = begin(desk, "e0"), 's["p",1]'
+    items = [NewRun(f"i{n}", "parallel", "a@doc/up", field=f"f{n}", group=group) for n in (1, 2)]
+    assert desk.ledger.spawn("e0-a", token, group, items).ok
+    desk.ledger.settle("e0-a", token, S.SUSPENDED, group=group)
+    assert opens(desk, "e0", "e1") == [3, 1]
+    woken = desk.ledger.take(["i1", "i2"]).wakeups
+    assert [(tuple(w.events), json.loads(w.data)) for w in woken] == [((), {"id": "e0"})] * 2
+    for n in (1, 2):
+        desk.ledger.settle(f"i{n}", desk.begin(f"i{n}"), S.SUCCEEDED, result="1")
+    assert opens(desk, "e0", "e1") == [1, 1]
+    assert desk.taken("e0-a") == ["e0-a"]
+    finish(desk, "e0")
+    assert opens(desk, "e0", "e1") == [0, 0]
+
+
 def test_a_batch_that_is_listed(desk: Desk) -> None:
     emit(desk, "e0", batch(3, 10))
     joined(desk, "e1", batch(3, 10))

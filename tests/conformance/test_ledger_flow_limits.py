@@ -27,7 +27,7 @@ from tests.conformance.flows import (
     usage,
     waiting,
 )
-from tests.conformance.ledgers import Desk
+from tests.conformance.ledgers import RULES, Desk
 
 S = RunState
 ONE = Flow((place(1),))
@@ -302,3 +302,16 @@ def test_looking_changes_nothing(desk: Desk) -> None:
     assert desk.ledger.gates() == before
     assert waiting(desk, "e2") == [WORK]
     assert record(desk, "e3", [("a", one("cancel"))]).runs[0][1] is S.PENDING
+
+
+def test_a_sweep_of_gates_goes_on_while_there_are_more(desk: Desk) -> None:
+    """Or gates of a limit by user would be left over faster than they go."""
+    for n in range(5):
+        emit(desk, f"e{n}", rate(1, 60, str(n)))
+        finish(desk, f"e{n}")
+    desk.clock.advance(RULES.success_retention + 1)
+    assert desk.ledger.sweep() == 5
+    desk.clock.advance(3601 - RULES.success_retention)
+    while desk.ledger.sweep(limit=2) >= 2:
+        pass
+    assert desk.ledger.gates() == []

@@ -265,6 +265,20 @@ def test_items_of_a_parallel_step_of_a_batch_see_all_of_it(shop, simulation):
     assert shop.got == [[0, 1, 2]] * 5
 
 
+def test_items_of_a_parallel_step_of_a_debounced_run_see_its_events(shop, simulation):
+    runs = []
+
+    def body(data):
+        runs.append(current_run())
+        return step.parallel("each", [(lambda n=n: data * n,) for n in range(2)])
+
+    shop.subscribe(body, debounce=Debounce(10))
+    emissions = [shop.emit(number, id=f"e{number}") for number in range(1, 4)]
+    simulation.finish()
+    assert emissions[0].get()[0].value == [0, 3]
+    assert [(run.event.id, len(run.events)) for run in runs] == [("e3", 3)] * 4
+
+
 def test_who_is_told_of_a_failure_is_told_of_the_whole_batch(shop, simulation):
     told = []
     failed = shop.app.task(noting(told), name="failed", shared=False)

@@ -302,7 +302,11 @@ class Book(Gates):
                     self.wake(row)
 
     def adopt(self, parent: Row, children: Sequence[NewRun], due: float) -> int:
-        """Record children of a run; return how many are new."""
+        """Record children of a run; return how many are new.
+
+        The links of its tail are open runs of all the events that it collected; fan-ins do not wait
+        for the others.
+        """
         new = 0
         for child in children:
             new += self.add(
@@ -311,7 +315,7 @@ class Book(Gates):
                 due,
                 parent.generation,
                 parent=parent.id,
-                events=parent.events,
+                events=parent.events if child.kind == "then" else (),
             )
             parent.children[child.id] = child.kind
         return new

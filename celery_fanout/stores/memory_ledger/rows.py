@@ -64,7 +64,7 @@ class Row:
         flush: until when it collects events.
         impatient: whether ``expires`` is because of ``start_timeout``.
         deadline: when ``finish_timeout`` is over.
-        events: keys of those that it, or the run that asked for it, collected.
+        events: keys of those that it, or the run whose tail it is of, collected.
         together: groups of items of ``step.parallel``.
     """
 

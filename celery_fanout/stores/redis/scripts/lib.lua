@@ -226,8 +226,8 @@ local function index_event(key, name)
   end
 end
 
--- Keys of the events of which a run is an open run: more than one if it, or who asked for it, has
--- collected them.
+-- Keys of the events of which a run is an open run: more than one if it, or the run whose tail it is
+-- of, has collected them.
 local function concerned(r) return r.cl and call('LRANGE', lekey(r.id), 0, -1) or {r.e} end
 
 -- Write new runs. Each is a list of 9 values: id, kind, subscription, queue, message, field, group,
@@ -242,8 +242,11 @@ local function add_runs(runs, event, due, generation, more)
   local added, states, chained, opened, joined, stamp = {}, {}, 0, 0, {}, f(now)
   local filed_as, timers, subs = {}, {}, {}
   local gate = #runs > 0 and call('EXISTS', K .. ':paused') == 1
-  local parent, events = more.parent, {event}
-  if parent and parent.cl then events = concerned(parent) end
+  local parent, events, whole = more.parent, {event}, false
+  if parent and parent.cl and #runs > 0 and is_chained(runs[1][2]) == 1 then
+    -- only of a link: fan-ins do not wait for the others, and a run may ask for a thousand of them
+    events, whole = concerned(parent), true
+  end
   -- many at a time, but not more than Lua's unpack can
   local function all(command, key, values)
     for start = 1, #values, 4000 do
@@ -282,7 +285,7 @@ local function add_runs(runs, event, due, generation, more)
         if message ~= '' then call('HSET', dkey(id), 'M', message) end
         if parent then
           copy({'p', parent.id}, fields)
-          if parent.cl then
+          if whole then
             copy({'cl', parent.cl}, fields)
             all('RPUSH', lekey(id), events)
           end

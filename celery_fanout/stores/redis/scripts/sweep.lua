@@ -1,6 +1,6 @@
 -- Remove from the indexes what has outlived its retention, and let go of what is held back though its
 -- subscription is not paused: a resume was cut short. ARGV[2] limit
--- Returns how many runs it removed.
+-- Returns how many runs it removed, or if that is more how many gates it looked at.
 local swept, limit = 0, tonumber(ARGV[2])
 for state, keep in pairs({succeeded = SUCCESS, cancelled = SUCCESS, failed = FAILURE}) do
   local index = K .. ':s:' .. state
@@ -19,7 +19,8 @@ for h, sub in pairs(hash(K .. ':subs') or {}) do
   if call('EXISTS', K .. ':g:' .. h) == 1 and call('HEXISTS', K .. ':paused', sub) == 0 then let_go(sub, limit) end
 end
 -- gates that nobody has used for a while, or that are needed all the same
-for _, gate in ipairs(call('ZRANGEBYSCORE', K .. ':limits', '-inf', '(' .. f(now - 3600), 'LIMIT', 0, limit)) do
+local gates = call('ZRANGEBYSCORE', K .. ':limits', '-inf', '(' .. f(now - 3600), 'LIMIT', 0, limit)
+for _, gate in ipairs(gates) do
   local key, at, tat, used = K .. ':l:' .. gate
   at, tat, used = unpack(call('HMGET', key, 'at', 'tat', 'us'))
   local per = tonumber(at and string.match(at, '^%S+ (%S+)') or '0')
@@ -32,4 +33,4 @@ for _, gate in ipairs(call('ZRANGEBYSCORE', K .. ':limits', '-inf', '(' .. f(now
     call('ZREM', K .. ':limits', gate)
   end
 end
-return swept
+return math.max(swept, #gates)

@@ -46,9 +46,11 @@ for _, id in ipairs(ids) do
     local keys = r.cl and concerned(r)
     local _, attributes, traced, data = text(keys and keys[#keys] or r.e)
     if keys then
-      local list = {}
+      if r.cl == 'batch' then
+        local list = {}
         for _, key in ipairs(keys) do list[#list + 1] = select(4, text(key)) end
-      if r.cl == 'batch' then data = '[' .. table.concat(list, ',') .. ']' end
+        data = '[' .. table.concat(list, ',') .. ']'
+      end
       collected[#collected + 1], collected[#collected + 2] = id, cjson.encode(keys)
     end
     local message, trace = unpack(call('HMGET', dkey(id), 'M', 'T'))
