@@ -184,7 +184,9 @@ def _lane(options: FlowOptions, gates: _Gates, subscription: Subscription) -> st
     """Return with whom a run waits in line; lines take turns.
 
     Only keys of limits that runs wait for in numbers count: with an idempotency or a debounce by
-    document each run would be a line of its own, and priorities would mean nothing.
+    document each run would be a line of its own, and priorities would mean nothing. (The ledger
+    adds what a run has still to pass. So runs that queue for singletons by document are lines of
+    their own.)
     """
     limits = (*options.concurrency, options.throttle, options.batch)
     keys = [gates.of(limit).key for limit in limits if limit is not None and limit.key is not None]

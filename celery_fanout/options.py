@@ -145,6 +145,10 @@ def _check_whole(option: str, name: str, value: Any, least: int, most: float = m
         )
 
 
+#: The longest duration, in seconds: 100 years. Redis takes no expiry that is very much longer.
+MAX_SECONDS = 100 * 365.25 * 86_400
+
+
 def check_seconds(option: str, name: str, value: Any) -> float:
     """Return a duration in seconds.
 
@@ -152,11 +156,11 @@ def check_seconds(option: str, name: str, value: Any) -> float:
         InvalidSubscription: if it is none, or not longer than nothing.
     """
     number = isinstance(value, (int, float, dt.timedelta)) and not isinstance(value, bool)
-    if not number or not 0 < seconds_of(value) < math.inf:
+    if not number or not 0 < seconds_of(value) <= MAX_SECONDS:
         raise InvalidSubscription(
             option,
             f"cannot have {name}={value!r}",
-            "It takes seconds, as a number above 0, or a timedelta.",
+            "It takes seconds, as a number above 0, or a timedelta; at most 100 years.",
         )
     return seconds_of(value)
 

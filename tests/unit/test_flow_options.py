@@ -29,7 +29,7 @@ from celery_fanout.flowrules import FlowOptions, flow_options, limit_name
 
 HOUR = dt.timedelta(hours=1)
 NO_KEY = "Use a dotted path into the data, such as 'document.id', or a function of the Event."
-NO_SECONDS = "It takes seconds, as a number above 0, or a timedelta."
+NO_SECONDS = "It takes seconds, as a number above 0, or a timedelta; at most 100 years."
 
 
 def tenant_of(event): ...

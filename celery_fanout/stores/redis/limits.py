@@ -74,8 +74,10 @@ class RedisLimits(RedisViews):
     def _gates(self, first: str | None) -> Iterator[tuple[str, dict[str, str]]]:
         """Read gates; if there are very many, ``first`` must not be missed: it has no key."""
         if first is not None:
-            found = self._many([("hgetall", self._keys.gate(first))])[0]
-            if "n" in found:
+            found, used = self._many(
+                [("hgetall", self._keys.gate(first)), ("zscore", self._keys.limits, first)]
+            )
+            if "n" in found and used is not None:
                 yield first, found
         for start in range(0, LOOK_THROUGH, PAGE):
             last = start + PAGE - 1

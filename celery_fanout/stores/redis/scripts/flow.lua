@@ -200,6 +200,7 @@ local function flow()
     call('HSET', where_key, lane, g.id)
     rotate(g.id, lane)
     call('PERSIST', lkey(g.id))
+    call('ZADD', K .. ':limits', f(now), g.id)
     if g.per and g.step and not call('ZSCORE', gates_key, g.id) then wait_until(g, math.max(g.next, now)) end
   end
   --

@@ -29,7 +29,8 @@ for _, gate in ipairs(gates) do
     call('ZADD', K .. ':limits', f(now), gate)
     if call('TTL', key) >= 0 then call('EXPIRE', key, math.ceil(math.max(86400, 2 * per))) end
   else
-    call('DEL', key)
+    -- it stays until it expires: a run that is delayed may need its limit's name, to find its number
+    if call('TTL', key) < 0 then call('EXPIRE', key, math.ceil(math.max(86400, 2 * per))) end
     call('ZREM', K .. ':limits', gate)
   end
 end
