@@ -98,6 +98,8 @@ def _change_runs(
         ids, wrong = _resolved(run_ids, lambda text: fanout.runs.find(text).id)
     else:
         runs = fanout.runs.select(state=states, limit=options["limit"], **filters)
+        if not runs and filters["subscription"]:
+            fanout.runs.require_subscription(filters["subscription"])
         if verb == "retry":  # these are retried with the run whose step they belong to
             runs = [run for run in runs if run.kind not in PARTS_OF_STEPS]
         rows = [[run.id, run.subscription or f"({run.kind})", str(run.state)] for run in runs]

@@ -110,6 +110,8 @@ def runs(
     """
     key = None if event is None else fanout.runs.event(event, name).key
     found = _first(limit, fanout.runs.list(event=key, name=name, limit=limit + 1, **filters))
+    if not found and filters["subscription"]:
+        fanout.runs.require_subscription(filters["subscription"])
     if as_json:
         print_json([_run_data(run) for run in found])
         return

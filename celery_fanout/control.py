@@ -200,8 +200,19 @@ class RunControl(LimitControl):
         return found
 
     def _unknown(self, name: str) -> UnknownSubscription:
-        near = difflib.get_close_matches(name, [sub.id for sub in self._registry], n=1)
+        ids = [sub.id for sub in self._registry]
+        near = difflib.get_close_matches(name, ids, n=1) or [id_ for id_ in ids if name in id_]
         return UnknownSubscription(name, near[0] if near else "")
+
+    def require_subscription(self, subscription: str) -> None:
+        """See that a subscription exists, or that the ledger still has runs of it.
+
+        Raises:
+            UnknownSubscription: if neither is so.
+        """
+        known = self._registry.find(subscription) is not None or subscription in self.paused()
+        if not known and not self.list(subscription=subscription, limit=1):
+            raise self._unknown(subscription)
 
     # -- subscriptions --------------------------------------------------------------------------
 

@@ -219,6 +219,15 @@ def test_looking(shop):
     )
 
 
+def test_a_subscription_that_nobody_knows(shop):
+    """A misspelt name in a script must not look as if there were nothing to do."""
+    said = "There is no subscription 'shipp@order/paid'. Did you mean 'shop.ship@order/paid'?\n"
+    for command in (["runs"], ["cancel", "--yes"], ["retry", "--yes"]):
+        assert shop(*command, "--subscription", "shipp@order/paid", code=1) == f"Error: {said}"
+    assert "Did you mean 'shop.ship@order/paid'?" in shop("pause", "ship@", code=1)
+    assert shop("runs", "--subscription", "shop.ship@order/paid") == "The ledger has no such run.\n"
+
+
 def test_running_again(shop):
     with Worker("shop", cwd=shop.path, pool="solo"):
         one, two = shop.emit("o-1", "o-2")
