@@ -185,16 +185,9 @@ class Fanout:
 
     @once
     def _worker_engine(self) -> Engine:
-        level2 = self.level2
-        return Engine(
-            lazy_store(lambda: self.store),
-            self.settings,
-            self.emit_from_step,
-            self._now,
-            ledger=None if level2 is None else level2.ledger,
-            wake=None if level2 is None else level2.wakeups.wake,
-            ended=None if level2 is None else level2.endings.tell,
-        )
+        store = lazy_store(lambda: self.store)
+        engine = Engine(store, self.settings, self.emit_from_step, self._now)
+        return engine if self.level2 is None else self.level2.engine(engine)
 
     @once
     def _eager_engine(self) -> Engine:

@@ -32,9 +32,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from celery_fanout.context import Run
+    from celery_fanout.events import Event
     from celery_fanout.stores import StepKey
+    from celery_fanout.stores.flow import Flow
     from celery_fanout.stores.ledger import Claim, Ledger, Settled
     from celery_fanout.stores.states import RunState
+
+    Limits = Callable[[str, Event], Flow | None]
 
 __all__ = ["ClaimedRun", "claim"]
 
@@ -169,7 +173,7 @@ class ClaimedRun:
 
 
 def claim(
-    ledger: Ledger, run: Run, request: Any, patience: float
+    ledger: Ledger, run: Run, request: Any, patience: float, flow: Limits | None = None
 ) -> tuple[Claim, ClaimedRun | None]:
     """Claim the run that a message names.
 
@@ -178,6 +182,7 @@ def claim(
         run: the run.
         request: the message's request.
         patience: how long to wait for a ledger that does not answer, in seconds.
+        flow: returns the limits of a run by its subscription's id and its event.
 
     Returns:
         The answer, and what to execute it with if it is this worker's now.
@@ -198,7 +203,7 @@ def claim(
     patience_here = min(patience, 5.0)  # the message can wait elsewhere
     answer: Claim = patiently(patience_here, asked)
     if answer.status == "unknown":
-        lost = _recreated(ledger, run, headers)
+        lost = _recreated(ledger, run, headers, flow)
         if lost is not None:
             answer = patiently(patience_here, partial(asked, recreate=lost))
     if answer.status not in ("claimed", "completing"):
@@ -208,7 +213,9 @@ def claim(
     return answer, ClaimedRun(ledger, run.id, answer, branch, patience)
 
 
-def _recreated(ledger: Ledger, run: Run, headers: Mapping[str, Any]) -> NewEvent | None:
+def _recreated(
+    ledger: Ledger, run: Run, headers: Mapping[str, Any], limits: Limits | None
+) -> NewEvent | None:
     """Return what a run is recorded with if Redis has lost its data, inside the window."""
     kind: Any = headers.get(KIND_HEADER, "event")
     event = run.event
@@ -216,11 +223,14 @@ def _recreated(ledger: Ledger, run: Run, headers: Mapping[str, Any]) -> NewEvent
     if kind not in ("event", "then") or age > ledger.rules.dedup_window:
         return None
     batched = BATCHED if BATCH_HEADER in headers else ""
+    # the limits of a batch are by its first event, which nobody knows any more
+    limited = limits is not None and kind == "event" and not batched and ledger.supports_flow
+    flow = limits(run.subscription, event) if limits is not None and limited else None
     return NewEvent(
         key=event_key(event.name, event.id),
         name=event.name,
         attributes=encode(event.attributes()),
         data=encode(event.data),
-        runs=[NewRun(run.id, run.subscription, kind, message=batched)],
+        runs=[NewRun(run.id, run.subscription, kind, message=batched, flow=flow)],
         generation=int(headers.get(GENERATION_HEADER, 0)),
     )

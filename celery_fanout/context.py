@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.settings import Settings
     from celery_fanout.stores import CheckpointStore, StepKey
+    from celery_fanout.stores.flow import Flow
     from celery_fanout.stores.ledger import Ledger
 
 __all__ = ["Run", "current_event", "current_run"]
@@ -77,6 +78,7 @@ class Engine:
         ledger: what runs are claimed from and settled in, on level 2.
         wake: publishes runs that are due now; best effort.
         ended: records what follows from the end of a run that failed or was cancelled.
+        flow: returns the limits of a run by its subscription's id and its event.
         dispatches: whether Celery publishes the next link of a chain; a test goes on by itself.
     """
 
@@ -88,6 +90,7 @@ class Engine:
     ledger: Ledger | None = None
     wake: Callable[[Sequence[str]], None] | None = None
     ended: Callable[[str], None] | None = None
+    flow: Callable[[str, Event], Flow | None] | None = None
     dispatches: bool = True
 
 

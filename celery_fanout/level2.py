@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from celery_fanout.admission import flow_of
 from celery_fanout.endings import Endings
-from celery_fanout.exceptions import EmitError, StoreUnavailable
+from celery_fanout.exceptions import EmitError, InvalidEvent, StoreUnavailable
 from celery_fanout.keeper import Keeper
 from celery_fanout.recording import Recorder, Schedule
 from celery_fanout.supervising import Supervisor
@@ -17,12 +19,14 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from celery_fanout.context import Engine
     from celery_fanout.control import RunControl
     from celery_fanout.emission import Emission
     from celery_fanout.events import Event
     from celery_fanout.publisher import Publisher
     from celery_fanout.registry import Registry
     from celery_fanout.settings import Settings
+    from celery_fanout.stores.flow import Flow
     from celery_fanout.stores.ledger import Ledger
 
 __all__ = ["Level2"]
@@ -65,6 +69,28 @@ class Level2:
             app, ledger, registry, lambda event: self.emit([event]), self.wakeups.wake
         )
         self.supervisor = Supervisor(ledger, self.wakeups.wake, self._ended)
+
+    def engine(self, engine: Engine) -> Engine:
+        """Return an engine that works with the ledger."""
+        return replace(
+            engine,
+            ledger=self.ledger,
+            wake=self.wakeups.wake,
+            ended=self.endings.tell,
+            flow=self._flow,
+        )
+
+    def _flow(self, subscription: str, event: Event) -> Flow | None:
+        """Return the limits of a run that is recorded anew, as the ledger has lost it."""
+        found = self._registry.find(subscription)
+        try:
+            flow = None if found is None else flow_of(found, event)
+        except (
+            InvalidEvent
+        ):  # it was worked out when the event was emitted; the code is another now
+            return None
+        # what it is made of, and whether it is dropped, was decided then
+        return flow and replace(flow, collect=None, once=None, rate_limit=None)
 
     def _ended(self, run_id: str) -> None:
         self.endings.tell(run_id)

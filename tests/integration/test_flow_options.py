@@ -70,7 +70,13 @@ class Counting(Shop):
     def ended(self, *run_ids: str) -> list[tuple[str, str]]:
         """Wait until runs have ended; return their states and reasons."""
         final = ("succeeded", "failed", "cancelled")
-        wait_until(lambda: all(self.look(run).state in final for run in run_ids))
+        ledger = get_fanout(self.app).ledger
+
+        def is_final(run_id: str) -> bool:
+            run = ledger.run(run_id)
+            return run is not None and run.state in final
+
+        wait_until(lambda: all(map(is_final, run_ids)))
         return [(str(found.state), found.reason) for found in map(self.look, run_ids)]
 
 
@@ -114,6 +120,22 @@ def test_a_run_that_sleeps_gives_its_place_to_the_next(shop: Counting) -> None:
         shop.emit(event="order/woken")
         assert shop.ended(first) == [SUCCEEDED]
     assert shop.got == [0, 1, 0]
+
+
+@pytest.mark.parametrize("shop", ["two databases"], indirect=True)
+def test_runs_that_redis_has_lost_have_their_limits_again(
+    shop: Counting, redis_server: RedisServer
+) -> None:
+    """Their messages are there, and say whose they are; what they waited for the code says."""
+    met = threading.Event()
+    shop.limited(lambda data: met.wait(0.05), concurrency=Concurrency(3, "key"))
+    runs = [shop.run({"key": "a"}) for _ in range(3)]
+    with redis_server.client(1) as ledger:
+        ledger.flushdb()
+    get_fanout(shop.app).runs.tune(f"concurrency {LIMITED} by key", 1)
+    with shop.worker("threads", concurrency=3):
+        assert shop.ended(*runs) == [SUCCEEDED] * 3
+    assert shop.most_at_once == 1
 
 
 @everywhere
