@@ -59,8 +59,8 @@ class Gates(Counters):
     def enter(self, row: Row, to: RunState, due: float | None) -> None:
         """Change a run's state, and set its timer."""
         leased = to in (RunState.RUNNING, RunState.COMPLETING)
-        if due is not None and row.deadline is not None and not leased:
-            due = min(due, row.deadline)
+        if due is not None and row.timeout is not None and not leased:
+            due = min(due, row.timeout)
         row.state, row.due, row.updated = to, due, self.now
 
     # -- admission ------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ class MemoryKeeping(MemoryViews):
                     row.due = book.now + self.rules.lease
             elif row.state in (_S.PENDING, _S.PUBLISHED) and (row.resume or 0.0) <= book.now:
                 row.boot = boot
-                row.due = min(book.now + self.rules.lease, row.deadline or inf)
+                row.due = min(book.now + self.rules.lease, row.timeout or inf)
 
     @operation
     def release(self, boot: str, run_ids: Sequence[str]) -> list[str]:

@@ -159,7 +159,7 @@ class Row:
 
     @property
     def timeout(self) -> float | None:
-        """When it is cancelled if it goes on waiting at a gate."""
+        """When it is cancelled if it goes on waiting."""
         return self.expires if self.started is None else self.deadline
 
     @property

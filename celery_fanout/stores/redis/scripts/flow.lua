@@ -470,7 +470,8 @@ local function flow()
         return 'gated', r.o and math.min(due, tonumber(r.o)) or due, r.fields
       end
     end
-    if more.resume then return 'pending', more.resume, r.fields end
+    local function by_then(due) return r.o and math.min(due, tonumber(r.o)) or due end
+    if more.resume then return 'pending', by_then(more.resume), r.fields end
     if more.recreate then return 'pending', now + GRACE, r.fields end
     if is_paused(r) then
       call('ZADD', K .. ':g:' .. h, f(now), id)
@@ -485,11 +486,11 @@ local function flow()
       woken[#woken + 1] = id
       return 'pending', now, r.fields
     end
-    if not m.list then return 'pending', now + GRACE, r.fields end
+    if not m.list then return 'pending', by_then(now + GRACE), r.fields end
     local list = F.lists[m.list] or {}
     list[#list + 1] = ARGV[m.message]
     F.lists[m.list] = list
-    return 'published', now + REPUBLISH, r.fields
+    return 'published', by_then(now + REPUBLISH), r.fields
   end
   --
   -- Once the new runs are recorded: publish them, and cancel those whose places they have taken.

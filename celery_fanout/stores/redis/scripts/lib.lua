@@ -94,7 +94,8 @@ local woken = {}
 local function enter(r, to, due, ...)
   if r.s and r.s ~= to then call('ZREM', K .. ':s:' .. r.s, r.id) end
   r.s = to
-  if r.fd and due and to ~= 'running' and to ~= 'completing' then due = math.min(due, tonumber(r.fd)) end
+  local latest = r.a and r.fd or not r.a and r.o
+  if latest and due and to ~= 'running' and to ~= 'completing' then due = math.min(due, tonumber(latest)) end
   call('ZADD', K .. ':s:' .. to, f(now), r.id)
   if due then
     call('ZADD', K .. ':due', f(due), r.id)

@@ -4,7 +4,7 @@ local last = 2 + 2 * tonumber(ARGV[2])
 for i = 3, last, 2 do
   local r = {id = ARGV[i]}
   local state, times
-  state, times, r.fd = unpack(call('HMGET', rkey(r.id), 's', 'h', 'fd'))
+  state, times, r.fd, r.o, r.a = unpack(call('HMGET', rkey(r.id), 's', 'h', 'fd', 'o', 'a'))
   if state == 'pending' then
     r.s = state
     times = tonumber(times or '0')

@@ -52,6 +52,7 @@ if m.news then call('ZADD', K .. ':news', f(now), m.key) end
 local resume = tonumber(m.resume)
 local lists = tonumber(ARGV[7])
 local due = lists > 0 and now + REPUBLISH or resume or now + GRACE
+if m.expires then due = math.min(due, tonumber(m.expires)) end
 local _, found, opened, joined = add_runs(runs, m.key, due, generation,
   {expires = tonumber(m.expires), resume = resume, published = lists > 0, replay = m.replay})
 for n, id in pairs(joined) do ids[n] = id end

@@ -3,7 +3,7 @@
 local late = {}
 for i = 3, #ARGV do
   local id = ARGV[i]
-  local state, boot, resume, latest = unpack(call('HMGET', rkey(id), 's', 'b', 'i', 'fd'))
+  local state, boot, resume, latest, start, began = unpack(call('HMGET', rkey(id), 's', 'b', 'i', 'fd', 'o', 'a'))
   if state == 'running' or state == 'completing' then
     if boot == ARGV[2] then
       if state == 'running' and latest and tonumber(latest) <= now then
@@ -16,6 +16,7 @@ for i = 3, #ARGV do
     if not resume or tonumber(resume) <= now then
       call('HSET', rkey(id), 'b', ARGV[2])
       local due = now + LEASE
+      latest = began and latest or not began and start
       if latest then due = math.min(due, tonumber(latest)) end
       call('ZADD', K .. ':due', 'XX', f(due), id)
     end
