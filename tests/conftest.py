@@ -6,6 +6,7 @@ A test that stops, kills or reconfigures a server starts one of its own, from :m
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,6 +26,16 @@ from tests.servers import (
 )
 
 HERE = Path(__file__).parent
+
+#: How many files and sockets the process of the tests may have open.
+FILES = 10_000
+
+
+def pytest_configure() -> None:
+    """Allow for the sockets of all apps: one with subscriptions is known until the process ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard), hard))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
