@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.events import Event
     from celery_fanout.flowrules import Limit
-    from celery_fanout.options import Key, Singleton
+    from celery_fanout.options import Singleton
     from celery_fanout.registry import Subscription
     from celery_fanout.stores.ledger import Ledger
 
@@ -205,7 +205,10 @@ def _key_of(limit: Limit, name: str, subscription: Subscription, event: Event) -
     """
     if limit.key is None:
         return ""
-    if isinstance(limit.key, str) and look_up(event.data, limit.key) is MISSING:
+    if not isinstance(limit.key, str):
+        return _as_text(_returned(limit.key, name, subscription, event))
+    found = look_up(event.data, limit.key)
+    if found is MISSING:
         apart = isinstance(limit, Idempotency)
         if name not in _told:  # once for each limit and process: it is so for every event, mostly
             _told.add(name)
@@ -217,25 +220,28 @@ def _key_of(limit: Limit, name: str, subscription: Subscription, event: Event) -
                 "each by itself" if apart else "as one",
             )
         return None if apart else "null"
-    return _value(limit.key, name, subscription, event)
+    return _as_text(found)
 
 
-def _value(key: Key, limit: str, subscription: Subscription, event: Event) -> str:
+def _returned(
+    key: Callable[[Event], object], limit: str, subscription: Subscription, event: Event
+) -> Any:
+    """Return what the function that is a limit's key says of an event."""
+    what = f"the key of the limit {limit!r} of {subscription.id}"
+    found = _called(key, what, event)
+    try:
+        return as_json_data(event.name, found)
+    except InvalidEventData as exc:
+        raise InvalidEvent(
+            event.name,
+            f"cannot be emitted: {function_name(key)}, {what}, returned a "
+            f"{type(found).__name__} that JSON cannot carry",
+            "Let it return a text, a number, or a list of them.",
+        ) from exc
+
+
+def _as_text(found: Any) -> str:
     """Return the value of a key as text."""
-    if isinstance(key, str):
-        found = look_up(event.data, key)
-    else:
-        what = f"the key of the limit {limit!r} of {subscription.id}"
-        found = _called(key, what, event)
-        try:
-            found = as_json_data(event.name, found)
-        except InvalidEventData as exc:
-            raise InvalidEvent(
-                event.name,
-                f"cannot be emitted: {function_name(key)}, {what}, returned a "
-                f"{type(found).__name__} that JSON cannot carry",
-                "Let it return a text, a number, or a list of them.",
-            ) from exc
     text = found if isinstance(found, str) else _canonical(found)
     if len(text) <= MAX_KEY:
         return text

@@ -224,8 +224,9 @@ def _recreated(
         return None
     batched = BATCHED if BATCH_HEADER in headers else ""
     # the limits of a batch are by its first event, which nobody knows any more
-    limited = limits is not None and kind == "event" and not batched and ledger.supports_flow
-    flow = limits(run.subscription, event) if limits is not None and limited else None
+    flow = None
+    if limits is not None and kind == "event" and not batched and ledger.supports_flow:
+        flow = limits(run.subscription, event)
     return NewEvent(
         key=event_key(event.name, event.id),
         name=event.name,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from celery_fanout.events import HEADER_PREFIX, Event
+from celery_fanout.events import from_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from celery_fanout.events import Event
     from celery_fanout.registry import Subscription
     from celery_fanout.stores.ledger import EventRecord, Ledger, RunRecord
 
@@ -35,14 +36,14 @@ def collected_by(
     keys: Sequence[str] = run.detail.get("events") or [run.event]
     wanted = keys[-1:] if flow.batch is None else keys
     found = [record for record in map(ledger.event, wanted) if record is not None]
-    last = recorded_event(found[-1]) if found else None
-    if last is None or flow.batch is None:
-        return None if last is None else (keys, last)
+    if not found:
+        return None
+    last = recorded_event(found[-1])
+    if flow.batch is None:
+        return keys, last
     return keys, replace(last, data=[json.loads(record.data) for record in found])
 
 
-def recorded_event(record: EventRecord) -> Event | None:
+def recorded_event(record: EventRecord) -> Event:
     """Rebuild an event from what the ledger has of it."""
-    attributes: dict[str, Any] = json.loads(record.attributes)
-    headers = {HEADER_PREFIX + key: value for key, value in attributes.items()}
-    return Event.from_headers(headers, json.loads(record.data))
+    return from_attributes(json.loads(record.attributes), json.loads(record.data))

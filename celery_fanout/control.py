@@ -11,6 +11,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from celery_fanout.collected import recorded_event
 from celery_fanout.exceptions import (
     ControlError,
     TooMany,
@@ -20,7 +21,7 @@ from celery_fanout.exceptions import (
 )
 from celery_fanout.limits import LimitControl
 from celery_fanout.looking import MAX_BULK
-from celery_fanout.replaying import begin_again, checkpoints_before, event_of
+from celery_fanout.replaying import begin_again, checkpoints_before
 from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class RunControl(LimitControl):
         """
         record = self.event(event, name)
         if subscriptions is None:
-            chosen: Sequence[Subscription] = self._registry.match(event_of(record))
+            chosen: Sequence[Subscription] = self._registry.match(recorded_event(record))
         else:
             chosen = [self._subscription(sub) for sub in dict.fromkeys(subscriptions)]
         new = begin_again(self._ledger, record, chosen, {})

@@ -9,7 +9,7 @@ from kombu.utils import json as kombu_json
 from celery_fanout import signals
 from celery_fanout.checkpoints import announce_completed, invoke_function, load, step_failed
 from celery_fanout.entering import check_function
-from celery_fanout.events import HEADER_PREFIX, Event, check_name
+from celery_fanout.events import Event, check_name, from_attributes
 from celery_fanout.exceptions import InvalidStep, StoreUnsupported, Superseded
 from celery_fanout.executing import BranchDone
 from celery_fanout.ids import child_id
@@ -115,8 +115,7 @@ def _event(
     found: dict[str, Any] | None = checkpoint.value
     if found is None:
         return None
-    headers = {HEADER_PREFIX + name: value for name, value in found["a"].items()}
-    return Event.from_headers(headers, found["d"])
+    return from_attributes(found["a"], found["d"])
 
 
 def invoke_step(

@@ -123,7 +123,7 @@ class Event:
         if HEADER_PREFIX + "id" not in headers or HEADER_PREFIX + "type" not in headers:
             return None
         cut = len(HEADER_PREFIX)
-        return _from_attributes(
+        return from_attributes(
             {key[cut:]: value for key, value in headers.items() if key.startswith(HEADER_PREFIX)},
             data,
         )
@@ -227,10 +227,11 @@ def _from_cloudevent(attributes: Mapping[str, Any], data: Any) -> Event:
                 "CloudEvents 1.0 requires id, source and type, each a non-empty string.",
             )
     name = check_name(attributes["type"])
-    return _from_attributes(attributes, as_json_data(name, data))
+    return from_attributes(attributes, as_json_data(name, data))
 
 
-def _from_attributes(attributes: Mapping[str, Any], data: Any) -> Event:
+def from_attributes(attributes: Mapping[str, Any], data: Any) -> Event:
+    """Rebuild an event from its attributes, as :meth:`Event.attributes` returned them."""
     optional = {key: attributes.get(key) for key in ("subject", "dataschema", *EXTENSIONS)}
     return Event(
         name=attributes["type"],

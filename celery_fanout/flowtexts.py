@@ -45,7 +45,7 @@ def outlook(preview: Preview, now: float) -> str:
     gate, verdict = preview.gate, preview.verdict
     if gate is None or verdict == "start":
         return "would start"
-    name, kind = _name(gate), gate.limit.partition(" ")[0]
+    name, kind = _name(gate), gate.kind
     used, at_most = f"{preview.used:,}", f"{preview.at_most:,}"
     when = "" if preview.at is None else f" in {age(max(0.0, preview.at - now))}"
     if verdict == "join":

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery_fanout.admission import flow_of, require_flow
-from celery_fanout.events import HEADER_PREFIX, Event
+from celery_fanout.collected import recorded_event
 from celery_fanout.exceptions import ReplayContended, UnknownStep
 from celery_fanout.ids import place_of, run_id
 from celery_fanout.stores import Checkpoint, key_of
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from celery_fanout.registry import Subscription
     from celery_fanout.stores.ledger import EventRecord, Ledger, RunRecord
 
-__all__ = ["begin_again", "checkpoints_before", "event_of"]
+__all__ = ["begin_again", "checkpoints_before"]
 
 #: How often a replay is tried anew because somebody else began a generation meanwhile.
 GENERATIONS = 10
@@ -46,7 +45,7 @@ def begin_again(
     """
     if not subscriptions:
         return []
-    whole = event_of(event)
+    whole = recorded_event(event)
     for sub in subscriptions:
         if sub.flow is not None:
             require_flow(sub, ledger)
@@ -101,12 +100,3 @@ def checkpoints_before(run: RunRecord, step: str) -> dict[str, str]:
         for field, text in stored.items()
         if times[field] < min(firsts) and known[field].status == "done"
     }
-
-
-def event_of(record: EventRecord) -> Event:
-    """Rebuild an event from what the ledger has of it."""
-    attributes: dict[str, Any] = json.loads(record.attributes)
-    headers = {HEADER_PREFIX + key: value for key, value in attributes.items()}
-    found = Event.from_headers(headers, json.loads(record.data))
-    assert found is not None  # noqa: S101 - every recorded event has a name and an id
-    return found

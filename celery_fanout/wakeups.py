@@ -22,7 +22,7 @@ from celery_fanout.canvas import (
     VERSION_HEADER,
 )
 from celery_fanout.collected import collected_by
-from celery_fanout.events import HEADER_PREFIX, Event
+from celery_fanout.events import HEADER_PREFIX, Event, from_attributes
 from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
 from celery_fanout.failpoints import hit
 from celery_fanout.ids import place_in
@@ -255,6 +255,4 @@ def event_of(wakeup: Wakeup) -> Event | None:
     """Rebuild the event of a run; ``None`` if the ledger has it no more."""
     if not wakeup.attributes:
         return None
-    attributes: dict[str, Any] = json.loads(wakeup.attributes)
-    headers = {HEADER_PREFIX + key: value for key, value in attributes.items()}
-    return Event.from_headers(headers, json.loads(wakeup.data))
+    return from_attributes(json.loads(wakeup.attributes), json.loads(wakeup.data))

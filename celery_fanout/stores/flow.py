@@ -38,6 +38,11 @@ class Gate:
     key: str = ""
 
     @property
+    def kind(self) -> str:
+        """What kind of limit it is of: the first word of its name."""
+        return self.limit.partition(" ")[0]
+
+    @property
     def id(self) -> str:
         """What stores call it."""
         text = f"{len(self.limit)}:{self.limit}{self.key}"

@@ -44,7 +44,7 @@ class MemoryLimits:
 
     def _gate(self, counter: Counter) -> GateRecord:
         book = self.book
-        kind = counter.gate.limit.partition(" ")[0]
+        kind = counter.gate.kind
         tuned = book.tuned.get(counter.gate.limit)
         rate = Rate(counter.gate, counter.at_most, counter.per, counter.burst)
         used: int = len(counter.holders)

@@ -161,7 +161,8 @@ class RedisLimits(RedisViews):
 def _record(
     fields: Mapping[str, str], counts: _Counts, tuned: Tuned | None, now: float
 ) -> GateRecord:
-    kind = fields["n"].partition(" ")[0]
+    gate = Gate(fields["n"], fields["k"])
+    kind = gate.kind
     at_most, per, burst = (float(number) for number in fields["at"].split())
     if tuned is not None:
         at_most, per = tuned.at_most, per if tuned.per is None else tuned.per
@@ -181,7 +182,7 @@ def _record(
     elif counts.collected is not None:
         used, next_at = counts.collected
     return GateRecord(
-        Gate(fields["n"], fields["k"]),
+        gate,
         kind,
         int(at_most),
         per,

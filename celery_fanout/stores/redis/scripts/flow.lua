@@ -112,7 +112,6 @@ local function flow()
       call('EXPIRE', lkey(gate), math.ceil(math.max(86400, 2 * (span or 0))))
     end
   end
-  F.touch = touch
   --
   -- Note the gates of a new run: lists of id, name, key, "at_most period burst", period.
   local function note(gates)
