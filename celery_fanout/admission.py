@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.events import Event
     from celery_fanout.flowrules import Limit
-    from celery_fanout.options import Singleton
+    from celery_fanout.options import Key, Singleton
     from celery_fanout.registry import Subscription
     from celery_fanout.stores.ledger import Ledger
 
@@ -96,7 +96,12 @@ def flow_of(subscription: Subscription, event: Event) -> Flow | None:
     limits = limits_of(subscription)
     if not limits and options.start_timeout is None and options.finish_timeout is None:
         return None  # nothing to wait for, and so no order: a priority is the broker's alone
-    keys = tuple(_key_of(limit, name, subscription, event) for name, limit in limits.items())
+    keys = tuple(
+        [
+            "" if limit.key is None else _key_of(limit.key, limit, name, subscription, event)
+            for name, limit in limits.items()
+        ]
+    )
     known: dict[Any, Flow] = options.flows
     found = known.get((subscription.id, keys, priority))
     if found is None:
@@ -197,17 +202,17 @@ def _lane(options: FlowOptions, gates: _Gates, subscription: Subscription) -> st
 _told: set[str] = set()
 
 
-def _key_of(limit: Limit, name: str, subscription: Subscription, event: Event) -> str | None:
+def _key_of(
+    key: Key, limit: Limit, name: str, subscription: Subscription, event: Event
+) -> str | None:
     """Return the value of a limit's key; ``None`` if the limit does not concern the event.
 
     Events that have nothing at the path share one value. For an idempotency that would be to drop
     all of them but the first, so each of them counts by itself.
     """
-    if limit.key is None:
-        return ""
-    if not isinstance(limit.key, str):
-        return _as_text(_returned(limit.key, name, subscription, event))
-    found = look_up(event.data, limit.key)
+    if not isinstance(key, str):
+        return _as_text(_returned(key, name, subscription, event))
+    found = look_up(event.data, key)
     if found is MISSING:
         apart = isinstance(limit, Idempotency)
         if name not in _told:  # once for each limit and process: it is so for every event, mostly
@@ -215,7 +220,7 @@ def _key_of(limit: Limit, name: str, subscription: Subscription, event: Event) -
             logger.warning(
                 "The event %s has nothing at %r, the key of the limit %r. Such events count %s.",
                 event.name,
-                limit.key,
+                key,
                 name,
                 "each by itself" if apart else "as one",
             )

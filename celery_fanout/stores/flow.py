@@ -7,6 +7,7 @@ only counts. Times are POSIX seconds of the *store's* clock, periods are seconds
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha1
 from typing import Literal, Protocol
 
@@ -42,7 +43,7 @@ class Gate:
         """What kind of limit it is of: the first word of its name."""
         return self.limit.partition(" ")[0]
 
-    @property
+    @cached_property
     def id(self) -> str:
         """What stores call it."""
         text = f"{len(self.limit)}:{self.limit}{self.key}"

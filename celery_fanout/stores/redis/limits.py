@@ -7,7 +7,7 @@ from math import ceil, inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_fanout.stores.flow import Gate, GateRecord, Preview, Tuned
-from celery_fanout.stores.redis.packing import dumps, flow_values
+from celery_fanout.stores.redis.packing import dumps, flow_json
 from celery_fanout.stores.redis.views import RedisViews
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class RedisLimits(RedisViews):
 
     def preview(self, flow: Flow) -> Preview:
         """Return what would happen to a run with this flow now."""
-        answer: Any = self._scripts.run("preview", dumps(flow_values(flow)))
+        answer: Any = self._scripts.run("preview", flow_json(flow))
         verdict, gate, at_most, used, waiting, at = answer
         return Preview(
             verdict,

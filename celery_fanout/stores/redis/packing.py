@@ -20,7 +20,7 @@ __all__ = [
     "claim_of",
     "dumps",
     "event_args",
-    "flow_values",
+    "flow_json",
     "list_args",
     "pack_rules",
     "recorded_of",
@@ -34,6 +34,9 @@ _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 #: How many values one wakeup has in the answer of take.lua.
 WAKEUP = 10
+
+#: How many flows are remembered as scripts read them.
+MAX_FLOWS = 1000
 
 #: How many arguments record.lua has before the messages.
 BEFORE_LISTS = 6
@@ -72,14 +75,9 @@ def pack_rules(rules: LedgerRules) -> str:
     return "\n".join(f"local {name} = {value!r}" for name, value in values.items())
 
 
-def run_values(run: NewRun, message: int = 0) -> list[Any]:
-    """Return the 9 or 10 values of a run, see add_runs in lib.lua.
-
-    Args:
-        run: the run.
-        message: which of the script's arguments is its message; 0: none.
-    """
-    values: list[Any] = [
+def _run_values(run: NewRun) -> list[Any]:
+    """Return the 9 values of a run, see add_runs in lib.lua. A flow is the 10th."""
+    return [
         run.id,
         run.kind,
         run.subscription,
@@ -90,17 +88,25 @@ def run_values(run: NewRun, message: int = 0) -> list[Any]:
         run.cancel_on or "",
         dict(run.checkpoints) if run.checkpoints else "",
     ]
-    if run.flow is not None:
-        flow = flow_values(run.flow)
-        if message and run.envelope is not None:
-            flow = {**flow, "list": run.envelope[0], "message": message}
-        values.append(flow)
-    return values
 
 
-@lru_cache(maxsize=1000)
-def flow_values(flow: Flow) -> Mapping[str, Any]:
-    """Return a flow as scripts read it.
+#: Flows as scripts read them, by their id(); each is kept beside its text, so that this stays its
+#: own. (To hash one takes as long as to write it.)
+_flows: dict[int, tuple[Flow, str]] = {}
+
+
+def flow_json(flow: Flow) -> str:
+    """Return a flow as scripts read it. Many runs have the same one."""
+    known = _flows.get(id(flow))
+    if known is None:
+        if len(_flows) >= MAX_FLOWS:
+            _flows.clear()
+        known = _flows[id(flow)] = (flow, dumps(_flow_values(flow)))
+    return known[1]
+
+
+def _flow_values(flow: Flow) -> Mapping[str, Any]:
+    """Return the values of a flow.
 
     ``f`` fields of the run's record and their values, ``g`` gates (id, name, key, "number period
     burst", period), ``o`` once (gate, for how long, name), ``r`` rate limit (gate, number, period,
@@ -148,14 +154,31 @@ def _lane(text: str) -> str:
     return sha1(text.encode(), usedforsecurity=False).hexdigest()[:12]
 
 
-def run_json(run: NewRun) -> str:
-    """Return a run as scripts read it."""
-    return dumps(run_values(run))
+def run_json(run: NewRun, message: int = 0) -> str:
+    """Return a run as scripts read it.
+
+    Args:
+        run: the run.
+        message: which of the script's arguments is its message; 0: none.
+    """
+    values = dumps(_run_values(run))
+    if run.flow is None:
+        return values
+    flow = flow_json(run.flow)
+    if message and run.envelope is not None:
+        flow = f'{flow[:-1]},"list":{_quoted(run.envelope[0])},"message":{message}}}'
+    return f"{values[:-1]},{flow}]"
 
 
-def runs_json(runs: Sequence[NewRun]) -> str:
+def runs_json(runs: Sequence[NewRun], messages: Sequence[int] = ()) -> str:
     """Return runs as scripts read them: one text, as each argument costs a client."""
-    return dumps([run_values(run) for run in runs])
+    if all(run.flow is None for run in runs):
+        return dumps([_run_values(run) for run in runs])
+    numbers = messages or [0] * len(runs)
+    return f"[{','.join(map(run_json, runs, numbers))}]"
+
+
+_quoted = lru_cache(maxsize=64)(dumps)
 
 
 def event_args(event: NewEvent, *, news: bool = False) -> list[Any]:
@@ -178,15 +201,16 @@ def event_args(event: NewEvent, *, news: bool = False) -> list[Any]:
         head["expires"] = event.expires_at
     lists = list_args(event.messages)
     # not within the JSON of the runs: a message has many quotes, and each would be escaped
-    runs: list[list[Any]] = []
+    numbers: list[int] = []
     sealed: list[str] = []
     first = BEFORE_LISTS + len(lists) + 1
     for run in event.runs:
         envelope = run.envelope if run.flow is not None and run.flow.collect is None else None
-        runs.append(run_values(run, 0 if envelope is None else first + len(sealed)))
+        numbers.append(0 if envelope is None else first + len(sealed))
         if envelope is not None:
             sealed.append(envelope[1])
-    texts = (_dumps(head), event.attributes, event.data, event.then_message, dumps(runs))
+    runs = runs_json(event.runs, numbers)
+    texts = (_dumps(head), event.attributes, event.data, event.then_message, runs)
     return [*texts, *lists, *sealed]
 
 

@@ -372,7 +372,7 @@ local function flow()
     if kind == 'batch' and many >= size then flush_now(r) end
   end
   --
-  -- The limit because of which a run would be dropped. m: see flow_values in packing.py.
+  -- The limit because of which a run would be dropped. m: see _flow_values in packing.py.
   function F.dropped_by(m)
     if m.o then
       local known = call('GET', K .. ':li:' .. m.o[1])
@@ -420,7 +420,7 @@ local function flow()
     end
   end
   --
-  -- Decide what becomes of a new run. m: see flow_values in packing.py; more: see add_runs.
+  -- Decide what becomes of a new run. m: see _flow_values in packing.py; more: see add_runs.
   -- Returns its state, its timer, the fields of its record; or only the run that its event has joined.
   function F.begin(id, sub, h, m, event, more)
     local r = {id = id, sub = sub, u = h, fields = m.f}

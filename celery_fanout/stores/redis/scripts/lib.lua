@@ -233,7 +233,7 @@ local function concerned(r) return r.cl and call('LRANGE', lekey(r.id), 0, -1) o
 
 -- Write new runs. Each is a list of 9 values: id, kind, subscription, queue, message, field, group,
 -- pairs of cancel_on, checkpoints; the last two may be "". There is a tenth if limits hold for it, see
--- flow_values in packing.py.
+-- _flow_values in packing.py.
 -- `due` is their first timer; more may be given: parent (the record of the run that asks for them),
 -- expires, resume (they may not start before), published (whether their messages go out with this
 -- script), replay, recreate (it is one that a message speaks of).
