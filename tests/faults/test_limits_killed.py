@@ -26,13 +26,19 @@ S = RunState
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("fast", [False, True], ids=["stock", "fast"])
+@pytest.mark.parametrize("where", ["redis", "rabbit", "fast"])
 def test_workers_are_killed_and_limits_hold(
-    tmp_path: Path, chance: random.Random, bounded: bool, fast: bool
+    tmp_path: Path,
+    chance: random.Random,
+    request: pytest.FixtureRequest,
+    bounded: bool,
+    where: str,
 ) -> None:
     """Every two seconds one of four workers, parent and children, under a backlog."""
+    fast = where == "fast"
+    broker = request.getfixturevalue("rabbit_url") if where == "rabbit" else ""
     rounds, kills = (16, 3) if bounded else (30, 30)  # events of each name, for each kill
-    with open_limits(tmp_path, appendonly=True) as limits:
+    with open_limits(tmp_path, broker=broker, appendonly=True) as limits:
         limits.conf["fanout_max_crashes"] = 50  # what is killed at random is no poison
         if fast:
             limits.conf["fanout_queue"] = "fanout"
