@@ -99,6 +99,17 @@ def make_app(broker: str, store: str, **conf: Any) -> Celery:  # noqa: C901 - sm
             raise ConnectionError("the dependency is down")
         return step.run("a", noted, "a", "a")
 
+    @task(
+        "job/storm",
+        "jobs.storm",
+        autoretry_for=(ConnectionError,),
+        max_retries=20,
+        retry_backoff=1,
+        retry_backoff_max=30,  # so that a minute is no 20 retries
+    )
+    def storm(data: dict[str, Any]) -> str:
+        return flaky(data)
+
     @task("job/echo", "jobs.echo")
     def echo(data: Any) -> Any:
         write("body")
