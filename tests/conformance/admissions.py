@@ -810,6 +810,7 @@ class Admissions:
             self.note(run=run.id)
             run.events = run.events or [self.record_of(run.id).event]
             run.deadline, run.impatient, run.child = None, False, ""
+            run.charged = False
             assert self.step("reopen", run.id, "again", put_out=[run.id])
 
     @action(2)

@@ -482,7 +482,7 @@ def test_a_pump_that_has_done_enough_goes_on_with_the_next_take(desk: Desk) -> N
     for n in range(121):
         emit(desk, f"e{n:03}", flow)
     desk.ledger.tune(WORK, 121)
-    assert desk.ledger.take([]).next_due == desk.clock.now
+    assert (desk.ledger.take([]).next_due or 0.0) <= desk.clock.now
     seen = []
     for more in (50, 50, 20):
         found = desk.ledger.take(limit=1000)

@@ -240,7 +240,7 @@ class Book(Gates):
         row.retries = row.crashes = row.published = 0
         row.gone_at = inf
         row.reason, row.reopened = reason, row.reopened + 1
-        row.impatient = False
+        row.impatient = row.charged = row.has_slot = False
         for last in row.attempts[-1:]:
             last.update(retried=reason, reopened=self.now)
         self.untold.pop(row.id, None)

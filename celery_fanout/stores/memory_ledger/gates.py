@@ -6,6 +6,7 @@ Each function here has its twin in ``stores/redis/scripts/flow.lua``.
 from __future__ import annotations
 
 from bisect import insort
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from celery_fanout.stores.flow import Rate
@@ -275,8 +276,9 @@ class Gates(Counters):
 
     def pump_due(self) -> None:
         """Let in who waited for the time."""
-        for counter in list(self.counters.values()):
-            if counter.timer is not None and counter.timer <= self.now + TINY:
+        timers = [(c.timer, c) for c in self.counters.values() if c.timer is not None]
+        for timer, counter in sorted(timers, key=itemgetter(0)):
+            if timer <= self.now + TINY:
                 self.pump(counter)
 
     def timers(self) -> Iterator[float]:

@@ -122,7 +122,8 @@ class MemoryLimits:
             book.tuned[limit] = Tuned(limit, at_most, per)
         for counter in book.counters.values():
             if counter.gate.limit == limit and counter.lanes:
-                counter.timer = book.now
+                # first, or who waits elsewhere for the time took the new places from those here
+                counter.timer = 0.0
 
     @operation
     def tuned(self) -> list[Tuned]:

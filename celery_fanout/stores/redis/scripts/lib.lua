@@ -464,7 +464,7 @@ local function reopen(r, reason)
       break
     end
   end
-  drop(r, 'r', 'x', 'f', 'o', 'un', 'h', 'os', 'fd')
+  drop(r, 'r', 'x', 'f', 'o', 'un', 'h', 'os', 'fd', 'lh', 'lr')
   enter(r, 'pending', now, 'z', reason, 're', tonumber(r.re or '0') + 1)
   if r.cl then call('PERSIST', lekey(r.id)) end
   for _, key in ipairs(concerned(r)) do open_event(key, 1, is_chained(r.k)) end
