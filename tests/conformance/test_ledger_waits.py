@@ -176,6 +176,25 @@ def test_an_event_cancels(desk: Desk) -> None:
     assert desk.ledger.counts()[S.CANCELLED] == 1
 
 
+def test_an_event_cancels_a_run_that_was_retried(desk: Desk) -> None:
+    more = {"cancel_on": (("doc/gone", '{"id":"e1"}'), ("doc/shut", "{}"))}
+    desk.emit("e1", runs=[NewRun("e1-a", "a@doc/up", **more), NewRun("e1-b", "b@doc/up", **more)])
+    error = {"type": "Boom", "message": "no", "traceback": ""}
+    for run_id in ("e1-a", "e1-b"):
+        desk.ledger.settle(run_id, desk.begin(run_id), S.FAILED, error=error)
+    desk.emit("x1", name="doc/gone", data={"id": "e1"})  # nobody is there
+    assert desk.ledger.reopen("e1-a", "mended")
+    assert desk.state("e1-a") == "pending"
+    desk.emit("x2", name="doc/gone", data={"id": "e1"})
+    assert desk.ledger.reopen("e1-a", "it is not gone")
+    desk.emit("x3", name="doc/shut")
+    found = desk.ledger.run("e1-a")
+    assert found is not None
+    assert (found.state, found.reason) == (S.CANCELLED, "cancel_on doc/shut")
+    assert found.detail["waits"] == {}
+    assert desk.state("e1-b") == "failed"
+
+
 # --- children ------------------------------------------------------------------------------------
 
 

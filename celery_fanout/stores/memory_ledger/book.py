@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_fanout.stores.memory_ledger.gates import Gates
 from celery_fanout.stores.memory_ledger.matching import matches
-from celery_fanout.stores.memory_ledger.rows import NO_FLOW, Row, Wait
+from celery_fanout.stores.memory_ledger.rows import NO_FLOW, Row
 from celery_fanout.stores.records import NewRun
 from celery_fanout.stores.states import RunState
 
@@ -125,9 +125,9 @@ class Book(Gates):
             checkpoints=dict(new.checkpoints),
             flow=new.flow or NO_FLOW,
             events=list(events),
+            cancel_on=new.cancel_on,
         )
-        for number, (name, match) in enumerate(new.cancel_on, start=1):
-            row.waits[f"!{number}"] = Wait(name, json.loads(match))
+        row.file_cancels()
         self.rows[new.id] = row
         self._open_events(row)
         return True
@@ -243,6 +243,7 @@ class Book(Gates):
         row.impatient = False
         for last in row.attempts[-1:]:
             last.update(retried=reason, reopened=self.now)
+        row.file_cancels()
         self.untold.pop(row.id, None)
         self.enter(row, RunState.PENDING, self.now)
         self._open_events(row)

@@ -171,17 +171,22 @@ local function filed(paths, lookup)
   return redis.sha1hex(table.concat(parts))
 end
 
--- File an entry under an event name and a match; return what unfile() needs.
-local function file(name, match_json, entry)
+-- Under which paths and values an event of a name finds an entry, as unfile() takes it.
+local function filing(name, match_json, entry)
   local match = cjson.decode(match_json)
   local paths = sorted_paths(match)
   local set = filed(paths, function(path) return match[path] end)
-  local spec = #paths == 0 and '[]' or cjson.encode(paths)
+  return cjson.encode({name, #paths == 0 and '[]' or cjson.encode(paths), set, entry})
+end
+
+-- Let events find an entry; return its place.
+local function file(place)
+  local name, spec, set, entry = unpack(cjson.decode(place))
   local key = K .. ':wv:' .. name .. ':' .. set
   if call('SADD', key, entry) == 1 and call('SCARD', key) == 1 then
     call('HINCRBY', K .. ':wp:' .. name, spec, 1)
   end
-  return cjson.encode({name, spec, set, entry})
+  return place
 end
 
 local function unfile(place)
@@ -192,14 +197,17 @@ local function unfile(place)
   end
 end
 
--- Drop all waits of a run.
-local function unfile_all(r)
+-- Drop all waits of a run; `keep`: note what cancels it, as it may be retried.
+local function unfile_all(r, keep)
   if not r.ws then return end
   local data = hash(dkey(r.id)) or {}
   for field, place in pairs(data) do
     if string.sub(field, 1, 1) == 'w' then
       unfile(place)
       call('HDEL', dkey(r.id), field)
+      if keep and string.sub(field, 2, 2) == '!' then
+        call('HSET', dkey(r.id), 'W' .. string.sub(field, 2), place)
+      end
     end
   end
   drop(r, 'ws')
@@ -294,11 +302,14 @@ local function add_runs(runs, event, due, generation, more)
         if checkpoints ~= '' then
           for name, text in pairs(checkpoints) do call('HSET', dkey(id), name, text) end
         end
-        if cancels ~= '' and to ~= 'cancelled' then
-          for i, pair in ipairs(cancels) do
-            call('HSET', dkey(id), 'w!' .. i, file(pair[1], pair[2], 'c|' .. id))
+        for i, pair in ipairs(cancels ~= '' and cancels or {}) do
+          local place = filing(pair[1], pair[2], 'c|' .. id)
+          if to == 'cancelled' then -- it was dropped, and may be retried
+            call('HSET', dkey(id), 'W!' .. i, place)
+          else
+            call('HSET', dkey(id), 'w!' .. i, file(place))
+            if i == 1 then copy({'ws', 1}, fields) end
           end
-          copy({'ws', 1}, fields)
         end
         if #fields > 0 then call('HSET', key, unpack(fields)) end
         added[#added + 1] = id
@@ -369,7 +380,7 @@ end
 
 -- End a run. Its records expire by themselves.
 local function finalise(r, to, reason)
-  unfile_all(r)
+  unfile_all(r, to ~= 'succeeded')
   if r.s == 'gated' then call('ZREM', K .. ':g:' .. r.u, r.id) end
   enter(r, to, nil, 'f', f(now), 'z', reason or '')
   drop(r, 'b', 'w', 'i', 'y', 'rl')
@@ -449,6 +460,10 @@ local function reopen(r, reason)
     local kind = string.sub(field, 1, 1)
     if (kind == 's' and not string.find(text, '^{"v":%d+,"s":"done"')) or kind == 'n' or field == 'E' then
       call('HDEL', dkey(r.id), field)
+    elseif kind == 'W' then -- what cancels it
+      call('HDEL', dkey(r.id), field)
+      call('HSET', dkey(r.id), 'w' .. string.sub(field, 2), file(text))
+      call('HSET', rkey(r.id), 'ws', 1)
     end
   end
   call('PERSIST', rkey(r.id))
