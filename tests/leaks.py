@@ -220,8 +220,6 @@ class _Audit:
 
 def _has_time(run: dict[str, str]) -> bool:
     """Whether a run that is held back has a timer: it collects, or is cancelled at a time."""
-    if "fl" not in run:
-        return False
     return "co" in run or ("fd" in run if "a" in run else "o" in run)
 
 

@@ -736,8 +736,11 @@ class Ledgers:
                 assert row.checkpoints[field] == text
 
     def check_row(self, row: Any, rows: Any) -> None:
-        # 6: what is not final has a timer; what is, or is held back, has none
-        assert (row.due is None) == (row.final or row.state is S.GATED), row
+        # 6: what is not final has a timer; what is has none, and what is held back that of its end
+        held = row.state is S.GATED
+        assert (row.due is None) == (row.final or (held and row.timeout is None)), row
+        if held:
+            assert row.due == row.timeout, row
         assert row.crashes <= RULES.max_crashes  # 7
         assert row.token <= len(self.tokens.get(row.id, ())) + 1 + row.reopened
         if row.final:

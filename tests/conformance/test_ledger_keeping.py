@@ -262,6 +262,25 @@ def test_a_paused_subscription(desk: Desk) -> None:
     assert sorted(desk.taken()) == ["e1-a", "e2-a"]
 
 
+def test_a_paused_run_expires(desk: Desk) -> None:
+    expires = desk.clock.now + 60
+    desk.emit("e1", "a", expires_at=expires)
+    desk.ledger.pause("a@doc/up")
+    assert desk.claim("e1-a").status == "paused"
+    desk.emit("e2", "a", expires_at=expires)
+    desk.emit("e3", "a", expires_at=expires, resume_at=desk.clock.now + 30)
+    runs = ["e1-a", "e2-a", "e3-a"]
+    assert [(desk.state(run), desk.due(run)) for run in runs] == [("gated", 60)] * 3
+    desk.clock.advance(40)
+    assert desk.taken() == []
+    desk.clock.advance(20)
+    taken = desk.ledger.take()
+    assert (taken.wakeups, sorted(taken.ended)) == ([], runs)
+    found = [desk.ledger.run(run_id) for run_id in runs]
+    assert [(run.state, run.reason) for run in found if run] == [(S.CANCELLED, "expired")] * 3
+    assert desk.ledger.resume("a@doc/up") == (0, False)
+
+
 def test_a_gated_run_can_be_cancelled(desk: Desk) -> None:
     desk.ledger.pause("a@doc/up")
     desk.emit("e1", "a")

@@ -347,6 +347,21 @@ def test_a_fan_in_follows_the_last_run(desk: Desk) -> None:
     assert (wakeup.kind, wakeup.message, wakeup.event) == ("fan-in", '{"t":1}', "e1")
 
 
+def test_a_replay_does_not_call_the_fan_in_again(desk: Desk) -> None:
+    desk.emit("e1", "a", then_id="e1-then", then_message="{}")
+    for number in range(3):
+        run_id = f"e1-a-{number}" if number else "e1-a"
+        if number:
+            desk.emit("e1", "a", replay=True, generation=number, nonce=run_id)
+        settled = desk.ledger.settle(run_id, desk.begin(run_id), S.SUCCEEDED, result="1")
+        assert list(settled.woken) == ([] if number else ["e1-then"])
+        if not number:
+            desk.ledger.settle("e1-then", desk.begin("e1-then"), S.SUCCEEDED, result="0")
+        desk.clock.advance(RULES.success_retention + 1)  # nothing is left of it but its event
+        desk.ledger.sweep()
+        assert desk.ledger.run("e1-then") is None
+
+
 def test_a_fan_in_of_nobody(desk: Desk) -> None:
     found = desk.emit("e1", then_id="e1-then", then_message="{}")
     assert list(found.woken) == ["e1-then"]

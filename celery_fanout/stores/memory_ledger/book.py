@@ -114,7 +114,7 @@ class Book(Gates):
             generation,
             self.now,
             self.now,
-            None if paused else due,
+            expires if paused else due,
             resume,
             expires,
             queue=new.queue,
@@ -147,12 +147,12 @@ class Book(Gates):
             event.open_chains += 1
 
     def fan_in(self, event: Event) -> None:
-        """Record the fan-in of an event, once its last run is final."""
-        if not event.then_id or event.then_done == event.generation:
+        """Record the fan-in of an event, once its last run is final; not again after a replay."""
+        if not event.then_id or event.then_done == event.emitted:
             return
-        event.then_done = event.generation
+        event.then_done = event.emitted
         new = NewRun(event.then_id, "", "fan-in", message=event.then_message)
-        if self.add(new, event.key, self.now, event.generation):
+        if self.add(new, event.key, self.now, event.emitted):
             self.woken.append(new.id)
 
     def _close_event(self, row: Row, key: str) -> None:

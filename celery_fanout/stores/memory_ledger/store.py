@@ -170,7 +170,7 @@ class MemoryLedger(MemoryKeeping):
         waits = row.state is not _S.GATED and (row.resume or 0.0) > book.now + 0.001
         if row.subscription in book.paused and row.state is not _S.RUNNING and not waits:
             if row.state is not _S.GATED:
-                book.enter(row, _S.GATED, row.timeout if row.limited else None)
+                book.enter(row, _S.GATED, row.timeout)
                 book.give_back(row)
             return self._answer(row, "paused")
         if row.expires is not None and row.started is None and row.expires <= book.now:

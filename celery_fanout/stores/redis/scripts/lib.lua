@@ -90,12 +90,15 @@ end
 -- Ids of runs that are due now because of this script, and whom nobody has been told of.
 local woken = {}
 
+-- When a run that waits is cancelled if nothing else happens; nil for never.
+local function patience(r) return tonumber(r.a and r.fd or not r.a and r.o or nil) end
+
 -- Change a run's state; `due` is its timer, nil for none; more pairs of fields and values follow.
 local function enter(r, to, due, ...)
   if r.s and r.s ~= to then call('ZREM', K .. ':s:' .. r.s, r.id) end
   r.s = to
-  local latest = r.a and r.fd or not r.a and r.o
-  if latest and due and to ~= 'running' and to ~= 'completing' then due = math.min(due, tonumber(latest)) end
+  local latest = patience(r)
+  if latest and due and to ~= 'running' and to ~= 'completing' then due = math.min(due, latest) end
   call('ZADD', K .. ':s:' .. to, f(now), r.id)
   if due then
     call('ZADD', K .. ':due', f(due), r.id)
@@ -273,7 +276,7 @@ local function add_runs(runs, event, due, generation, more)
       if limits then
         to, timer, fields, joined[n] = flow().begin(id, sub, h, limits, event, more)
       elseif gate and sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then
-        to, timer = 'gated', nil
+        to, timer = 'gated', more.expires
         call('ZADD', K .. ':g:' .. h, stamp, id)
       end
       if joined[n] then
@@ -331,9 +334,9 @@ local function add_runs(runs, event, due, generation, more)
   return added, states, opened, joined
 end
 
--- The fan-in of an event, once its last run is final.
+-- The fan-in of an event, once its last run is final; not again after a replay.
 local function fan_in(key)
-  local then_id, message, gen, done = unpack(call('HMGET', ekey(key), 'ti', 'tm', 'g', 'td'))
+  local then_id, message, gen, done = unpack(call('HMGET', ekey(key), 'ti', 'tm', 'ge', 'td'))
   if not then_id or done == gen then return end
   call('HSET', ekey(key), 'td', gen)
   copy(add_runs({{then_id, 'fan-in', '', '', message or '', '', '', '', ''}}, key, now, gen, {}), woken)
