@@ -135,6 +135,8 @@ class Endings:
             subject=run.id,
             correlationid=attributes.get("correlationid") or attributes["id"],
             causationid=run.id,
+            # above fanout_max_depth too: one has to hear of a loop, and can emit nothing more
+            depth=recorded_event(event).depth + 1,
         )
         self._emit(found)
 

@@ -196,6 +196,17 @@ def test_an_event_is_kept_as_long_as_its_runs(desk: Desk) -> None:
     assert event.open == 1
 
 
+@pytest.mark.parametrize("subs", [["a"], []])
+def test_an_event_is_kept_as_long_as_its_id_is_known(desk: Desk, subs: list[str]) -> None:
+    long = 50_000.0
+    desk = with_rules(desk, dedup_window=long)
+    desk.emit("e1", *subs)
+    for sub in subs:
+        desk.ledger.cancel([f"e1-{sub}"], "enough")
+    assert is_kept(desk, "e1", long - 10)
+    assert desk.emit("e1", *subs).status == "repeat"
+
+
 def test_an_event_that_comes_again_to_nobody_keeps_what_is_open(desk: Desk) -> None:
     desk.emit("e1", "a")
     due = desk.clock.now + 50_000

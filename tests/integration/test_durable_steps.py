@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from celery_fanout import CancelOn, RunFailed, StepFailed, current_run, get_fanout, step
+from celery_fanout import (
+    CancelOn,
+    RunFailed,
+    StepFailed,
+    current_event,
+    current_run,
+    emit,
+    get_fanout,
+    step,
+)
 from celery_fanout.exceptions import StoreUnsupported, UnknownStep, WrongState
 from celery_fanout.stores.states import RunState
 from tests.integration.inprocess import EVENT, Boom, Shop
@@ -250,6 +259,34 @@ def test_an_event_tells_of_a_dead_letter(shop: Shop) -> None:
     assert failure["run"] == emission.runs[0].id
     assert failure["event"]["data"] == {"n": 1}
     assert (failure["error"], failure["reason"]) == ({"type": "Boom", "message": "no"}, "error")
+
+
+def test_failures_that_cause_one_another_come_to_an_end(shop: Shop) -> None:
+    """Alerts are number 0, 2 and 4 in the chain; what tells of their failure is 1, 3 and 5."""
+    shop.app.conf.fanout_max_depth = 4
+    told: list[int] = []
+
+    def body(alert: Any) -> None:
+        raise Boom("no")
+
+    def tell(failure: dict[str, Any]) -> None:
+        event = current_event()
+        assert event is not None
+        told.append(event.depth)
+        emit(EVENT, {"of": failure["run"]})
+
+    shop.subscribe(body)
+    shop.subscribe(tell, "tell", "fanout/run.failed")
+    control = get_fanout(shop.app).runs
+    with shop.worker():
+        shop.emit({})
+        wait_until(lambda: control.counts()[RunState.FAILED] == 4)
+        wait_until(lambda: not get_fanout(shop.app).ledger.untold(older_than=-60))
+    assert told == [1, 3, 5]
+    counts = control.counts()
+    assert (counts[RunState.SUCCEEDED], counts[RunState.FAILED]) == (2, 4)
+    (run,) = control.list(state="failed", limit=1)
+    assert "fanout_max_depth is 4" in control.get(run.id).detail["error"]["message"]
 
 
 def test_an_on_failure_task_that_fails_is_not_called_for_itself(shop: Shop) -> None:

@@ -168,9 +168,14 @@ class Book(Gates):
             self.expire(event)
 
     def expire(self, event: Event) -> None:
-        """Keep an event that has ended never shorter than its runs: each may be replayed."""
+        """Keep an event that has ended, never shorter than its runs and than its id is known."""
         rules = self.rules
-        kept = (rules.event_retention, rules.failure_retention, rules.success_retention)
+        kept = (
+            rules.event_retention,
+            rules.failure_retention,
+            rules.success_retention,
+            rules.dedup_window,
+        )
         event.gone_at = self.now + max(kept)
 
     def _deliver(self, row: Row, reason: str = "") -> None:

@@ -105,7 +105,8 @@ class MemoryLedger(MemoryKeeping):
             close_if_dropped(book, event)
         if not ids:
             if event.open <= 0:  # else runs of an earlier generation are
-                event.gone_at = book.now + self.rules.event_retention
+                kept = max(self.rules.event_retention, self.rules.dedup_window)
+                event.gone_at = book.now + kept
             if event.then_id:
                 book.fan_in(event)
         return Recorded("new", generation, self._states(ids), book.woken)

@@ -342,8 +342,10 @@ local function fan_in(key)
   copy(add_runs({{then_id, 'fan-in', '', '', message or '', '', '', '', ''}}, key, now, gen, {}), woken)
 end
 
--- Never shorter than its runs, each of which may be reopened or replayed.
-local function rest_event(key) expire_event(key, math.ceil(math.max(EVENTS, FAILURE, SUCCESS)) + SLACK) end
+-- Never shorter than its runs, each of which may be reopened or replayed, and than its id is known.
+local function rest_event(key)
+  expire_event(key, math.ceil(math.max(EVENTS, FAILURE, SUCCESS, WINDOW)) + SLACK)
+end
 
 -- One run of an event is final.
 local function close_event(key, kind)
