@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -381,6 +382,32 @@ def test_a_failed_run_is_retried_with_its_steps(shop: Shop) -> None:
         wait_until(lambda: state(shop, again) == "succeeded")
     assert calls[5:] == ["a", "b", "c"]
     assert {found.id for found in control.list(event=event)} == {run.id, new, again}
+
+
+def test_a_rerun_meets_the_failures_that_the_body_went_on_from(shop: Shop) -> None:
+    calls: list[str] = []
+
+    def reserve() -> None:
+        calls.append("reserve")
+        raise Boom("none is left")
+
+    def body(order: Any) -> str:
+        try:
+            step.options(max_retries=1, retry_jitter=False).run("reserve", reserve)
+        except StepFailed as failed:
+            step.run("refund", calls.append, "refund")
+            return str(failed)
+        return "reserved"
+
+    shop.subscribe(body)
+    control = get_fanout(shop.app).runs
+    with shop.worker():
+        (run,) = shop.emit({}).runs
+        value = run.get(timeout=30)
+        new = control.rerun(run.id, "refund")
+        wait_until(lambda: state(shop, new) == "succeeded")
+    assert calls == ["reserve", "reserve", "refund", "refund"]
+    assert control.get(new).detail["result"] == json.dumps(value)
 
 
 def test_a_paused_subscription_waits(shop: Shop) -> None:
