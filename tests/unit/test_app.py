@@ -585,8 +585,10 @@ def test_a_delay_is_a_finite_time(app, delay):
         ({"expires": [1]}, "has the expiry [1]. Use seconds or a timedelta."),
         (
             {"delay": 60, "expires": dt.timedelta(minutes=1)},
-            "expires after 60 s, and is delayed for 60 s. "
-            "Both count from now: let it expire later.",
+            (
+                "expires after 60 s, and is delayed for 60 s. "
+                "Both count from now: let it expire later."
+            ),
         ),
     ],
 )
