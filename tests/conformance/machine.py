@@ -689,6 +689,9 @@ class Ledgers:
             assert row is not None
             if not tell:
                 continue
+            if row.kind == "on_failure":
+                self.both("told", run_id)
+                continue
             child = NewRun(f"{run_id}-f{row.reopened}", row.subscription, "on_failure", message="1")
             new = f"{run_id}-f{row.reopened}" not in self.memory.book.rows
             assert self.both("adopt", run_id, child) == new

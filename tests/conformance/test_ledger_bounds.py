@@ -167,7 +167,7 @@ def test_untold_ends_are_bounded(desk: Desk) -> None:
 def test_whose_end_is_told(desk: Desk, kind: Any) -> None:
     desk.emit("e1", runs=[NewRun("e1-a", "a@doc/up", kind, message="{}")])
     desk.ledger.settle("e1-a", desk.begin("e1-a"), S.FAILED, error=ERROR)
-    told = [] if kind in ("parallel", "on_failure") else ["e1-a"]
+    told = [] if kind == "parallel" else ["e1-a"]
     assert desk.ledger.untold(older_than=0) == told
 
 

@@ -290,6 +290,29 @@ def test_failures_that_cause_one_another_come_to_an_end(shop: Shop) -> None:
     assert "fanout_max_depth is 4" in control.get(run.id).detail["error"]["message"]
 
 
+def test_an_event_tells_of_an_on_failure_task_that_failed(shop: Shop) -> None:
+    told: list[dict[str, Any]] = []
+
+    def body(order: Any) -> None:
+        raise Boom("no")
+
+    def rescue(failure: Any) -> None:
+        raise Boom("this fails too")
+
+    shop.subscribe(body, subscription={"on_failure": shop.task(rescue, name="rescue")})
+    shop.subscribe(noting(told), "tell", "fanout/run.failed")
+    control = get_fanout(shop.app).runs
+    with shop.worker():
+        (run,) = shop.emit({}).runs
+        wait_until(lambda: len(told) == 2)
+        wait_until(lambda: control.counts()[RunState.SUCCEEDED] == 2)
+    assert {failure["task"] for failure in told} == {"subscriber", "rescue"}
+    (rescued,) = [failure for failure in told if failure["task"] == "rescue"]
+    assert control.get(rescued["run"]).parent == run.id
+    assert rescued["subscription"] == run.subscription.id
+    assert control.counts()[RunState.FAILED] == 2
+
+
 def test_an_on_failure_task_that_fails_is_not_called_for_itself(shop: Shop) -> None:
     calls: list[Any] = []
 

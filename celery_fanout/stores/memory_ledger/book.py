@@ -214,7 +214,7 @@ class Book(Gates):
         rules = self.rules
         keep = rules.failure_retention if to is RunState.FAILED else rules.success_retention
         row.gone_at = self.now + keep
-        if to is not RunState.SUCCEEDED and row.kind not in ("on_failure", "parallel"):
+        if to is not RunState.SUCCEEDED and row.kind != "parallel":
             self.untold[row.id] = self.now + rules.grace
         self._deliver(row, reason)
         for key in row.concerns:

@@ -392,7 +392,7 @@ local function finalise(r, to, reason)
   local keep = math.ceil(to == 'failed' and FAILURE or SUCCESS) + SLACK
   call('EXPIRE', rkey(r.id), keep)
   call('EXPIRE', dkey(r.id), keep)
-  if to ~= 'succeeded' and r.k ~= 'on_failure' and r.k ~= 'parallel' then
+  if to ~= 'succeeded' and r.k ~= 'parallel' then
     call('ZADD', K .. ':untold', f(now + GRACE), r.id)
   end
   deliver(r, reason)
