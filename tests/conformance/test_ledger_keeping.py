@@ -313,6 +313,20 @@ def test_lists(desk: Desk) -> None:
     assert [o.state for o in ledger.outcomes(["unknown", "e0-a"])] == [None, S.RUNNING]
 
 
+def test_what_waits_for_its_time_is_not_marked_as_published(desk: Desk) -> None:
+    """The event was emitted again, without its delay: the message comes early, and changes nothing."""
+    desk.emit("e1", "a", resume_at=desk.clock.now + 40)
+    assert list(desk.emit("e1", "a").runs) == [("e1-a", S.PENDING)]
+    desk.ledger.mark_published(["e1-a"])
+    assert (desk.state("e1-a"), desk.due("e1-a")) == ("pending", 40)
+    assert desk.claim("e1-a").status == "early"
+    desk.clock.advance(40)
+    assert desk.taken() == ["e1-a"]
+    desk.ledger.mark_published(["e1-a"])
+    assert desk.state("e1-a") == "published"
+    desk.begin("e1-a")
+
+
 def test_many_events_in_one_call(desk: Desk) -> None:
     events = [
         NewEvent(f"e{n}", "doc/up", f'{{"id":"e{n}"}}', "null", [NewRun(f"r{n}", "a@doc/up")])

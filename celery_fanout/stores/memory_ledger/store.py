@@ -127,9 +127,10 @@ class MemoryLedger(MemoryKeeping):
     ) -> None:
         """Turn pending runs into published ones."""
         assert not messages  # noqa: S101 - it does not support that
+        due = self.book.now + 0.001  # else its message comes early, and it keeps its timer
         for run_id in run_ids:
             row = self.book.row(run_id)
-            if row is not None and row.state is _S.PENDING:
+            if row is not None and row.state is _S.PENDING and (row.resume or 0.0) <= due:
                 row.queue = (queues or {}).get(run_id) or row.queue
                 self._publish(row)
 
