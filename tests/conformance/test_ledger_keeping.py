@@ -314,7 +314,7 @@ def test_lists(desk: Desk) -> None:
 
 
 def test_what_waits_for_its_time_is_not_marked_as_published(desk: Desk) -> None:
-    """The event was emitted again, without its delay: the message comes early, and changes nothing."""
+    """The event came again, without its delay: the message is early, and changes nothing."""
     desk.emit("e1", "a", resume_at=desk.clock.now + 40)
     assert list(desk.emit("e1", "a").runs) == [("e1-a", S.PENDING)]
     desk.ledger.mark_published(["e1-a"])
