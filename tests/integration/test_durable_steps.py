@@ -236,6 +236,27 @@ def test_an_event_cancels_a_run(shop: Shop) -> None:
             run.get(timeout=30)
 
 
+def test_an_event_cancels_a_run_that_redis_has_lost(
+    redis_server: RedisServer, redis_url: str
+) -> None:
+    """Its message is there, and says whose it is; what cancels it the code says."""
+
+    def body(order: Any) -> None:
+        step.sleep("long", 60)
+
+    with Shop(redis_url, redis_server.url(1)) as shop:
+        cancel = CancelOn("order/cancelled", match={"id": "order.id"})
+        shop.subscribe(body, subscription={"cancel_on": cancel})
+        (run,) = shop.emit({"order": {"id": 7}}).runs
+        with redis_server.client(1) as client:
+            client.flushdb()
+        with shop.worker():
+            wait_until(lambda: get_fanout(shop.app).ledger.run(run.id) is not None)
+            wait_until(lambda: state(shop, run.id) == "suspended")
+            shop.emit({"id": 7}, "order/cancelled")
+            assert state(shop, run.id) == "cancelled"
+
+
 # --- failures ------------------------------------------------------------------------------------
 
 
