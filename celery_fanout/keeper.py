@@ -198,6 +198,8 @@ class Keeper:
 
     def _pause(self) -> float:
         """Return the seconds until there is something to do."""
+        if not self.redrive and self._pulse is not None:  # the heart beats by itself
+            return TICK
         first = min(self._next.values(), default=0.0)
         return min(max(first - time.monotonic(), 0.01), TICK)
 

@@ -247,6 +247,17 @@ def test_one_that_does_not_redrive_beats_and_no_more(scene, clock):
 # -- what was lost on its way ------------------------------------------------------------------
 
 
+def test_one_that_only_beats_looks_once_a_second(scene, monkeypatch):
+    ticks = []
+    keeper = scene.keeper(redrive=False)
+    tick = keeper.tick
+    monkeypatch.setattr(keeper, "tick", lambda: (ticks.append(keeper._pause()), tick()))
+    keeper.start()
+    wait_until(lambda: ticks)
+    keeper.stop()
+    assert set(ticks) == {1.0}
+
+
 def test_what_has_left_its_queue_unseen_is_published_again(scene, clock):
     scene.emit("lost")
     scene.emit("elsewhere", queue="other")
