@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import math
 import os
 import threading
 import time as clock_module
@@ -19,7 +17,7 @@ from celery_fanout import (
     logs,  # noqa: F401  # pyright: ignore[reportUnusedImport] - listens to the signals
 )
 from celery_fanout.context import Engine
-from celery_fanout.drafts import draft
+from celery_fanout.drafts import draft, times_of
 from celery_fanout.exceptions import EmitWhileImporting, InvalidEvent, StoreUnsupported
 from celery_fanout.fanin import fan_in_message, fan_in_of
 from celery_fanout.foretelling import foretell
@@ -38,6 +36,7 @@ from celery_fanout.stores.memory import MemoryStore
 from celery_fanout.suspension import Suspension
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Generator, Iterable
 
     from celery import Celery
@@ -275,8 +274,7 @@ class Fanout:
     ) -> Emission:
         """Publish an event to the app's subscribers; see :func:`emit`."""
         self._load_to_emit()
-        waits = _seconds(event, "delay", delay)
-        patience = _seconds(event, "expiry", expires)
+        waits, patience = times_of(event, delay, expires)
         drafted = draft(self.settings, event, data, **attributes)
         needs_ledger = patience is not None or then is not None
         if needs_ledger and not self._records and not self.app.conf.task_always_eager:
@@ -382,12 +380,3 @@ def get_fanout(app: Celery | None = None) -> Fanout:
             if fanout is None:
                 fanout = found.__dict__[_ATTRIBUTE] = Fanout(found)
     return fanout
-
-
-def _seconds(event: Any, what: str, given: float | dt.timedelta | None) -> float | None:
-    if given is None:
-        return None
-    seconds = given.total_seconds() if isinstance(given, dt.timedelta) else float(given)
-    if not 0 <= seconds < math.inf:
-        raise InvalidEvent(str(event)[:100], f"has the {what} {seconds}", "Use seconds, 0 or more.")
-    return seconds

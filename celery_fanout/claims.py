@@ -31,14 +31,10 @@ from celery_fanout.stores.ledger import NewEvent, NewRun
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from celery_fanout.context import Run
-    from celery_fanout.events import Event
+    from celery_fanout.context import Engine, Run
     from celery_fanout.stores import StepKey
-    from celery_fanout.stores.flow import Flow
     from celery_fanout.stores.ledger import Claim, Ledger, Settled
     from celery_fanout.stores.states import RunState
-
-    Limits = Callable[[str, Event], Flow | None]
 
 __all__ = ["ClaimedRun", "claim"]
 
@@ -172,17 +168,13 @@ class ClaimedRun:
         return settled
 
 
-def claim(
-    ledger: Ledger, run: Run, request: Any, patience: float, flow: Limits | None = None
-) -> tuple[Claim, ClaimedRun | None]:
+def claim(engine: Engine, run: Run, request: Any) -> tuple[Claim, ClaimedRun | None]:
     """Claim the run that a message names.
 
     Args:
-        ledger: the ledger.
+        engine: what it is executed with.
         run: the run.
         request: the message's request.
-        patience: how long to wait for a ledger that does not answer, in seconds.
-        flow: returns the limits of a run by its subscription's id and its event.
 
     Returns:
         The answer, and what to execute it with if it is this worker's now.
@@ -190,6 +182,8 @@ def claim(
     Raises:
         StoreUnavailable: if the ledger does not answer.
     """
+    ledger = engine.ledger
+    assert ledger is not None  # noqa: S101 - the caller looked
     headers: Mapping[str, Any] = request.headers or {}
     asked = partial(
         ledger.claim,
@@ -200,10 +194,11 @@ def claim(
         put_back=bool(headers.get(STORE_RETRIES_HEADER)),
         left=int(headers.get(STORE_LEFT_HEADER) or 0),
     )
+    patience = ledger.rules.lease
     patience_here = min(patience, 5.0)  # the message can wait elsewhere
     answer: Claim = patiently(patience_here, asked)
     if answer.status == "unknown":
-        lost = _recreated(ledger, run, headers, flow)
+        lost = _recreated(ledger, run, headers, engine)
         if lost is not None:
             answer = patiently(patience_here, partial(asked, recreate=lost))
     if answer.status not in ("claimed", "completing"):
@@ -214,7 +209,7 @@ def claim(
 
 
 def _recreated(
-    ledger: Ledger, run: Run, headers: Mapping[str, Any], limits: Limits | None
+    ledger: Ledger, run: Run, headers: Mapping[str, Any], engine: Engine
 ) -> NewEvent | None:
     """Return what a run is recorded with if Redis has lost its data, inside the window."""
     kind: Any = headers.get(KIND_HEADER, "event")
@@ -225,13 +220,16 @@ def _recreated(
     batched = BATCHED if BATCH_HEADER in headers else ""
     # the limits of a batch are by its first event, which nobody knows any more
     flow = None
-    if limits is not None and kind == "event" and not batched and ledger.supports_flow:
-        flow = limits(run.subscription, event)
+    if engine.flow is not None and kind == "event" and not batched and ledger.supports_flow:
+        flow = engine.flow(run.subscription, event)
+    asks = engine.cancels if kind == "event" else None
+    cancel_on = () if asks is None else asks(run.subscription, event)
+    new = NewRun(run.id, run.subscription, kind, message=batched, cancel_on=cancel_on, flow=flow)
     return NewEvent(
         key=event_key(event.name, event.id),
         name=event.name,
         attributes=encode(event.attributes()),
         data=encode(event.data),
-        runs=[NewRun(run.id, run.subscription, kind, message=batched, flow=flow)],
+        runs=[new],
         generation=int(headers.get(GENERATION_HEADER, 0)),
     )

@@ -15,13 +15,24 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-__all__ = ["STATES", "ago", "command", "print_json", "print_table", "progress", "run_filters"]
+__all__ = [
+    "NUMBER",
+    "STATES",
+    "ago",
+    "command",
+    "print_json",
+    "print_table",
+    "progress",
+    "run_filters",
+]
 
 #: The states of a run. Not from the enum: ``celery --help`` imports this, and should stay quick.
 STATES = (
     *("pending", "gated", "published", "running", "suspended", "retrying", "completing"),
     *("succeeded", "failed", "cancelled"),
 )
+#: How many of something at most.
+NUMBER = click.IntRange(min=1)
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -61,14 +72,17 @@ def ago(_ctx: Any, _param: Any, value: str | None) -> float | None:
     return time.time() - float(found[1]) * UNITS[found[2]]
 
 
-def run_filters(*, state: bool = True) -> Callable[[Any], Any]:
+def run_filters(*, state: bool = True, error: bool = True) -> Callable[[Any], Any]:
     """Give a command the options that choose runs."""
     options = [
         click.option("--subscription", help="Only those of the subscription with this id."),
         click.option("--name", help="Only those of events with this name."),
         click.option("--since", callback=ago, help="Only those that changed since: 90s, 2h, 7d."),
-        click.option("--error", "error_type", help="Only those that failed with this class."),
     ]
+    if error:
+        options.append(
+            click.option("--error", "error_type", help="Only those that failed with this class.")
+        )
     if state:
         options.insert(
             0, click.option("--state", type=click.Choice(STATES), help="Only those in this state.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from celery_fanout.cli_base import (
+    NUMBER,
     STATES,
     ago,
     command,
@@ -36,7 +37,9 @@ SHOWN = 5
 def _bulk(fn: Any) -> Any:
     for option in (
         click.option("--reason", default="", help="Why."),
-        click.option("--max", "limit", default=1000, show_default=True, help="Refuse more."),
+        click.option(
+            "--max", "limit", type=NUMBER, default=1000, show_default=True, help="Refuse more."
+        ),
         click.option("--yes", is_flag=True, help="Do not ask."),
     ):
         fn = option(fn)
@@ -45,7 +48,7 @@ def _bulk(fn: Any) -> Any:
 
 @click.command()
 @click.argument("run_ids", nargs=-1, metavar="[RUN]...")
-@run_filters()
+@run_filters(error=False)  # what has failed has ended
 @_bulk
 @command
 def cancel(fanout: Fanout, run_ids: tuple[str, ...], as_json: bool, **options: Any) -> None:
@@ -90,7 +93,7 @@ def _change_runs(
     """Change runs that were named, or after a question those that a filter means."""
     from celery_fanout.control import PARTS_OF_STEPS
 
-    filters = {key: options[key] for key in ("subscription", "name", "since", "error_type")}
+    filters = {key: options.get(key) for key in ("subscription", "name", "since", "error_type")}
     filtered = any(filters.values()) or (verb == "cancel" and isinstance(states, str))
     if bool(run_ids) == bool(filtered):
         raise click.UsageError(f"Name the runs to {verb}, or give a filter; not both.")

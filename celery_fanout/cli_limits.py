@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from celery_fanout.cli_base import command, print_json, print_table
+from celery_fanout.cli_base import NUMBER, command, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,9 @@ HEAD = ["LIMIT", "NUMBER", "IN USE", "WAITING", "OLDEST", "NEXT START"]
 @click.option("--set", "number", type=int, help="Let so many through; with 0 nothing starts.")
 @click.option("--per", type=float, help="With --set: in so many seconds.")
 @click.option("--reset", is_flag=True, help="Use the number of the code again.")
-@click.option("--limit", default=20, show_default=True, help="How many keys of NAME at most.")
+@click.option(
+    "--limit", type=NUMBER, default=20, show_default=True, help="How many keys of NAME at most."
+)
 @command
 def limits(
     fanout: Fanout,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from celery_fanout.cli_base import ago, command, print_json, print_table, run_filters
+from celery_fanout.cli_base import NUMBER, ago, command, print_json, print_table, run_filters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ def _first(limit: int, found: Sequence[Found]) -> Sequence[Found]:
 @click.command()
 @click.option("--name", help="Only those of this name.")
 @click.option("--since", callback=ago, help="Only those recorded since: 90s, 2h, 7d.")
-@click.option("--limit", default=20, show_default=True, help="How many at most.")
+@click.option("--limit", type=NUMBER, default=20, show_default=True, help="How many at most.")
 @command
 def events(
     fanout: Fanout, name: str | None, since: float | None, limit: int, as_json: bool
@@ -99,7 +99,7 @@ def events(
 @click.option(
     "--event", help="Only those of the event with this id or key, and what they asked for."
 )
-@click.option("--limit", default=20, show_default=True, help="How many at most.")
+@click.option("--limit", type=NUMBER, default=20, show_default=True, help="How many at most.")
 @command
 def runs(
     fanout: Fanout, name: str | None, event: str | None, limit: int, as_json: bool, **filters: Any
@@ -154,7 +154,7 @@ def _whose(run: RunRecord) -> str:
 
 @click.command(name="dead-letters")
 @run_filters(state=False)
-@click.option("--limit", default=20, show_default=True, help="How many at most.")
+@click.option("--limit", type=NUMBER, default=20, show_default=True, help="How many at most.")
 @command
 def dead_letters(fanout: Fanout, limit: int, as_json: bool, **filters: Any) -> None:
     """List runs that failed, with their errors."""

@@ -79,6 +79,7 @@ class Engine:
         wake: publishes runs that are due now; best effort.
         ended: records what follows from the end of a run that failed or was cancelled.
         flow: returns the limits of a run by its subscription's id and its event.
+        cancels: likewise, which events cancel it.
         dispatches: whether Celery publishes the next link of a chain; a test goes on by itself.
     """
 
@@ -91,6 +92,7 @@ class Engine:
     wake: Callable[[Sequence[str]], None] | None = None
     ended: Callable[[str], None] | None = None
     flow: Callable[[str, Event], Flow | None] | None = None
+    cancels: Callable[[str, Event], tuple[tuple[str, str], ...]] | None = None
     dispatches: bool = True
 
 

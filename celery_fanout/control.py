@@ -179,7 +179,7 @@ class RunControl(LimitControl):
         run = self.get(id)
         if run.kind != "event":
             belongs = f"Rerun the run that it belongs to: {run.parent}." if run.parent else ""
-            raise WrongKind(id, run.kind, "rerun", belongs or "Replay its event.")
+            raise WrongKind(id, run.kind, "rerun", belongs or "Retry it, if it has failed.")
         if run.state not in FINAL:
             remedy = "It has not ended yet: cancel it first."
             raise WrongState(id, str(run.state), "rerun", remedy)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +15,9 @@ from celery_fanout.eventtypes import checked_data, model_of, name_of
 from celery_fanout.exceptions import InvalidEvent
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     from celery_fanout.settings import Settings
 
-__all__ = ["draft"]
+__all__ = ["draft", "times_of"]
 
 #: The longest attribute of an event, in characters.
 MAX_TEXT = 1000
@@ -120,3 +120,35 @@ def _encodes(value: str) -> bool:
     except UnicodeEncodeError:  # half a surrogate pair
         return False
     return True
+
+
+def times_of(event: Any, delay: Any, expires: Any) -> tuple[float | None, float | None]:
+    """Return a delay and an expiry in seconds.
+
+    Raises:
+        InvalidEvent: if one of them is no time, or its runs could never start.
+    """
+    # not all of a model, which would have its data in the text
+    name = event[:100] if isinstance(event, str) else type(event).__name__
+    waits, patience = _seconds(name, "delay", delay), _seconds(name, "expiry", expires)
+    if patience is not None and waits is not None and patience <= waits:
+        raise InvalidEvent(
+            name,
+            f"expires after {patience:g} s, and is delayed for {waits:g} s",
+            "Both count from now: let it expire later.",
+        )
+    return waits, patience
+
+
+def _seconds(name: str, what: str, given: Any) -> float | None:
+    if given is None:
+        return None
+    try:
+        seconds = given.total_seconds() if isinstance(given, dt.timedelta) else float(given)
+    except (TypeError, ValueError):
+        raise InvalidEvent(
+            name, f"has the {what} {given!r}", "Use seconds or a timedelta."
+        ) from None
+    if not 0 <= seconds < math.inf:
+        raise InvalidEvent(name, f"has the {what} {seconds}", "Use seconds, 0 or more.")
+    return seconds

@@ -80,17 +80,15 @@ class Endings:
         if run is None or event is None or run.state not in (RunState.FAILED, RunState.CANCELLED):
             self._ledger.told(run_id)
             return
-        if run.kind in ("on_failure", "parallel"):
-            # not for itself: it would be called for its own failure, and again, without end
+        if run.kind == "parallel":  # its run fails with it
             self._ledger.told(run_id)
             return
         subscription = self._registry.find(run.subscription)
         collected = collected_by(self._ledger, subscription, run)
         described = _described(run, recorded_event(event) if collected is None else collected[1])
-        chained = run.kind in (
-            "event",
-            "then",
-        )  # what was invoked fails a step, which may handle it
+        # what was invoked fails a step, which may handle it; and on_failure is not for itself: it
+        # would be called for its own failure, and again, without end
+        chained = run.kind in ("event", "then")
         failed = run.state is RunState.FAILED
         if chained and failed and subscription is not None and subscription.on_failure:
             self._call_on_failure(run, subscription, described)
@@ -135,6 +133,8 @@ class Endings:
             subject=run.id,
             correlationid=attributes.get("correlationid") or attributes["id"],
             causationid=run.id,
+            # above fanout_max_depth too: one has to hear of a loop, and can emit nothing more
+            depth=recorded_event(event).depth + 1,
         )
         self._emit(found)
 

@@ -90,7 +90,7 @@ def execute(
         StoreUnavailable: if the ledger does not answer.
     """
     assert engine.ledger is not None  # noqa: S101 - the caller looked
-    answer, claimed = claim(engine.ledger, run, request, engine.ledger.rules.lease, engine.flow)
+    answer, claimed = claim(engine, run, request)
     if claimed is None:
         raise _refused(run, answer, engine)
     request.fanout_claimed = claimed

@@ -36,6 +36,9 @@ BUSY_TICK = 0.1
 #: How many runs are taken at a time.
 BATCH = 500
 
+#: How many ends are told of at a time.
+UNTOLD_AT_ONCE = 100
+
 #: How often the indexes are swept, in seconds.
 SWEEP = 60.0
 
@@ -198,6 +201,8 @@ class Keeper:
 
     def _pause(self) -> float:
         """Return the seconds until there is something to do."""
+        if not self.redrive and self._pulse is not None:  # the heart beats by itself
+            return TICK
         first = min(self._next.values(), default=0.0)
         return min(max(first - time.monotonic(), 0.01), TICK)
 
@@ -220,17 +225,25 @@ class Keeper:
         if self._is_time("lost", now, self._ledger.rules.lease / 2):
             self._resend()
         if self._is_time("untold", now, self._ledger.rules.grace):
-            for run_id in self._ledger.untold(older_than=self._ledger.rules.grace):
-                self._ended(run_id)
+            self._tell()
         if self._is_time("sweep", now, SWEEP):
             self._sweep()
 
+    def _tell(self) -> None:
+        found = self._ledger.untold(older_than=self._ledger.rules.grace, limit=UNTOLD_AT_ONCE)
+        for run_id in found:
+            self._ended(run_id)
+        if len(found) >= UNTOLD_AT_ONCE:
+            self._next["untold"] = 0.0  # there are more; timers are looked at in between
+
     def _resend(self) -> None:
         for queue, before in self._lost():
-            found = self._ledger.resend(queue, before)
+            found = self._ledger.resend(queue, before, limit=BATCH)
             if found:
                 logger.info("%d runs were lost on their way from %s", len(found), queue)
                 self._publish(self._ledger.take(found))
+            if len(found) >= BATCH:
+                self._next["lost"] = 0.0  # there are more; timers are looked at in between
 
     def _sweep(self) -> None:
         # as long as there is more: what ends in a minute must also go within one

@@ -78,6 +78,7 @@ class Level2:
             wake=self.wakeups.wake,
             ended=self.endings.tell,
             flow=self._flow,
+            cancels=self._cancels,
         )
 
     def _flow(self, subscription: str, event: Event) -> Flow | None:
@@ -91,6 +92,14 @@ class Level2:
             return None
         # what it is made of, and whether it is dropped, was decided then
         return flow and replace(flow, collect=None, once=None, rate_limit=None)
+
+    def _cancels(self, subscription: str, event: Event) -> tuple[tuple[str, str], ...]:
+        """Return which events cancel a run that is recorded anew."""
+        found = self._registry.find(subscription)
+        try:
+            return () if found is None else found.cancels(event)
+        except InvalidEvent:  # as above
+            return ()
 
     def _ended(self, run_id: str) -> None:
         self.endings.tell(run_id)

@@ -250,6 +250,16 @@ class Publisher:
         queue: Any = None if template is None else template.route.get("queue")
         return "" if queue is None else str(getattr(queue, "name", queue))
 
+    def queues(self) -> set[str]:
+        """Return the names of the queues that runs may go to, as far as this process knows."""
+        self._templates.refresh()
+        known: Any = self._app.amqp.queues
+        found = {str(name) for name in known.consume_from}
+        for name in list(self._app.tasks):  # of tails, and whatever else a run may ask for
+            found.add(self.queue_for_task(name, {}) or routed_to(self._app, name, {}))
+        found.update(self.queue_of(sub) for sub in self._registry)
+        return found - {""}
+
     def sealing(self) -> AbstractContextManager[Sealing | None]:
         """Lend what makes messages that the ledger's Redis takes; ``None`` if it takes none."""
         return self._seals.lend()

@@ -83,7 +83,9 @@ def begin_again(
 
 
 def checkpoints_before(run: RunRecord, step: str) -> dict[str, str]:
-    """Return the results of the steps that were stored before the first one of an id.
+    """Return the checkpoints that were stored before the first one of an id: values and failures.
+
+    The body went on from each of those failures, so it has to meet it again.
 
     Raises:
         UnknownStep: if the run has none with this id.
@@ -98,5 +100,5 @@ def checkpoints_before(run: RunRecord, step: str) -> dict[str, str]:
     return {
         field: text
         for field, text in stored.items()
-        if times[field] < min(firsts) and known[field].status == "done"
+        if times[field] < min(firsts) and known[field].final
     }

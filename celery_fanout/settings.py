@@ -76,8 +76,8 @@ class Settings:
         success_retention: how long succeeded and cancelled runs are kept, in seconds. Default: 1
             day.
         failure_retention: how long dead letters are kept, in seconds. Default: 7 days.
-        event_retention: how long events are kept, in seconds; at least as long as their runs.
-            Default: 7 days.
+        event_retention: how long events are kept, in seconds; at least as long as their runs and
+            as ``dedup_window``. Default: 7 days.
         results: who keeps what runs return: ``"ledger"``, or ``"celery"`` for the result backend
             too, as for any task. Default: ``"ledger"``.
         keeper: whether workers look for what is due; if not, run ``celery fanout keeper``. Their

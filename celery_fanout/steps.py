@@ -130,12 +130,13 @@ class Step:
             duration: seconds, or a timedelta.
 
         Raises:
+            InvalidStep: if ``duration`` is neither.
             SleepTooLong: if the store would drop the run's checkpoints before its end.
         """
-        seconds = duration.total_seconds() if isinstance(duration, dt.timedelta) else duration
+        seconds = _seconds(id, "duration", duration)
         execution = enter(id)
         if execution is not None:
-            sleep_step(execution, id, lambda: execution.now() + float(seconds))
+            sleep_step(execution, id, lambda: execution.now() + seconds)
 
     def sleep_until(self, id: str, when: dt.datetime | float) -> None:
         """Leave the worker and go on at a time. Spends no retry of the task.
@@ -145,7 +146,7 @@ class Step:
             when: a datetime with a time zone, or a POSIX timestamp.
 
         Raises:
-            InvalidStep: if ``when`` has no time zone.
+            InvalidStep: if ``when`` has no time zone, or is no time.
             SleepTooLong: if the store would drop the run's checkpoints before then.
         """
         if isinstance(when, dt.datetime):
@@ -156,9 +157,10 @@ class Step:
                     "Use a datetime with a time zone, such as datetime.now(timezone.utc).",
                 )
             when = when.timestamp()
+        instant = _seconds(id, "time", when, "a datetime with a time zone, or a POSIX timestamp")
         execution = enter(id)
         if execution is not None:
-            sleep_step(execution, id, lambda: float(when))
+            sleep_step(execution, id, lambda: instant)
 
     def emit(
         self,
@@ -234,7 +236,7 @@ class Step:
             InvalidStep: if an argument cannot be used.
             StoreUnsupported: on level 1.
         """
-        seconds = timeout.total_seconds() if isinstance(timeout, dt.timedelta) else float(timeout)
+        seconds = _seconds(id, "timeout", timeout)
         name = event if isinstance(event, str) else name_of(event)[0]
         execution = enter(id)
         if execution is None:
@@ -299,6 +301,15 @@ class Step:
         """
         found = inside.get()
         return child_id(found[1], *found[2]) if found else None
+
+
+def _seconds(id: str, what: str, given: Any, wanted: str = "seconds or a timedelta") -> float:
+    if isinstance(given, dt.timedelta):
+        return given.total_seconds()
+    try:
+        return float(given)
+    except (TypeError, ValueError):  # no retry of the task would mend it
+        raise InvalidStep(id, f"has the {what} {given!r}", f"Use {wanted}.") from None
 
 
 def _emitted(execution: Execution, event: Any, data: Any, **options: Any) -> str:

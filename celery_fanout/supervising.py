@@ -13,7 +13,7 @@ from celery_fanout.canvas import RUN_HEADER
 from celery_fanout.exceptions import FanoutError, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from celery import Celery
 
@@ -120,11 +120,16 @@ class LostMessages:
     Args:
         app: the Celery app.
         ledger: the ledger.
+        queues: returns the names of the queues to look at; those that this worker consumes from by
+            default.
     """
 
-    def __init__(self, app: Celery, ledger: Ledger) -> None:
+    def __init__(
+        self, app: Celery, ledger: Ledger, queues: Callable[[], Iterable[str]] | None = None
+    ) -> None:
         self._app = app
         self._ledger = ledger
+        self._queues = queues
         self._connection: Any = None
 
     def __call__(self) -> list[tuple[str, float]]:
@@ -149,10 +154,11 @@ class LostMessages:
         # a worker notes what it received within a few heartbeats
         margin = self._ledger.rules.lease / 2
         found: list[tuple[str, float]] = []
-        queues: Any = self._app.amqp.queues
+        known: Any = self._app.amqp.queues
+        queues = list(known.consume_from) if self._queues is None else list(self._queues())
         prefix = channel.global_keyprefix or ""  # kombu's client does not add it to LINDEX
         with channel.conn_or_acquire() as client:
-            for name in list(queues.consume_from):
+            for name in queues:
                 before = self._ledger.time()
                 for priority in channel.priority_steps:
                     oldest = client.lindex(prefix + channel._q_for_pri(name, priority), -1)

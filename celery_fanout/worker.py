@@ -9,6 +9,7 @@ from celery.signals import worker_shutdown
 
 from celery_fanout.app import get_fanout
 from celery_fanout.boot import boot_id
+from celery_fanout.context import active_runs
 from celery_fanout.keeper import Held, Keeper
 from celery_fanout.supervising import LostMessages
 
@@ -47,6 +48,21 @@ class KeeperStep(bootsteps.StartStopStep):
         """
         if self._keeper is not None:
             self._keeper.leave()
+
+    def terminate(self, parent: Any) -> None:
+        """See to the end of a worker that stops at once: Celery sends no ``worker_shutdown`` then.
+
+        A pool of threads goes on with its bodies. They keep their leases until the process ends.
+        """
+        then = parent.blueprint.on_stopped
+
+        def on_stopped() -> None:
+            if then is not None:
+                then()
+            if not active_runs():
+                self._end()
+
+        parent.blueprint.on_stopped = on_stopped
 
     def _end(self, **_: Any) -> None:
         """Let go of what is left, now that the pool has stopped."""

@@ -24,7 +24,7 @@ from celery_fanout.stores.states import FINAL, RunState
 from tests.processes import wait_until
 from tests.servers import RedisServer
 
-__all__ = ["audit", "check_ledger", "descriptors", "no_leaks"]
+__all__ = ["audit", "check_ledger", "check_ledgers", "descriptors", "no_leaks"]
 
 FINAL_STATES = {state.value for state in FINAL}
 
@@ -220,8 +220,6 @@ class _Audit:
 
 def _has_time(run: dict[str, str]) -> bool:
     """Whether a run that is held back has a timer: it collects, or is cancelled at a time."""
-    if "fl" not in run:
-        return False
     return "co" in run or ("fd" in run if "a" in run else "o" in run)
 
 
@@ -233,6 +231,14 @@ def check_ledger(client: redis.Redis, root: str = "{fanout}") -> None:
     """Fail if anything is wrong with the keys of a ledger."""
     problems = audit(client, root)
     assert not problems, "\n".join(["in Redis:", *problems[:50]])
+
+
+def check_ledgers(server: RedisServer) -> None:
+    """Fail if anything is wrong with the keys of any ledger on a server."""
+    for db in range(16):
+        with server.client(db) as client:
+            for root in _roots(client):
+                check_ledger(client, root)
 
 
 def _roots(client: Any) -> set[str]:
@@ -281,7 +287,4 @@ def no_leaks(redis_server: RedisServer) -> Iterator[None]:
     before = _Before()  # with the server, which stays
     yield
     wait_until(lambda: not before.leaks(), 5, lambda: f"left behind: {before.leaks()}")
-    for db in range(16):
-        with redis_server.client(db) as client:
-            for root in _roots(client):
-                check_ledger(client, root)
+    check_ledgers(redis_server)

@@ -41,7 +41,8 @@ class LedgerRules:
         dedup_window: how long an event id is the same event.
         success_retention: how long succeeded and cancelled runs are kept.
         failure_retention: how long dead letters are kept.
-        event_retention: how long events are kept, at least; never shorter than their runs.
+        event_retention: how long events are kept, at least; never shorter than their runs
+            and ``dedup_window``.
         max_crashes: the how-manieth crash makes a dead letter.
         grace: after which a pending run that nobody published is taken again.
         republish: after which a published run that nobody claimed is taken again; doubles with

@@ -689,6 +689,9 @@ class Ledgers:
             assert row is not None
             if not tell:
                 continue
+            if row.kind == "on_failure":
+                self.both("told", run_id)
+                continue
             child = NewRun(f"{run_id}-f{row.reopened}", row.subscription, "on_failure", message="1")
             new = f"{run_id}-f{row.reopened}" not in self.memory.book.rows
             assert self.both("adopt", run_id, child) == new
@@ -736,8 +739,11 @@ class Ledgers:
                 assert row.checkpoints[field] == text
 
     def check_row(self, row: Any, rows: Any) -> None:
-        # 6: what is not final has a timer; what is, or is held back, has none
-        assert (row.due is None) == (row.final or row.state is S.GATED), row
+        # 6: what is not final has a timer; what is has none, and what is held back that of its end
+        held = row.state is S.GATED
+        assert (row.due is None) == (row.final or (held and row.timeout is None)), row
+        if held:
+            assert row.due == row.timeout, row
         assert row.crashes <= RULES.max_crashes  # 7
         assert row.token <= len(self.tokens.get(row.id, ())) + 1 + row.reopened
         if row.final:

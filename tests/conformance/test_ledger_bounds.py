@@ -167,7 +167,7 @@ def test_untold_ends_are_bounded(desk: Desk) -> None:
 def test_whose_end_is_told(desk: Desk, kind: Any) -> None:
     desk.emit("e1", runs=[NewRun("e1-a", "a@doc/up", kind, message="{}")])
     desk.ledger.settle("e1-a", desk.begin("e1-a"), S.FAILED, error=ERROR)
-    told = [] if kind in ("parallel", "on_failure") else ["e1-a"]
+    told = [] if kind == "parallel" else ["e1-a"]
     assert desk.ledger.untold(older_than=0) == told
 
 
@@ -194,6 +194,17 @@ def test_an_event_is_kept_as_long_as_its_runs(desk: Desk) -> None:
     event = desk.ledger.event("e1")
     assert event is not None
     assert event.open == 1
+
+
+@pytest.mark.parametrize("subs", [["a"], []])
+def test_an_event_is_kept_as_long_as_its_id_is_known(desk: Desk, subs: list[str]) -> None:
+    long = 50_000.0
+    desk = with_rules(desk, dedup_window=long)
+    desk.emit("e1", *subs)
+    for sub in subs:
+        desk.ledger.cancel([f"e1-{sub}"], "enough")
+    assert is_kept(desk, "e1", long - 10)
+    assert desk.emit("e1", *subs).status == "repeat"
 
 
 def test_an_event_that_comes_again_to_nobody_keeps_what_is_open(desk: Desk) -> None:

@@ -176,6 +176,25 @@ def test_an_event_cancels(desk: Desk) -> None:
     assert desk.ledger.counts()[S.CANCELLED] == 1
 
 
+def test_an_event_cancels_a_run_that_was_retried(desk: Desk) -> None:
+    more = {"cancel_on": (("doc/gone", '{"id":"e1"}'), ("doc/shut", "{}"))}
+    desk.emit("e1", runs=[NewRun("e1-a", "a@doc/up", **more), NewRun("e1-b", "b@doc/up", **more)])
+    error = {"type": "Boom", "message": "no", "traceback": ""}
+    for run_id in ("e1-a", "e1-b"):
+        desk.ledger.settle(run_id, desk.begin(run_id), S.FAILED, error=error)
+    desk.emit("x1", name="doc/gone", data={"id": "e1"})  # nobody is there
+    assert desk.ledger.reopen("e1-a", "mended")
+    assert desk.state("e1-a") == "pending"
+    desk.emit("x2", name="doc/gone", data={"id": "e1"})
+    assert desk.ledger.reopen("e1-a", "it is not gone")
+    desk.emit("x3", name="doc/shut")
+    found = desk.ledger.run("e1-a")
+    assert found is not None
+    assert (found.state, found.reason) == (S.CANCELLED, "cancel_on doc/shut")
+    assert found.detail["waits"] == {}
+    assert desk.state("e1-b") == "failed"
+
+
 # --- children ------------------------------------------------------------------------------------
 
 
@@ -326,6 +345,21 @@ def test_a_fan_in_follows_the_last_run(desk: Desk) -> None:
     assert list(settled.woken) == ["e1-then"]
     (wakeup,) = desk.ledger.take(["e1-then"]).wakeups
     assert (wakeup.kind, wakeup.message, wakeup.event) == ("fan-in", '{"t":1}', "e1")
+
+
+def test_a_replay_does_not_call_the_fan_in_again(desk: Desk) -> None:
+    desk.emit("e1", "a", then_id="e1-then", then_message="{}")
+    for number in range(3):
+        run_id = f"e1-a-{number}" if number else "e1-a"
+        if number:
+            desk.emit("e1", "a", replay=True, generation=number, nonce=run_id)
+        settled = desk.ledger.settle(run_id, desk.begin(run_id), S.SUCCEEDED, result="1")
+        assert list(settled.woken) == ([] if number else ["e1-then"])
+        if not number:
+            desk.ledger.settle("e1-then", desk.begin("e1-then"), S.SUCCEEDED, result="0")
+        desk.clock.advance(RULES.success_retention + 1)  # nothing is left of it but its event
+        desk.ledger.sweep()
+        assert desk.ledger.run("e1-then") is None
 
 
 def test_a_fan_in_of_nobody(desk: Desk) -> None:

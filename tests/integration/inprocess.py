@@ -7,6 +7,7 @@ of its own is in ``test_workers.py``.
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -67,7 +68,7 @@ class Shop:
     @contextmanager
     def worker(self, pool: str = "solo", concurrency: int = 1) -> Iterator[None]:
         """Run a worker in a thread: one task at a time, or several in the pool ``"threads"``."""
-        default = _state.default_app
+        default, threads = _state.default_app, set(threading.enumerate())
         try:
             with start_worker(
                 self.app,
@@ -81,6 +82,8 @@ class Shop:
             reset_worker_optimizations(self.app)
             set_event_loop(None)  # before Celery 5.6 the next worker would take it, and no timer
             _state.default_app = default
+        left = [t for t in set(threading.enumerate()) - threads if "fanout" in t.name]
+        assert not left, f"the worker has stopped, and left behind: {left}"
 
     def emit(self, data: Any = None, event: str = EVENT, **options: Any) -> Any:
         """Emit an event."""

@@ -111,6 +111,21 @@ def test_a_keeper_of_its_own(tmp_path, redis_url):
             assert keeper.log.endswith("keeper ready.\nkeeper ended.\n")
 
 
+def test_a_keeper_of_its_own_misses_what_a_fast_worker_has_lost(tmp_path, redis_url, redis_server):
+    shop = project(tmp_path, redis_url, queue="fast")
+    with (shop.path / "shop.py").open("a") as file:
+        file.write(
+            "\n\napp.conf.update(fanout_keeper=False, fanout_lease=2, fanout_publish_timeout=1)\n"
+        )
+    _, run = shop.emit("order/paid", {"n": 2})
+    with redis_server.client() as client:
+        assert client.delete("fast") == 1  # a fast worker took it, and died before it had told
+        with Keeper("shop", cwd=tmp_path):
+            wait_until(lambda: client.llen("fast") == 1)
+    with FastWorker("shop", cwd=tmp_path):
+        wait_until(lambda: shop.state(run) == "succeeded")
+
+
 class Keeper(Worker):
     """``celery fanout keeper``."""
 

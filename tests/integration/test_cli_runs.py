@@ -278,6 +278,10 @@ def test_cancelling(shop):
     )
     assert shop("cancel", code=2).endswith("Name the runs to cancel, or give a filter; not both.\n")
     assert "not both" in shop("cancel", ids[0], "--name", "order/paid", code=2)
+    # what has failed has ended, so that would mean no run
+    assert "No such option" in shop("cancel", "--error", "ConnectionError", code=2)
+    for command in ("runs --limit 0", "events --limit -1", "cancel --state pending --max 0"):
+        assert "is not in the range x>=1" in shop(*command.split(), code=2)
     assert shop("cancel", ids[0], ids[1][:8], "--reason", "sold out") == "2 run(s) changed.\n"
     assert "state          cancelled (sold out)\n" in shop("show", ids[1])
     assert shop("cancel", ids[0], code=1) == (

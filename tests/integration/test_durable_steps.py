@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from celery_fanout import CancelOn, RunFailed, StepFailed, current_run, get_fanout, step
+from celery_fanout import (
+    CancelOn,
+    RunFailed,
+    StepFailed,
+    current_event,
+    current_run,
+    emit,
+    get_fanout,
+    step,
+)
 from celery_fanout.exceptions import StoreUnsupported, UnknownStep, WrongState
 from celery_fanout.stores.states import RunState
 from tests.integration.inprocess import EVENT, Boom, Shop
@@ -226,6 +236,27 @@ def test_an_event_cancels_a_run(shop: Shop) -> None:
             run.get(timeout=30)
 
 
+def test_an_event_cancels_a_run_that_redis_has_lost(
+    redis_server: RedisServer, redis_url: str
+) -> None:
+    """Its message is there, and says whose it is; what cancels it the code says."""
+
+    def body(order: Any) -> None:
+        step.sleep("long", 60)
+
+    with Shop(redis_url, redis_server.url(1)) as shop:
+        cancel = CancelOn("order/cancelled", match={"id": "order.id"})
+        shop.subscribe(body, subscription={"cancel_on": cancel})
+        (run,) = shop.emit({"order": {"id": 7}}).runs
+        with redis_server.client(1) as client:
+            client.flushdb()
+        with shop.worker():
+            wait_until(lambda: get_fanout(shop.app).ledger.run(run.id) is not None)
+            wait_until(lambda: state(shop, run.id) == "suspended")
+            shop.emit({"id": 7}, "order/cancelled")
+            assert state(shop, run.id) == "cancelled"
+
+
 # --- failures ------------------------------------------------------------------------------------
 
 
@@ -250,6 +281,57 @@ def test_an_event_tells_of_a_dead_letter(shop: Shop) -> None:
     assert failure["run"] == emission.runs[0].id
     assert failure["event"]["data"] == {"n": 1}
     assert (failure["error"], failure["reason"]) == ({"type": "Boom", "message": "no"}, "error")
+
+
+def test_failures_that_cause_one_another_come_to_an_end(shop: Shop) -> None:
+    """Alerts are number 0, 2 and 4 in the chain; what tells of their failure is 1, 3 and 5."""
+    shop.app.conf.fanout_max_depth = 4
+    told: list[int] = []
+
+    def body(alert: Any) -> None:
+        raise Boom("no")
+
+    def tell(failure: dict[str, Any]) -> None:
+        event = current_event()
+        assert event is not None
+        told.append(event.depth)
+        emit(EVENT, {"of": failure["run"]})
+
+    shop.subscribe(body)
+    shop.subscribe(tell, "tell", "fanout/run.failed")
+    control = get_fanout(shop.app).runs
+    with shop.worker():
+        shop.emit({})
+        wait_until(lambda: control.counts()[RunState.FAILED] == 4)
+        wait_until(lambda: not get_fanout(shop.app).ledger.untold(older_than=-60))
+    assert told == [1, 3, 5]
+    counts = control.counts()
+    assert (counts[RunState.SUCCEEDED], counts[RunState.FAILED]) == (2, 4)
+    (run,) = control.list(state="failed", limit=1)
+    assert "fanout_max_depth is 4" in control.get(run.id).detail["error"]["message"]
+
+
+def test_an_event_tells_of_an_on_failure_task_that_failed(shop: Shop) -> None:
+    told: list[dict[str, Any]] = []
+
+    def body(order: Any) -> None:
+        raise Boom("no")
+
+    def rescue(failure: Any) -> None:
+        raise Boom("this fails too")
+
+    shop.subscribe(body, subscription={"on_failure": shop.task(rescue, name="rescue")})
+    shop.subscribe(noting(told), "tell", "fanout/run.failed")
+    control = get_fanout(shop.app).runs
+    with shop.worker():
+        (run,) = shop.emit({}).runs
+        wait_until(lambda: len(told) == 2)
+        wait_until(lambda: control.counts()[RunState.SUCCEEDED] == 2)
+    assert {failure["task"] for failure in told} == {"subscriber", "rescue"}
+    (rescued,) = [failure for failure in told if failure["task"] == "rescue"]
+    assert control.get(rescued["run"]).parent == run.id
+    assert rescued["subscription"] == run.subscription.id
+    assert control.counts()[RunState.FAILED] == 2
 
 
 def test_an_on_failure_task_that_fails_is_not_called_for_itself(shop: Shop) -> None:
@@ -344,6 +426,32 @@ def test_a_failed_run_is_retried_with_its_steps(shop: Shop) -> None:
         wait_until(lambda: state(shop, again) == "succeeded")
     assert calls[5:] == ["a", "b", "c"]
     assert {found.id for found in control.list(event=event)} == {run.id, new, again}
+
+
+def test_a_rerun_meets_the_failures_that_the_body_went_on_from(shop: Shop) -> None:
+    calls: list[str] = []
+
+    def reserve() -> None:
+        calls.append("reserve")
+        raise Boom("none is left")
+
+    def body(order: Any) -> str:
+        try:
+            step.options(max_retries=1, retry_jitter=False).run("reserve", reserve)
+        except StepFailed as failed:
+            step.run("refund", calls.append, "refund")
+            return str(failed)
+        return "reserved"
+
+    shop.subscribe(body)
+    control = get_fanout(shop.app).runs
+    with shop.worker():
+        (run,) = shop.emit({}).runs
+        value = run.get(timeout=30)
+        new = control.rerun(run.id, "refund")
+        wait_until(lambda: state(shop, new) == "succeeded")
+    assert calls == ["reserve", "reserve", "refund", "refund"]
+    assert control.get(new).detail["result"] == json.dumps(value)
 
 
 def test_a_paused_subscription_waits(shop: Shop) -> None:

@@ -45,10 +45,10 @@ def emitted(shop: Shop) -> tuple[str, float]:
     return run_id, run.updated
 
 
-def receive(shop: Shop) -> None:
+def receive(shop: Shop, queue: str = QUEUE) -> None:
     """Take the oldest message out of the queue, as a worker does that then dies."""
     with shop.app.connection_for_read() as connection:
-        message = connection.SimpleQueue(QUEUE).get(block=False)
+        message = connection.SimpleQueue(queue).get(block=False)
         message.ack()
 
 
@@ -94,6 +94,25 @@ def test_behind_an_ordinary_task_nothing_can_be_told(shop: Shop, lost: LostMessa
     shop.subscribe(tell)
     emitted(shop)
     assert lost() == []
+
+
+def test_a_keeper_of_its_own_looks_at_all_queues(shop: Shop) -> None:
+    shop.app.conf.fanout_queue = "fast"
+    shop.app.conf.task_routes = {"routed": {"queue": "routes"}}
+    shop.task(tell, name="routed")
+    shop.subscribe(tell, "fast")
+    shop.subscribe(tell, "slow", "order/slow", {"options": {"queue": "slow"}})
+    level2 = get_fanout(shop.app).level2
+    assert level2 is not None
+    lost = LostMessages(shop.app, level2.ledger, level2.publisher.queues)
+    assert level2.publisher.queues() == {QUEUE, "fast", "slow", "routes"}
+    run_id = shop.emit({}, "order/slow").runs[0].id
+    run = level2.ledger.run(run_id)
+    assert run is not None
+    assert ("slow", pytest.approx(run.updated - MARGIN, abs=0.001)) in lost()
+    receive(shop, "slow")
+    assert max(before for queue, before in lost() if queue == "slow") > run.updated - MARGIN
+    lost.close()
 
 
 def test_without_a_broker_nothing_is_lost(redis_url: str) -> None:

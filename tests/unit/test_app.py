@@ -1,6 +1,7 @@
 """emit() and its doors: loading, eager apps, several apps, threads."""
 
 import asyncio
+import datetime as dt
 import subprocess
 import sys
 import textwrap
@@ -575,6 +576,26 @@ def test_a_delay_is_a_finite_time(app, delay):
     assert str(error.value) == (
         f"The event 'thing/made' has the delay {float(delay)}. Use seconds, 0 or more."
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"delay": "soon"}, "has the delay 'soon'. Use seconds or a timedelta."),
+        ({"expires": [1]}, "has the expiry [1]. Use seconds or a timedelta."),
+        (
+            {"delay": 60, "expires": dt.timedelta(minutes=1)},
+            (
+                "expires after 60 s, and is delayed for 60 s. "
+                "Both count from now: let it expire later."
+            ),
+        ),
+    ],
+)
+def test_times_that_cannot_be(app, given, problem):
+    with pytest.raises(InvalidEvent) as error:
+        emit("thing/made", {}, app=app, **given)
+    assert str(error.value) == f"The event 'thing/made' {problem}"
 
 
 def test_threads_that_ask_first_at_once_get_the_same_parts():

@@ -387,8 +387,9 @@ def ended(shop):
     ("step", "kept"),
     [
         ("fetch", []),
-        ("ask", ['s["fetch",1]']),
-        ("save", ['s["fetch",1]', 's["ask",1,1]', 's["ask",1,0]', 's["ask",2]']),
+        ("broken", ['s["fetch",1]']),
+        ("ask", ['s["fetch",1]', 's["broken",1]']),
+        ("save", ['s["fetch",1]', 's["broken",1]', 's["ask",1,1]', 's["ask",1,0]', 's["ask",2]']),
     ],
 )
 def test_rerun_copies_what_was_done_before(shop, ended, step, kept):
@@ -414,7 +415,7 @@ def test_rerun_at_the_same_time_as_a_replay(shop, ended):
     shop.ledger.event = lambda key: seen
     new = shop.runs.rerun(ended, "ask")
     assert new == run_id("order/paid", "o-1", SHIP, 2)
-    assert list(shop.runs.get(new).detail["checkpoints"]) == ['s["fetch",1]']
+    assert list(shop.runs.get(new).detail["checkpoints"]) == ['s["fetch",1]', 's["broken",1]']
 
 
 def test_only_a_run_that_has_ended_is_rerun(shop):

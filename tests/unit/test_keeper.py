@@ -13,7 +13,7 @@ from celery.worker import state
 from celery_fanout import keeper as module
 from celery_fanout.canvas import RUN_HEADER
 from celery_fanout.exceptions import StoreUnavailable
-from celery_fanout.keeper import BATCH, Held, Keeper
+from celery_fanout.keeper import BATCH, UNTOLD_AT_ONCE, Held, Keeper
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.memory_ledger import MemoryLedger
 from celery_fanout.stores.states import RunState
@@ -247,6 +247,17 @@ def test_one_that_does_not_redrive_beats_and_no_more(scene, clock):
 # -- what was lost on its way ------------------------------------------------------------------
 
 
+def test_one_that_only_beats_looks_once_a_second(scene, monkeypatch):
+    ticks = []
+    keeper = scene.keeper(redrive=False)
+    tick = keeper.tick
+    monkeypatch.setattr(keeper, "tick", lambda: (ticks.append(keeper._pause()), tick()))
+    keeper.start()
+    wait_until(lambda: ticks)
+    keeper.stop()
+    assert set(ticks) == {1.0}
+
+
 def test_what_has_left_its_queue_unseen_is_published_again(scene, clock):
     scene.emit("lost")
     scene.emit("elsewhere", queue="other")
@@ -294,6 +305,31 @@ def test_it_tells_of_ends_that_nobody_told_of(scene, clock):
     clock.now += RULES.grace
     keeper.tick()
     assert scene.ended == ["failed", "failed"]  # until somebody says that it is done
+
+
+def test_it_tells_of_all_ends_before_it_rests(scene, clock):
+    runs = [f"run-{number}" for number in range(2 * UNTOLD_AT_ONCE + 1)]
+    scene.emit(*runs)
+    scene.ledger.cancel(runs, "enough")
+    clock.now += RULES.grace
+    keeper = scene.keeper()
+    for _ in range(3):
+        keeper.tick()
+    assert sorted(scene.ended) == sorted(runs)
+    keeper.tick()
+    assert len(scene.ended) == len(runs)
+
+
+def test_it_misses_all_that_was_lost_before_it_rests(scene, clock):
+    runs = [f"run-{number}" for number in range(2 * BATCH + 1)]
+    scene.emit(*runs)
+    scene.ledger.mark_published(runs)
+    clock.now += 40
+    scene.lost = [("celery", clock.now - 15)]
+    keeper = scene.keeper()
+    for _ in range(3):
+        keeper.tick()
+    assert sorted(scene.published) == sorted(runs)
 
 
 def test_it_sweeps_until_nothing_is_left(scene, clock):

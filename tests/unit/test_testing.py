@@ -338,6 +338,12 @@ def wrong_steps(data):
     functions = {"coroutine": coroutine, "generator": generator, "number": 5}
     if data == "sleep":
         step.sleep("s", float("inf"))
+    if data == "soon":
+        step.sleep("s", "soon")
+    if data == "noon":
+        step.sleep_until("s", "noon")
+    if data == "never":
+        step.wait_for_event("s", "order/paid", timeout=None)
     step.run("s", functions[data])
 
 
@@ -351,6 +357,9 @@ WORK = "Pass a function that does the work: lambda: asyncio.run(...), or lambda:
         ("generator", f"was given {{}}.generator, and calling it only makes a generator. {WORK}"),
         ("number", "was given 5, which cannot be called. Pass a function."),
         ("sleep", "sleeps until inf, which is no time. Use a finite number of seconds."),
+        ("soon", "has the duration 'soon'. Use seconds or a timedelta."),
+        ("noon", "has the time 'noon'. Use a datetime with a time zone, or a POSIX timestamp."),
+        ("never", "has the timeout None. Use seconds or a timedelta."),
     ],
 )
 def test_a_misused_step_ends_the_run_without_a_retry(tester, data, message):

@@ -99,6 +99,7 @@ def _drop(book: Book, new: NewRun, flow: Flow, event: NewEvent, limit: Once | Ra
         order=book.orders,
         events=[] if flow.collect is None else [event.key],
         checkpoints=dict(new.checkpoints),
+        cancel_on=new.cancel_on,
     )
 
 

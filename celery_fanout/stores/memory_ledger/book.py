@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_fanout.stores.memory_ledger.gates import Gates
 from celery_fanout.stores.memory_ledger.matching import matches
-from celery_fanout.stores.memory_ledger.rows import NO_FLOW, Row, Wait
+from celery_fanout.stores.memory_ledger.rows import NO_FLOW, Row
 from celery_fanout.stores.records import NewRun
 from celery_fanout.stores.states import RunState
 
@@ -114,7 +114,7 @@ class Book(Gates):
             generation,
             self.now,
             self.now,
-            None if paused else due,
+            expires if paused else due,
             resume,
             expires,
             queue=new.queue,
@@ -125,9 +125,9 @@ class Book(Gates):
             checkpoints=dict(new.checkpoints),
             flow=new.flow or NO_FLOW,
             events=list(events),
+            cancel_on=new.cancel_on,
         )
-        for number, (name, match) in enumerate(new.cancel_on, start=1):
-            row.waits[f"!{number}"] = Wait(name, json.loads(match))
+        row.file_cancels()
         self.rows[new.id] = row
         self._open_events(row)
         return True
@@ -147,12 +147,12 @@ class Book(Gates):
             event.open_chains += 1
 
     def fan_in(self, event: Event) -> None:
-        """Record the fan-in of an event, once its last run is final."""
-        if not event.then_id or event.then_done == event.generation:
+        """Record the fan-in of an event, once its last run is final; not again after a replay."""
+        if not event.then_id or event.then_done == event.emitted:
             return
-        event.then_done = event.generation
+        event.then_done = event.emitted
         new = NewRun(event.then_id, "", "fan-in", message=event.then_message)
-        if self.add(new, event.key, self.now, event.generation):
+        if self.add(new, event.key, self.now, event.emitted):
             self.woken.append(new.id)
 
     def _close_event(self, row: Row, key: str) -> None:
@@ -168,9 +168,14 @@ class Book(Gates):
             self.expire(event)
 
     def expire(self, event: Event) -> None:
-        """Keep an event that has ended never shorter than its runs: each may be replayed."""
+        """Keep an event that has ended, never shorter than its runs and than its id is known."""
         rules = self.rules
-        kept = (rules.event_retention, rules.failure_retention, rules.success_retention)
+        kept = (
+            rules.event_retention,
+            rules.failure_retention,
+            rules.success_retention,
+            rules.dedup_window,
+        )
         event.gone_at = self.now + max(kept)
 
     def _deliver(self, row: Row, reason: str = "") -> None:
@@ -209,7 +214,7 @@ class Book(Gates):
         rules = self.rules
         keep = rules.failure_retention if to is RunState.FAILED else rules.success_retention
         row.gone_at = self.now + keep
-        if to is not RunState.SUCCEEDED and row.kind not in ("on_failure", "parallel"):
+        if to is not RunState.SUCCEEDED and row.kind != "parallel":
             self.untold[row.id] = self.now + rules.grace
         self._deliver(row, reason)
         for key in row.concerns:
@@ -243,6 +248,7 @@ class Book(Gates):
         row.impatient = row.charged = row.has_slot = False
         for last in row.attempts[-1:]:
             last.update(retried=reason, reopened=self.now)
+        row.file_cancels()
         self.untold.pop(row.id, None)
         self.enter(row, RunState.PENDING, self.now)
         self._open_events(row)

@@ -12,6 +12,8 @@ from celery_fanout.stores.flow import Flow, Place, Rate
 from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from celery_fanout.stores.flow import Gate
     from celery_fanout.stores.records import Kind
 
@@ -66,6 +68,7 @@ class Row:
         deadline: when ``finish_timeout`` is over.
         events: keys of those that it, or the run whose tail it is of, collected.
         together: groups of items of ``step.parallel``.
+        cancel_on: what cancels it, as the one who recorded it gave it.
     """
 
     id: str
@@ -110,6 +113,7 @@ class Row:
     deadline: float | None = None
     events: list[str] = dataclasses.field(default_factory=list[str])
     together: set[str] = dataclasses.field(default_factory=set[str])
+    cancel_on: Sequence[tuple[str, str]] = ()
     message: str = ""
     trace: str = ""
     result: str | None = None
@@ -120,6 +124,11 @@ class Row:
     waits: dict[str, Wait] = dataclasses.field(default_factory=dict[str, Wait])
     children: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
     attempts: list[dict[str, Any]] = dataclasses.field(default_factory=list[dict[str, Any]])
+
+    def file_cancels(self) -> None:
+        """Let what cancels it find it."""
+        for number, (name, match) in enumerate(self.cancel_on, start=1):
+            self.waits[f"!{number}"] = Wait(name, json.loads(match))
 
     def before(self, group: str) -> dict[str, str]:
         """Return what the items of a group replay the body with: not one another's results."""

@@ -105,7 +105,8 @@ class MemoryLedger(MemoryKeeping):
             close_if_dropped(book, event)
         if not ids:
             if event.open <= 0:  # else runs of an earlier generation are
-                event.gone_at = book.now + self.rules.event_retention
+                kept = max(self.rules.event_retention, self.rules.dedup_window)
+                event.gone_at = book.now + kept
             if event.then_id:
                 book.fan_in(event)
         return Recorded("new", generation, self._states(ids), book.woken)
@@ -126,9 +127,10 @@ class MemoryLedger(MemoryKeeping):
     ) -> None:
         """Turn pending runs into published ones."""
         assert not messages  # noqa: S101 - it does not support that
+        due = self.book.now + 0.001  # else its message comes early, and it keeps its timer
         for run_id in run_ids:
             row = self.book.row(run_id)
-            if row is not None and row.state is _S.PENDING:
+            if row is not None and row.state is _S.PENDING and (row.resume or 0.0) <= due:
                 row.queue = (queues or {}).get(run_id) or row.queue
                 self._publish(row)
 
@@ -170,7 +172,7 @@ class MemoryLedger(MemoryKeeping):
         waits = row.state is not _S.GATED and (row.resume or 0.0) > book.now + 0.001
         if row.subscription in book.paused and row.state is not _S.RUNNING and not waits:
             if row.state is not _S.GATED:
-                book.enter(row, _S.GATED, row.timeout if row.limited else None)
+                book.enter(row, _S.GATED, row.timeout)
                 book.give_back(row)
             return self._answer(row, "paused")
         if row.expires is not None and row.started is None and row.expires <= book.now:

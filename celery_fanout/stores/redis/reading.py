@@ -26,8 +26,8 @@ replayed runs, ``rn`` nonce of the replay, ``ti`` fan-in, ``tm`` its message, ``
 
 Fields of ``d:<run>``: ``s<step key>`` checkpoint, ``a<number>`` attempt, ``c<run>`` kind of a
 child, ``n<group>`` outstanding children, ``b<group>`` what the items of ``step.parallel`` replay
-the body with, ``w<field>`` where a wait is filed, ``R`` result, ``E`` error, ``M`` message, ``T``
-trace.
+the body with, ``w<field>`` where a wait is filed, ``W<field>`` where it is again if the run is
+retried, ``R`` result, ``E`` error, ``M`` message, ``T`` trace.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ if r.s ~= 'running' and (r.s == 'gated' or not waits) and call('EXISTS', K .. ':
   if sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then
     if r.s ~= 'gated' then
       call('ZADD', K .. ':g:' .. r.u, f(now), id)
-      enter(r, 'gated', r.fl and flow().patience(r))
+      enter(r, 'gated', patience(r))
       if r.fl then flow().give(r) end
     end
     return answer('paused')

@@ -7,6 +7,6 @@ if not holds(r, ARGV[3]) then return false end
 local d = dkey(id)
 local known = call('HGET', d, field)
 if known then return {known, r.e} end
-call('HSET', d, 'w' .. field, file(ARGV[5], ARGV[6], 'w|' .. id .. '|' .. field))
+call('HSET', d, 'w' .. field, file(filing(ARGV[5], ARGV[6], 'w|' .. id .. '|' .. field)))
 call('HSET', rkey(id), 'ws', 1)
 return {'', r.e}

@@ -185,10 +185,6 @@ local function flow()
     return at
   end
   --
-  -- When a gated run is cancelled if nothing else happens; nil for never.
-  local function patience(r) return tonumber(r.a and r.fd or not r.a and r.o or nil) end
-  F.patience = patience
-  --
   -- Give a lane the last turn of the round at a gate.
   local function rotate(gate, lane)
     call('ZADD', lanes_key(gate), call('HINCRBY', lkey(gate), 'turn', 1), lane)

@@ -90,12 +90,15 @@ end
 -- Ids of runs that are due now because of this script, and whom nobody has been told of.
 local woken = {}
 
+-- When a run that waits is cancelled if nothing else happens; nil for never.
+local function patience(r) return tonumber(r.a and r.fd or not r.a and r.o or nil) end
+
 -- Change a run's state; `due` is its timer, nil for none; more pairs of fields and values follow.
 local function enter(r, to, due, ...)
   if r.s and r.s ~= to then call('ZREM', K .. ':s:' .. r.s, r.id) end
   r.s = to
-  local latest = r.a and r.fd or not r.a and r.o
-  if latest and due and to ~= 'running' and to ~= 'completing' then due = math.min(due, tonumber(latest)) end
+  local latest = patience(r)
+  if latest and due and to ~= 'running' and to ~= 'completing' then due = math.min(due, latest) end
   call('ZADD', K .. ':s:' .. to, f(now), r.id)
   if due then
     call('ZADD', K .. ':due', f(due), r.id)
@@ -171,17 +174,22 @@ local function filed(paths, lookup)
   return redis.sha1hex(table.concat(parts))
 end
 
--- File an entry under an event name and a match; return what unfile() needs.
-local function file(name, match_json, entry)
+-- Under which paths and values an event of a name finds an entry, as unfile() takes it.
+local function filing(name, match_json, entry)
   local match = cjson.decode(match_json)
   local paths = sorted_paths(match)
   local set = filed(paths, function(path) return match[path] end)
-  local spec = #paths == 0 and '[]' or cjson.encode(paths)
+  return cjson.encode({name, #paths == 0 and '[]' or cjson.encode(paths), set, entry})
+end
+
+-- Let events find an entry; return its place.
+local function file(place)
+  local name, spec, set, entry = unpack(cjson.decode(place))
   local key = K .. ':wv:' .. name .. ':' .. set
   if call('SADD', key, entry) == 1 and call('SCARD', key) == 1 then
     call('HINCRBY', K .. ':wp:' .. name, spec, 1)
   end
-  return cjson.encode({name, spec, set, entry})
+  return place
 end
 
 local function unfile(place)
@@ -192,14 +200,17 @@ local function unfile(place)
   end
 end
 
--- Drop all waits of a run.
-local function unfile_all(r)
+-- Drop all waits of a run; `keep`: note what cancels it, as it may be retried.
+local function unfile_all(r, keep)
   if not r.ws then return end
   local data = hash(dkey(r.id)) or {}
   for field, place in pairs(data) do
     if string.sub(field, 1, 1) == 'w' then
       unfile(place)
       call('HDEL', dkey(r.id), field)
+      if keep and string.sub(field, 2, 2) == '!' then
+        call('HSET', dkey(r.id), 'W' .. string.sub(field, 2), place)
+      end
     end
   end
   drop(r, 'ws')
@@ -265,7 +276,7 @@ local function add_runs(runs, event, due, generation, more)
       if limits then
         to, timer, fields, joined[n] = flow().begin(id, sub, h, limits, event, more)
       elseif gate and sub ~= '' and call('HEXISTS', K .. ':paused', sub) == 1 then
-        to, timer = 'gated', nil
+        to, timer = 'gated', more.expires
         call('ZADD', K .. ':g:' .. h, stamp, id)
       end
       if joined[n] then
@@ -294,11 +305,14 @@ local function add_runs(runs, event, due, generation, more)
         if checkpoints ~= '' then
           for name, text in pairs(checkpoints) do call('HSET', dkey(id), name, text) end
         end
-        if cancels ~= '' and to ~= 'cancelled' then
-          for i, pair in ipairs(cancels) do
-            call('HSET', dkey(id), 'w!' .. i, file(pair[1], pair[2], 'c|' .. id))
+        for i, pair in ipairs(cancels ~= '' and cancels or {}) do
+          local place = filing(pair[1], pair[2], 'c|' .. id)
+          if to == 'cancelled' then -- it was dropped, and may be retried
+            call('HSET', dkey(id), 'W!' .. i, place)
+          else
+            call('HSET', dkey(id), 'w!' .. i, file(place))
+            if i == 1 then copy({'ws', 1}, fields) end
           end
-          copy({'ws', 1}, fields)
         end
         if #fields > 0 then call('HSET', key, unpack(fields)) end
         added[#added + 1] = id
@@ -320,16 +334,18 @@ local function add_runs(runs, event, due, generation, more)
   return added, states, opened, joined
 end
 
--- The fan-in of an event, once its last run is final.
+-- The fan-in of an event, once its last run is final; not again after a replay.
 local function fan_in(key)
-  local then_id, message, gen, done = unpack(call('HMGET', ekey(key), 'ti', 'tm', 'g', 'td'))
+  local then_id, message, gen, done = unpack(call('HMGET', ekey(key), 'ti', 'tm', 'ge', 'td'))
   if not then_id or done == gen then return end
   call('HSET', ekey(key), 'td', gen)
   copy(add_runs({{then_id, 'fan-in', '', '', message or '', '', '', '', ''}}, key, now, gen, {}), woken)
 end
 
--- Never shorter than its runs, each of which may be reopened or replayed.
-local function rest_event(key) expire_event(key, math.ceil(math.max(EVENTS, FAILURE, SUCCESS)) + SLACK) end
+-- Never shorter than its runs, each of which may be reopened or replayed, and than its id is known.
+local function rest_event(key)
+  expire_event(key, math.ceil(math.max(EVENTS, FAILURE, SUCCESS, WINDOW)) + SLACK)
+end
 
 -- One run of an event is final.
 local function close_event(key, kind)
@@ -369,14 +385,14 @@ end
 
 -- End a run. Its records expire by themselves.
 local function finalise(r, to, reason)
-  unfile_all(r)
+  unfile_all(r, to ~= 'succeeded')
   if r.s == 'gated' then call('ZREM', K .. ':g:' .. r.u, r.id) end
   enter(r, to, nil, 'f', f(now), 'z', reason or '')
   drop(r, 'b', 'w', 'i', 'y', 'rl')
   local keep = math.ceil(to == 'failed' and FAILURE or SUCCESS) + SLACK
   call('EXPIRE', rkey(r.id), keep)
   call('EXPIRE', dkey(r.id), keep)
-  if to ~= 'succeeded' and r.k ~= 'on_failure' and r.k ~= 'parallel' then
+  if to ~= 'succeeded' and r.k ~= 'parallel' then
     call('ZADD', K .. ':untold', f(now + GRACE), r.id)
   end
   deliver(r, reason)
@@ -449,6 +465,10 @@ local function reopen(r, reason)
     local kind = string.sub(field, 1, 1)
     if (kind == 's' and not string.find(text, '^{"v":%d+,"s":"done"')) or kind == 'n' or field == 'E' then
       call('HDEL', dkey(r.id), field)
+    elseif kind == 'W' then -- what cancels it
+      call('HDEL', dkey(r.id), field)
+      call('HSET', dkey(r.id), 'w' .. string.sub(field, 2), file(text))
+      call('HSET', rkey(r.id), 'ws', 1)
     end
   end
   call('PERSIST', rkey(r.id))

@@ -61,7 +61,7 @@ if not m.replay or not known then
 end
 local at_rest = opened == 0 and tonumber(call('HGET', e, 'o') or '0') <= 0 -- else earlier runs are open
 if #ids == 0 then
-  if at_rest then expire_event(m.key, math.ceil(EVENTS) + SLACK) end
+  if at_rest then expire_event(m.key, math.ceil(math.max(EVENTS, WINDOW)) + SLACK) end
   if m.then_id ~= '' then fan_in(m.key) end
 elseif at_rest then -- all were dropped
   rest_event(m.key)

@@ -19,6 +19,6 @@ if data then
 end
 if many == chunk then return from + chunk end
 local text = '{"v":1,"s":"waiting","n":0,"d":' .. ARGV[8] .. ',"t":' .. f(now) .. '}'
-call('HSET', d, field, text, 'n' .. field, 1, 'w' .. field, file(name, ARGV[6], 'w|' .. id .. '|' .. field))
+call('HSET', d, field, text, 'n' .. field, 1, 'w' .. field, file(filing(name, ARGV[6], 'w|' .. id .. '|' .. field)))
 call('HSET', rkey(id), 'ws', 1)
 return text
