@@ -460,6 +460,12 @@ class Admissions:
                 if run.id in before and before[run.id].waits_at == gate:
                     left[run.flow.lane].append(run)
             had_a_turn = {lane[0] for lane in let_in}
+            # one that was let in, and whose time was over in the same change, has had its lane's
+            had_a_turn |= {
+                run.flow.lane
+                for run in before.values()
+                if run.waits_at == gate and self.runs[run.id].state in FINAL
+            }
             others = {run.lane for run in before.values()}
             for lane in ("", "x", "y"):
                 # those that need more may have gone on to where they are refused
