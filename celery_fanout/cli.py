@@ -249,7 +249,8 @@ def check(fanout: Fanout, connect: bool, fail_on: str, as_json: bool) -> None:
 
     Each finding comes with its remedy. The reference lists them all.
     """
-    from celery_fanout.checks import findings, live_findings
+    from celery_fanout.checks import findings
+    from celery_fanout.livechecks import live_findings
 
     found = findings(fanout)
     if connect:
