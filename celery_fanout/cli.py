@@ -62,6 +62,7 @@ def _filter_name(subscription: Any) -> str:
 def subscriptions(fanout: Fanout, as_json: bool) -> None:
     """List what every task subscribes to."""
     from celery_fanout.admission import limits_of
+    from celery_fanout.limits import described
 
     fanout.load()
     rows = [
@@ -73,6 +74,7 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
             "on_failure": sub.on_failure or "",
             "options": dict(sub.options),
             "limits": list(limits_of(sub)),
+            "flow": described(sub),
             "where": sub.where,
         }
         for sub in fanout.registry
@@ -83,19 +85,20 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        print_table(
-            ["EVENT", "TASK", "FILTER", "THEN", "ON FAILURE"],
+        head = ["EVENT", "TASK", "FILTER", "THEN", "ON FAILURE"]
+        flow = ["FLOW CONTROL"] if any(row["flow"] for row in rows) else []
+        cells = [
             [
-                [
-                    str(row["event"]),
-                    str(row["task"]),
-                    str(row["filter"]),
-                    " -> ".join(row["then"]),
-                    str(row["on_failure"]),
-                ]
-                for row in rows
-            ],
-        )
+                str(row["event"]),
+                str(row["task"]),
+                str(row["filter"]),
+                " -> ".join(row["then"]),
+                str(row["on_failure"]),
+                "; ".join(row["flow"]),
+            ]
+            for row in rows
+        ]
+        print_table([*head, *flow], [row[: len(head) + len(flow)] for row in cells])
     else:
         click.echo("No task subscribes to an event.")
     if fanout.registry.errors:

@@ -75,6 +75,7 @@ def test_subscriptions(shop):
         "on_failure": "shop.notify",
         "options": {},
         "limits": [],
+        "flow": [],
     }
 
 

@@ -112,6 +112,21 @@ def orders(*tenants, **more):
     return [{"user": {"tenant": tenant}, **more} for tenant in tenants]
 
 
+def test_the_subscriptions_show_their_limits(shop):
+    lines = [re.split(r" {2,}", line.strip()) for line in shop("subscriptions").splitlines()]
+    assert lines[0] == ["EVENT", "TASK", "FILTER", "THEN", "ON FAILURE", "FLOW CONTROL"]
+    assert {line[1]: line[2] for line in lines[1:]} == {
+        "shop.ship": "concurrency 2 by user.tenant; concurrency app 100",
+        "shop.tell": "throttle 10 per 1 min by api_key",
+        "shop.note": "rate_limit 1 per 1 h",
+        "shop.count": "batch 3 or 1 h",
+        "shop.close": "singleton mode skip",
+    }
+    ship = shop.json("subscriptions")[0]
+    assert ship["flow"] == ["concurrency 2 by user.tenant", "concurrency app 100"]
+    assert ship["limits"] == [BY_TENANT, "concurrency app"]
+
+
 def test_all_limits_are_listed_before_anybody_used_them(shop):
     lines = [re.split(r" {2,}", line.strip()) for line in shop("limits").splitlines()]
     assert lines == [
