@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from celery_fanout.flowrules import Limit
     from celery_fanout.registry import Registry, Subscription
-    from celery_fanout.stores.flow import GateRecord, Tuned
-    from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.flow import GateRecord, Holder, Tuned
+    from celery_fanout.stores.ledger import Ledger, RunRecord
 
 __all__ = ["MOST", "Declared", "LimitControl", "LimitRecord", "declared_limits", "described"]
 
@@ -227,6 +227,28 @@ class LimitControl(RunReader):
         for gate in found:
             gates.setdefault(gate.gate.limit, []).append(gate)
         return gates
+
+    def holders(
+        self, name: str, key: str | None = None, limit: int = 100
+    ) -> Sequence[tuple[Holder, RunRecord]]:
+        """Return the runs that have a place of a limit, those that have it for longest first.
+
+        Only concurrency and singletons have places.
+
+        Args:
+            name: the limit's name.
+            key: only of this value of its key, as text.
+            limit: how many at most.
+
+        Raises:
+            UnknownLimit: if there is none with this name.
+            StoreUnsupported: if the ledger has several shards.
+        """
+        [record] = self.limits(name)
+        gates = [each.gate for each in record.keys if each.used and key in (None, each.gate.key)]
+        found = self._ledger.holders(gates, most=limit)
+        pairs = ((holder, self._ledger.run(holder.run)) for holder in found)
+        return [(holder, run) for holder, run in pairs if run is not None]
 
     def tune(self, name: str, limit: int, per: float | dt.timedelta | None = None) -> None:
         """Change the number of a limit, for all workers at once and until :meth:`untune`.

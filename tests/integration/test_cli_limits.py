@@ -170,6 +170,35 @@ def test_what_is_in_use_and_for_which_keys(shop):
     assert len(found["keys"]) == 5
 
 
+def test_who_has_the_places(shop):
+    first, _, _, other, last = shop.emit("order/paid", *orders("a", "a", "a", "b", "c"))
+    lines = shop("limits", *BY_TENANT.split(), "--holders").splitlines()
+    cells = [re.split(r" {2,}", line.strip()) for line in lines]
+    assert cells[0] == ["KEY", "RUN", "SUBSCRIPTION", "STATE", "HAS IT FOR"]
+    assert [row[0] for row in cells[1:]] == ["a", "a", "b", "c"]
+    assert cells[1][1:4] == [first, SHIP, "published"]
+    assert re.fullmatch(r"\d.* (m?s|min \d+ s)", cells[1][4])
+    found = shop.json("limits", "concurrency app", "--holders")
+    assert [row["run"] for row in found][::3] == [first, last]
+    assert found[2] == {
+        "key": "",
+        "run": other,
+        "subscription": SHIP,
+        "state": "published",
+        "since": found[2]["since"],
+    }
+    assert len(shop("limits", BY_TENANT, "--holders", "--limit", "2").splitlines()) == 3
+    assert shop("limits", "singleton shop.close@order/closed", "--holders") == (
+        "No run has a place.\n"
+    )
+    shop.emit("order/sent", {"api_key": "k-12345"})
+    assert shop("limits", THROTTLE, "--holders") == (
+        "A throttle has no places: concurrency, singleton have.\n"
+    )
+    near = f"Error: There is no limit {BY_TENANT[:-1]!r}. Did you mean {BY_TENANT!r}?\n"
+    assert shop("limits", BY_TENANT[:-1], "--holders", code=1) == near
+
+
 def test_a_run_says_for_which_limit_it_waits(shop):
     *_, waits = shop.emit("order/paid", *orders("a", "a", "a"))
     table = shop("runs", "--state", "gated")
@@ -256,6 +285,11 @@ def test_what_cannot_be_changed(shop):
         (["--reset"], "Name the limit to change: fanout limits lists them."),
         (["concurrency app", "--set", "3", "--reset"], "Either --set a number or --reset it."),
         (["concurrency app", "--per", "3"], "--per goes with --set."),
+        (["--holders"], "--holders goes with the name of a limit alone."),
+        (
+            ["concurrency app", "--reset", "--holders"],
+            "--holders goes with the name of a limit alone.",
+        ),
     ]:
         assert shop("limits", *arguments, code=2).endswith(f"Error: {text}\n")
 

@@ -186,6 +186,25 @@ def test_how_full_a_limit_is_and_for_which_keys(shop):
     assert keys == [("a", 2, 2, shop.clock.now - 12), ("b", 1, 0, None)]
 
 
+def test_who_has_a_place_of_a_limit(shop):
+    since = shop.clock.now
+    first, _ = shop.emit("a-1"), shop.clock.advance(1)
+    other, _ = shop.emit("b-1", "b"), shop.clock.advance(1)
+    second, _ = shop.emit("a-2"), shop.emit("a-3")
+    found = shop.runs.holders(BY_TENANT)
+    assert [(holder.gate.key, run.id) for holder, run in found] == [
+        ("a", first),
+        ("b", other),
+        ("a", second),
+    ]
+    assert [holder.since for holder, _ in found] == [since, since + 1, since + 2]
+    assert [run.id for _, run in shop.runs.holders(BY_TENANT, "a")] == [first, second]
+    assert [run.id for _, run in shop.runs.holders(BY_TENANT, limit=1)] == [first]
+    assert shop.runs.holders(BY_TENANT, "c") == shop.runs.holders(RATE) == []
+    with pytest.raises(UnknownLimit):
+        shop.runs.holders("concurrency nowhere")
+
+
 def test_a_limit_that_the_code_no_longer_has_is_listed_while_it_is_in_use(shop):
     gate = Gate("concurrency shop.gone@order/paid")
     runs = [NewRun("r-1", SHIP, flow=Flow(places=(Place(gate, 3),)))]
