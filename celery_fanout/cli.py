@@ -27,6 +27,9 @@ def fanout(**_: Any) -> None:
     """Events, their subscribers, and their runs."""
 
 
+#: How alike two names must be for one to be the other misspelt; 1 is equal.
+NEAR = 0.75
+
 for _found in (*CHANGES, *LIMITS, *VIEWS):
     fanout.add_command(_found)
 
@@ -194,10 +197,22 @@ def emit(
         print_json({"event": emission.event.to_cloudevent(), "runs": rows})
     else:
         _print_emission(emission.event, rows)
+    if not fanout.registry.candidates(name):
+        near = _nearest(fanout, name)
+        if near:
+            click.echo(f"No task subscribes to {name!r}. Did you mean {near!r}?", err=True)
     if any(row.get("outcome") == "pending" for row in rows):
         click.echo(f"Error: no outcome of all runs after {wait:g} s.", err=True)
     if any(row.get("outcome") in ("failed", "pending") for row in rows):
         raise click.exceptions.Exit(1)
+
+
+def _nearest(fanout: Fanout, name: str) -> str:
+    """Return the name of an event that somebody subscribes to and that is nearly this one."""
+    import difflib
+
+    names = [sub.pattern for sub in fanout.registry if not sub.pattern.endswith("*")]
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=NEAR)), "")
 
 
 def _outcomes(emission: Any, wait: float | None) -> list[Any]:
