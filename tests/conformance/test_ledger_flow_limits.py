@@ -110,6 +110,17 @@ def test_where_most_wait_is_first(desk: Desk) -> None:
     assert desk.ledger.gates(limit="concurrency none") == []
 
 
+def test_runs_that_wait_have_the_number_of_their_emit(desk: Desk) -> None:
+    for n in range(5):
+        emit(desk, f"e{n}", Flow((place(2),)))
+    assert emit(desk, "e5", Flow((place(1),))) == "gated"  # the code is another now
+    assert (finish(desk, "e0"), finish(desk, "e1")) == (["e2-a"], ["e3-a"])
+    desk.ledger.tune(WORK, 1)
+    assert (finish(desk, "e2"), finish(desk, "e3")) == ([], ["e4-a"])
+    desk.ledger.tune(WORK, None)
+    assert finish(desk, "e4") == ["e5-a"]
+
+
 def test_who_has_a_place(desk: Desk) -> None:
     start = desk.clock.now
     for name, key in [("e1", "x"), ("e2", "y"), ("e3", "x"), ("e4", "x")]:
