@@ -196,7 +196,7 @@ def emit(
     if as_json:
         print_json({"event": emission.event.to_cloudevent(), "runs": rows})
     else:
-        _print_emission(emission.event, rows)
+        _print_emission(emission, rows)
     if not fanout.registry.candidates(name):
         near = _nearest(fanout, name)
         if near:
@@ -227,10 +227,11 @@ def _outcomes(emission: Any, wait: float | None) -> list[Any]:
         return exc.outcomes
 
 
-def _print_emission(event: Any, rows: list[dict[str, Any]]) -> None:
-    click.echo(f"{event.name}  {event.id}")
+def _print_emission(emission: Any, rows: list[dict[str, Any]]) -> None:
+    click.echo(f"{emission.event.name}  {emission.event.id}")
     if not rows:
-        click.echo("No task subscribes to it.")
+        waits = "It waits in the outbox for a relay."
+        click.echo("No task subscribes to it." if emission.published else waits)
         return
     click.echo("")
     if "outcome" not in rows[0]:
