@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from celery.exceptions import Reject, TaskRevokedError
+from celery.exceptions import TaskRevokedError
 
 from celery_fanout import Concurrency, RateLimit, get_fanout
 from celery_fanout.exceptions import RunFailed
@@ -155,18 +155,22 @@ def test_a_run_that_is_cancelled_by_hand(make: Callable[..., Shop]) -> None:
         emission.runs[0].get(timeout=30)
 
 
-def test_a_failure_that_celery_does_not_store(make: Callable[..., Shop]) -> None:
-    def rejects(data: Any) -> None:
-        raise Reject("no", requeue=False)
-
-    shop = make()
+def test_a_run_whose_workers_died(make: Callable[..., Shop]) -> None:
+    shop = make(fanout_max_crashes=1)
     last = shop.task(returned, name="last")
-    shop.subscribe(rejects, subscription={"then": last})
-    with shop.worker():
-        emission = shop.emit()
-        [outcome] = emission.get(timeout=60)
+    shop.subscribe(returned, subscription={"then": last})
+    emission, fanout = shop.emit(), get_fanout(shop.app)
+    run_id = emission.runs[0].id
+    assert fanout.ledger.claim(run_id, "boot", run_id).status == "claimed"
+    error = {"type": "WorkerLostError", "message": "signal 9", "traceback": ""}
+    assert fanout.ledger.abandon(run_id, "boot", error, final=False).ok
+    assert fanout.level2 is not None
+    fanout.level2.endings.tell(run_id)
+    [outcome] = emission.get(timeout=30)
     assert isinstance(outcome.error, RunFailed)
+    assert str(outcome.error).startswith("WorkerCrashed: The worker died 1 times ")
     assert emission.runs[0].result.state == "FAILURE"
+    assert shop.app.AsyncResult(run_id).state == "FAILURE"
 
 
 def test_an_error_is_stored_as_celery_stores_it(make: Callable[..., Shop]) -> None:
