@@ -193,6 +193,7 @@ def emit(
                 kind = "" if told else f"{type(outcome.error).__name__}: "
                 row["error"] = f"{kind}{outcome.error}"
         rows.append(row)
+    _note_states(fanout, emission, rows)
     if as_json:
         print_json({"event": emission.event.to_cloudevent(), "runs": rows})
     else:
@@ -205,6 +206,18 @@ def emit(
         click.echo(f"Error: no outcome of all runs after {wait:g} s.", err=True)
     if any(row.get("outcome") in ("failed", "pending") for row in rows):
         raise click.exceptions.Exit(1)
+
+
+def _note_states(fanout: Fanout, emission: Any, rows: list[dict[str, Any]]) -> None:
+    """Note where runs are that have no outcome, if flow control may hold them back or drop them."""
+    flowing = any(run.subscription.flow is not None for run in emission.runs)
+    if fanout.level2 is None or not flowing:
+        return
+    for row in rows:
+        if row.get("outcome", "pending") == "pending":
+            run = fanout.ledger.run(row["run"])
+            if run is not None:  # else it was executed eagerly
+                row["state"] = f"{run.state!s} ({run.reason})" if run.reason else str(run.state)
 
 
 def _nearest(fanout: Fanout, name: str) -> str:
@@ -235,7 +248,9 @@ def _print_emission(emission: Any, rows: list[dict[str, Any]]) -> None:
         return
     click.echo("")
     if "outcome" not in rows[0]:
-        print_table(["RUN", "SUBSCRIPTION"], [[r["run"], r["subscription"]] for r in rows])
+        head = ["RUN", "SUBSCRIPTION", *(["STATE"] if any("state" in r for r in rows) else [])]
+        cells = [[r["run"], r["subscription"], r.get("state", "")] for r in rows]
+        print_table(head, [row[: len(head)] for row in cells])
         return
     print_table(
         ["RUN", "SUBSCRIPTION", "OUTCOME", ""],
@@ -244,7 +259,7 @@ def _print_emission(emission: Any, rows: list[dict[str, Any]]) -> None:
                 r["run"],
                 r["subscription"],
                 r["outcome"],
-                r.get("error") or ""
+                r.get("error") or r.get("state") or ""
                 if r["outcome"] in ("failed", "pending")
                 else json.dumps(r.get("value"), default=str, ensure_ascii=False),
             ]

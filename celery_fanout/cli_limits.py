@@ -140,7 +140,9 @@ def _data(fanout: Fanout, record: LimitRecord) -> dict[str, Any]:
 
 
 def _rows(fanout: Fanout, record: LimitRecord, now: float, shown: int) -> list[list[str]]:
-    rows = [[record.name, _number(record), *_use(record, now)]]
+    # the values of an idempotency are as many as events: nobody counts them
+    use = ["", "", "", ""] if record.kind == "idempotency" else _use(record, now)
+    rows = [[record.name, _number(record), *use]]
     if not record.keyed:
         return rows
     rows += [

@@ -48,7 +48,7 @@ def note(order): ...
 def count(orders): ...
 
 
-@on_event("order/closed", singleton=Singleton())
+@on_event("order/closed", singleton=Singleton(), idempotency="id")
 @app.task(name="shop.close")
 def close(order): ...
 """
@@ -120,7 +120,7 @@ def test_the_subscriptions_show_their_limits(shop):
         "shop.tell": "throttle 10 per 1 min by api_key",
         "shop.note": "rate_limit 1 per 1 h",
         "shop.count": "batch 3 or 1 h",
-        "shop.close": "singleton mode skip",
+        "shop.close": "singleton mode skip; idempotency 1 per 1 d by id",
     }
     ship = shop.json("subscriptions")[0]
     assert ship["flow"] == ["concurrency 2 by user.tenant", "concurrency app 100"]
@@ -137,6 +137,7 @@ def test_all_limits_are_listed_before_anybody_used_them(shop):
         ["rate_limit shop.note@order/seen", "1 per 1 h", "0", "0"],
         [BATCH, "3 or 1 h", "0", "0"],
         ["singleton shop.close@order/closed", "1", "0", "0"],
+        ["idempotency shop.close@order/closed by id", "1 per 1 d"],
     ]
     assert shop("limits", app="none") == "No subscription has a limit.\n"
     assert json.loads(shop("limits", "--json", app="none")) == []
@@ -239,6 +240,26 @@ def test_explain_says_what_would_happen(shop):
     assert f"'order/paid' matches; {waits}\n" in shop("explain", "order/paid", json.dumps(data))
     text = shop("explain", "order/paid", json.dumps(data), app="one")
     assert "'order/paid' matches; emit would refuse it: flow control needs level 2\n" in text
+
+
+def test_emit_says_what_became_of_the_runs(shop):
+    def emitted(*arguments, code=0):
+        command = [sys.executable, "-m", "celery", "-A", "shop", "fanout", "emit", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **shop.place)
+        assert done.returncode == code, (done.stdout, done.stderr)
+        return done.stdout
+
+    first = emitted("order/seen", "{}").splitlines()
+    assert re.split(r" {2,}", first[2]) == ["RUN", "SUBSCRIPTION", "STATE"]
+    assert first[3].endswith("  shop.note@order/seen  published")
+    dropped = "cancelled (dropped: rate_limit shop.note@order/seen)"
+    assert emitted("order/seen", "{}").splitlines()[3].endswith(f"  {dropped}")
+    [run] = json.loads(emitted("order/seen", "{}", "--json"))["runs"]
+    assert run["state"] == dropped
+    shop.emit("order/paid", *orders("a", "a"))
+    [data] = orders("a")
+    waits = emitted("order/paid", json.dumps(data), "--wait", "0.1", code=1)
+    assert waits.splitlines()[3].endswith(f"  {SHIP}  pending  gated ({BY_TENANT})")
 
 
 def test_a_number_is_changed_and_reset(shop):
