@@ -68,13 +68,15 @@ class CeleryResults:
         """
         if run.state is RunState.FAILED and run.reason == "error":
             return True  # a worker met the error, and stores it
-        links: list[_Link] = [(run.id, run.subscription.rpartition("@")[0], {})]
-        if run.kind != "event":
-            links = list(_asked(run.id, kombu_json.loads(run.detail["message"])))
-        elif subscription is not None:  # which the code may not have any more
-            links = _links(run.id, subscription)
+        message: str = run.detail.get("message") or ""
         outcome = Outcome(run.id, run.state, error=run.detail.get("error"), reason=run.reason)
         try:
+            if run.kind != "event" and message:
+                links = list(_asked(run.id, kombu_json.loads(message)))
+            elif subscription is not None:  # which the code may not have any more
+                links = _links(run.id, subscription)
+            else:
+                links = [(run.id, run.subscription.rpartition("@")[0], dict[str, Any]())]
             self._store(links, outcome)
         except INTERRUPTS:
             raise

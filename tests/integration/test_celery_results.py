@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from celery.exceptions import TaskRevokedError
 
-from celery_fanout import Concurrency, RateLimit, get_fanout
+from celery_fanout import Concurrency, RateLimit, get_fanout, step
 from celery_fanout.exceptions import RunFailed
 from tests.integration.inprocess import EVENT, Shop
 from tests.processes import wait_until
@@ -171,6 +171,64 @@ def test_a_run_whose_workers_died(make: Callable[..., Shop]) -> None:
     assert str(outcome.error).startswith("WorkerCrashed: The worker died 1 times ")
     assert emission.runs[0].result.state == "FAILURE"
     assert shop.app.AsyncResult(run_id).state == "FAILURE"
+
+
+def test_what_a_run_has_invoked_is_cancelled_with_it(make: Callable[..., Shop]) -> None:
+    shop = make(task_routes={"slow": {"queue": "nobody"}})
+    slow = shop.task(returned, name="slow")
+
+    def invokes(data: Any) -> Any:
+        return step.invoke("slow", slow, data)
+
+    shop.subscribe(invokes)
+    emission, fanout = shop.emit(), get_fanout(shop.app)
+    run_id = emission.runs[0].id
+    assert fanout.level2 is not None
+    with shop.worker():
+        wait_until(lambda: fanout.runs.get(run_id).state == "suspended")
+    (child,) = fanout.runs.get(run_id).detail["children"]
+    fanout.runs.cancel(run_id, "enough")
+    for each in (run_id, child):
+        fanout.level2.endings.tell(each)
+        with pytest.raises(TaskRevokedError, match="enough"):
+            shop.app.AsyncResult(each).get(timeout=30)
+    assert fanout.ledger.untold(older_than=0) == []
+
+
+def test_a_run_whose_subscription_is_gone(make: Callable[..., Shop]) -> None:
+    shop = make()
+    shop.subscribe(returned)
+    emission, fanout = shop.emit(), get_fanout(shop.app)
+    run_id = emission.runs[0].id
+    fanout.runs.cancel(run_id, "gone")
+    other = make()  # without a subscriber
+    level2 = get_fanout(other.app).level2
+    assert level2 is not None
+    level2.endings.tell(run_id)
+    with pytest.raises(TaskRevokedError, match="gone"):
+        emission.runs[0].get(timeout=30)
+
+
+def test_a_backend_that_is_away_is_told_later(
+    make: Callable[..., Shop], tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    shop = make(f"file://{results}")
+    shop.subscribe(returned)
+    emission, fanout = shop.emit(), get_fanout(shop.app)
+    run_id = emission.runs[0].id
+    fanout.runs.cancel(run_id, "enough")
+    results.rmdir()
+    assert fanout.level2 is not None
+    with caplog.at_level(logging.WARNING, "celery_fanout"):
+        fanout.level2.endings.tell(run_id)
+    assert f"The result backend was not told of the end of run {run_id}: " in caplog.text
+    results.mkdir()
+    assert fanout.ledger.untold(older_than=0) == [run_id]
+    fanout.level2.endings.tell(run_id)  # as a keeper does
+    with pytest.raises(TaskRevokedError, match="enough"):
+        emission.runs[0].get(timeout=30)
 
 
 def test_an_error_is_stored_as_celery_stores_it(make: Callable[..., Shop]) -> None:
