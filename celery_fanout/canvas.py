@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from celery_fanout.registry import Subscription
     from celery_fanout.stores.flow import Flow
 
-__all__ = ["FrozenChain", "freeze"]
+__all__ = ["FrozenChain", "freeze", "link_id"]
 
 #: Header with the run's id; equal to the task id of the link that it is on.
 RUN_HEADER = "fanout_run"
@@ -98,7 +98,7 @@ class FrozenChain:
         """Take the id of the run that the event has joined. That is published by another chain."""
         self.run_id = self.result_id = run_id
         if self.chain:
-            self.result_id = _link_id(run_id, len(self.chain))
+            self.result_id = link_id(run_id, len(self.chain))
 
 
 def freeze(
@@ -136,7 +136,7 @@ def freeze(
     errbacks = [errback(str(subscription.on_failure))] if told_by_celery else None
     tail: list[dict[str, Any]] = []
     for number, signature in enumerate(subscription.tail, start=1):
-        link = _link_id(first, number)
+        link = link_id(first, number)
         options = dict(signature.get("options") or {})
         headers: dict[str, Any] = {
             **(options.get("headers") or {}),
@@ -171,7 +171,8 @@ def freeze(
     )
 
 
-def _link_id(run_id: str, number: int) -> str:
+def link_id(run_id: str, number: int) -> str:
+    """Return the id of a link of a run's tail, the first of which has the number 1."""
     # three parts: a step's key has two, so that no step can have the id of a link
     return child_id(run_id, "then", "link", number)
 

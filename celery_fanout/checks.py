@@ -1,18 +1,18 @@
 """What may go wrong with an app's configuration, each with what to do about it.
 
-Nothing here connects to a server; :func:`live_findings` does.
+Nothing here connects to a server; :mod:`celery_fanout.livechecks` does.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING, Any, Literal
 
 import celery
-from kombu.utils.url import url_to_parts
 
-from celery_fanout.exceptions import ConfigurationError, FanoutError
+from celery_fanout.admission import limits_of
+from celery_fanout.exceptions import ConfigurationError
+from celery_fanout.options import Concurrency
 from celery_fanout.redaction import redactor_of
 from celery_fanout.retrying import longest_delay, retry_horizon
 from celery_fanout.suspension import VISIBILITY_TIMEOUT
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.app import Fanout
 
-__all__ = ["Finding", "findings", "live_findings"]
+__all__ = ["Finding", "findings", "store_url"]
 
 Level = Literal["error", "warning", "info"]
 
@@ -120,7 +120,7 @@ def _store(fanout: Fanout) -> Iterator[Finding]:
     except ConfigurationError as exc:
         yield Finding("fanout.E004", "error", str(exc), "Until then step.* raises this error.")
         return
-    url = _store_url(fanout)
+    url = store_url(fanout)
     if url.startswith(("memory://", "cache+memory://")):
         yield Finding(
             "fanout.W002",
@@ -150,7 +150,8 @@ def _store(fanout: Fanout) -> Iterator[Finding]:
             )
 
 
-def _store_url(fanout: Fanout) -> str:
+def store_url(fanout: Fanout) -> str:
+    """Return where the store is: a setting, or the result backend."""
     chosen = fanout.settings.store_url
     return str((None if chosen == "backend" else chosen) or fanout.app.conf.result_backend or "")
 
@@ -181,6 +182,7 @@ def _ledger(fanout: Fanout) -> Iterator[Finding]:
                 f"{fanout.ledger.shards}: a limit is counted in one place.",
                 "Set fanout_shards to 1, or leave the options out: until then emit() refuses.",
             )
+    yield from _shared_limits(fanout)
     if not fanout.settings.keeper:
         yield Finding(
             "fanout.I003",
@@ -188,6 +190,25 @@ def _ledger(fanout: Fanout) -> Iterator[Finding]:
             "fanout_keeper is off: workers wake no run that sleeps, and send none again.",
             "Run `celery fanout keeper`, at least once and better twice.",
         )
+
+
+def _shared_limits(fanout: Fanout) -> Iterator[Finding]:
+    """Yield the limits that subscriptions share, and which are not the same for all of them."""
+    shared: dict[str, dict[int, list[str]]] = {}
+    for sub in fanout.registry:
+        for name, limit in limits_of(sub).items():
+            if isinstance(limit, Concurrency) and limit.scope != "subscription":
+                shared.setdefault(name, {}).setdefault(limit.limit, []).append(sub.id)
+    for name, numbers in shared.items():
+        if len(numbers) > 1:
+            each = "; ".join(f"{number} for {_names(ids)}" for number, ids in numbers.items())
+            yield Finding(
+                "fanout.W015",
+                "warning",
+                f"The limit {name!r} is one for all that share it, and has several numbers: "
+                f"{each}. What counts is that of the run which wants to start.",
+                "Give them the same number, or scopes of different names.",
+            )
 
 
 def _seconds(value: float) -> str:
@@ -311,82 +332,4 @@ def _others(fanout: Fanout) -> Iterator[Finding]:
             "info",
             "task_always_eager is on: emit() runs every subscriber in place.",
             "Turn it off outside of tests.",
-        )
-
-
-def live_findings(fanout: Fanout) -> list[Finding]:
-    """Connect to the broker and the store, and return what they say about themselves."""
-    found: list[Finding] = []
-    try:
-        with fanout.app.connection_for_write() as connection:
-            connection.ensure_connection(
-                max_retries=1, timeout=ceil(fanout.settings.publish_timeout)
-            )
-    except Exception as exc:  # noqa: BLE001 - each transport has errors of its own
-        found.append(
-            Finding(
-                "fanout.E005",
-                "error",
-                f"The broker cannot be reached: {exc}",
-                "Start it, or correct broker_url.",
-            )
-        )
-    try:
-        if fanout.level2 is not None:
-            fanout.ledger.time()
-        else:
-            fanout.store.get("00000000-0000-0000-0000-000000000000", ("check", 1))
-    except ConfigurationError:
-        return found  # said by findings()
-    except FanoutError as exc:
-        found.append(
-            Finding("fanout.E006", "error", str(exc), "Start it, or correct result_backend.")
-        )
-    else:
-        found.extend(_redis_findings(fanout))
-        found.extend(_shards(fanout))
-    return found
-
-
-def _shards(fanout: Fanout) -> Iterator[Finding]:
-    ledger: Any = fanout.level2 and fanout.ledger
-    stored = ledger.stored_shards() if hasattr(ledger, "stored_shards") else 1
-    if stored > 1 and ledger.shards % stored:
-        yield Finding(
-            "fanout.E008",
-            "error",
-            f"The ledger has {stored} shards, and fanout_shards is {ledger.shards} here: some are "
-            "not looked after, and waits miss events.",
-            f"Set fanout_shards to {stored}, or a multiple of it, in every process. For fewer, let "
-            f"all runs end first, then delete the key {{{fanout.settings.store_prefix}}}:shards.",
-        )
-
-
-def _redis_findings(fanout: Fanout) -> Iterator[Finding]:
-    url = _store_url(fanout)
-    if not url.startswith(("redis://", "rediss://")):
-        return
-    host = url_to_parts(url).hostname
-    store: Any = fanout.store if fanout.level2 is None else fanout.ledger
-    client = store.backend().client if fanout.level2 is None else store.client
-    what = "step results" if fanout.level2 is None else "events, runs and step results"
-    try:
-        config: dict[str, Any] = {**client.config_get("maxmemory*"), **client.config_get("append*")}
-    except Exception:  # noqa: BLE001 - managed Redis servers refuse CONFIG
-        return
-    policy = config.get("maxmemory-policy", "noeviction")
-    if policy != "noeviction" and int(config.get("maxmemory", 0)):
-        yield Finding(
-            "fanout.W012",
-            "warning",
-            f"Redis at {host} may evict {what} when it is full ({policy}).",
-            "Set maxmemory-policy noeviction, so that a full Redis is noticed.",
-        )
-    if config.get("appendonly") != "yes":
-        yield Finding(
-            "fanout.W013",
-            "warning",
-            f"Redis at {host} does not persist every write: after a crash finished steps may run "
-            "again.",
-            "Set appendonly yes.",
         )

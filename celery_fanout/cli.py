@@ -27,6 +27,9 @@ def fanout(**_: Any) -> None:
     """Events, their subscribers, and their runs."""
 
 
+#: How alike two names must be for one to be the other misspelt; 1 is equal.
+NEAR = 0.75
+
 for _found in (*CHANGES, *LIMITS, *VIEWS):
     fanout.add_command(_found)
 
@@ -62,6 +65,7 @@ def _filter_name(subscription: Any) -> str:
 def subscriptions(fanout: Fanout, as_json: bool) -> None:
     """List what every task subscribes to."""
     from celery_fanout.admission import limits_of
+    from celery_fanout.limits import described
 
     fanout.load()
     rows = [
@@ -73,6 +77,7 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
             "on_failure": sub.on_failure or "",
             "options": dict(sub.options),
             "limits": list(limits_of(sub)),
+            "flow": described(sub),
             "where": sub.where,
         }
         for sub in fanout.registry
@@ -83,19 +88,20 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        print_table(
-            ["EVENT", "TASK", "FILTER", "THEN", "ON FAILURE"],
+        head = ["EVENT", "TASK", "FILTER", "THEN", "ON FAILURE"]
+        flow = ["FLOW CONTROL"] if any(row["flow"] for row in rows) else []
+        cells = [
             [
-                [
-                    str(row["event"]),
-                    str(row["task"]),
-                    str(row["filter"]),
-                    " -> ".join(row["then"]),
-                    str(row["on_failure"]),
-                ]
-                for row in rows
-            ],
-        )
+                str(row["event"]),
+                str(row["task"]),
+                str(row["filter"]),
+                " -> ".join(row["then"]),
+                str(row["on_failure"]),
+                "; ".join(row["flow"]),
+            ]
+            for row in rows
+        ]
+        print_table([*head, *flow], [row[: len(head) + len(flow)] for row in cells])
     else:
         click.echo("No task subscribes to an event.")
     if fanout.registry.errors:
@@ -187,14 +193,39 @@ def emit(
                 kind = "" if told else f"{type(outcome.error).__name__}: "
                 row["error"] = f"{kind}{outcome.error}"
         rows.append(row)
+    _note_states(fanout, emission, rows)
     if as_json:
         print_json({"event": emission.event.to_cloudevent(), "runs": rows})
     else:
-        _print_emission(emission.event, rows)
+        _print_emission(emission, rows)
+    if not fanout.registry.candidates(name):
+        near = _nearest(fanout, name)
+        if near:
+            click.echo(f"No task subscribes to {name!r}. Did you mean {near!r}?", err=True)
     if any(row.get("outcome") == "pending" for row in rows):
         click.echo(f"Error: no outcome of all runs after {wait:g} s.", err=True)
     if any(row.get("outcome") in ("failed", "pending") for row in rows):
         raise click.exceptions.Exit(1)
+
+
+def _note_states(fanout: Fanout, emission: Any, rows: list[dict[str, Any]]) -> None:
+    """Note where runs are that have no outcome, if flow control may hold them back or drop them."""
+    flowing = any(run.subscription.flow is not None for run in emission.runs)
+    if fanout.level2 is None or not flowing:
+        return
+    for row in rows:
+        if row.get("outcome", "pending") == "pending":
+            run = fanout.ledger.run(row["run"])
+            if run is not None:  # else it was executed eagerly
+                row["state"] = f"{run.state!s} ({run.reason})" if run.reason else str(run.state)
+
+
+def _nearest(fanout: Fanout, name: str) -> str:
+    """Return the name of an event that somebody subscribes to and that is nearly this one."""
+    import difflib
+
+    names = [sub.pattern for sub in fanout.registry if not sub.pattern.endswith("*")]
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=NEAR)), "")
 
 
 def _outcomes(emission: Any, wait: float | None) -> list[Any]:
@@ -209,14 +240,17 @@ def _outcomes(emission: Any, wait: float | None) -> list[Any]:
         return exc.outcomes
 
 
-def _print_emission(event: Any, rows: list[dict[str, Any]]) -> None:
-    click.echo(f"{event.name}  {event.id}")
+def _print_emission(emission: Any, rows: list[dict[str, Any]]) -> None:
+    click.echo(f"{emission.event.name}  {emission.event.id}")
     if not rows:
-        click.echo("No task subscribes to it.")
+        waits = "It waits in the outbox for a relay."
+        click.echo("No task subscribes to it." if emission.published else waits)
         return
     click.echo("")
     if "outcome" not in rows[0]:
-        print_table(["RUN", "SUBSCRIPTION"], [[r["run"], r["subscription"]] for r in rows])
+        head = ["RUN", "SUBSCRIPTION", *(["STATE"] if any("state" in r for r in rows) else [])]
+        cells = [[r["run"], r["subscription"], r.get("state", "")] for r in rows]
+        print_table(head, [row[: len(head)] for row in cells])
         return
     print_table(
         ["RUN", "SUBSCRIPTION", "OUTCOME", ""],
@@ -225,7 +259,7 @@ def _print_emission(event: Any, rows: list[dict[str, Any]]) -> None:
                 r["run"],
                 r["subscription"],
                 r["outcome"],
-                r.get("error") or ""
+                r.get("error") or r.get("state") or ""
                 if r["outcome"] in ("failed", "pending")
                 else json.dumps(r.get("value"), default=str, ensure_ascii=False),
             ]
@@ -249,7 +283,8 @@ def check(fanout: Fanout, connect: bool, fail_on: str, as_json: bool) -> None:
 
     Each finding comes with its remedy. The reference lists them all.
     """
-    from celery_fanout.checks import findings, live_findings
+    from celery_fanout.checks import findings
+    from celery_fanout.livechecks import live_findings
 
     found = findings(fanout)
     if connect:

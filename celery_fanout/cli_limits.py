@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
+#: Kinds of limits that have places.
+PLACES = ("concurrency", "singleton")
+
 #: How many keys of each limit are listed with it.
 SHOWN = 3
 
@@ -28,8 +31,13 @@ HEAD = ["LIMIT", "NUMBER", "IN USE", "WAITING", "OLDEST", "NEXT START"]
 @click.option("--set", "number", type=int, help="Let so many through; with 0 nothing starts.")
 @click.option("--per", type=float, help="With --set: in so many seconds.")
 @click.option("--reset", is_flag=True, help="Use the number of the code again.")
+@click.option("--holders", is_flag=True, help="List the runs that have a place of NAME.")
 @click.option(
-    "--limit", type=NUMBER, default=20, show_default=True, help="How many keys of NAME at most."
+    "--limit",
+    type=NUMBER,
+    default=20,
+    show_default=True,
+    help="How many keys, or holders, of NAME at most.",
 )
 @command
 def limits(
@@ -38,6 +46,7 @@ def limits(
     number: int | None,
     per: float | None,
     reset: bool,
+    holders: bool,
     limit: int,
     as_json: bool,
 ) -> None:
@@ -47,12 +56,10 @@ def limits(
     With NAME only this limit, and more of them. --set and --reset hold for all workers at once.
     """
     given = " ".join(name)  # names contain spaces: nobody has to quote them
-    if not given and (number is not None or reset):
-        raise click.UsageError("Name the limit to change: fanout limits lists them.")
-    if reset and (number is not None or per is not None):
-        raise click.UsageError("Either --set a number or --reset it.")
-    if per is not None and number is None:
-        raise click.UsageError("--per goes with --set.")
+    _refuse(given, number, per, reset=reset, holders=holders)
+    if holders:
+        _holders(fanout, given, limit, as_json=as_json)
+        return
     if number is not None:
         fanout.runs.tune(given, number, per)
     elif reset:
@@ -71,6 +78,50 @@ def limits(
     print_table(HEAD, rows)
 
 
+def _refuse(
+    given: str, number: int | None, per: float | None, *, reset: bool, holders: bool
+) -> None:
+    """Refuse options that say nothing together."""
+    if not given and (number is not None or reset):
+        raise click.UsageError("Name the limit to change: fanout limits lists them.")
+    if reset and (number is not None or per is not None):
+        raise click.UsageError("Either --set a number or --reset it.")
+    if per is not None and number is None:
+        raise click.UsageError("--per goes with --set.")
+    if holders and (not given or number is not None or reset):
+        raise click.UsageError("--holders goes with the name of a limit alone.")
+
+
+def _holders(fanout: Fanout, name: str, limit: int, *, as_json: bool) -> None:
+    from celery_fanout.timeline import age
+
+    found = fanout.runs.holders(name, limit=limit + 1)
+    if len(found) > limit:
+        click.echo(f"There are more: these {limit:,} have it for longest. See --limit.", err=True)
+    [record] = fanout.runs.limits(name)
+    now = fanout.ledger.time()
+    head = ["key", "run", "subscription", "state", "since"]
+    rows: list[list[Any]] = [
+        [
+            _key(fanout, record, holder.gate.key),
+            run.id,
+            run.subscription,
+            str(run.state),
+            holder.since,
+        ]
+        for holder, run in found[:limit]
+    ]
+    if as_json:
+        print_json([dict(zip(head, row, strict=True)) for row in rows])
+    elif rows:
+        table = [[*row[:-1], age(max(0.0, now - row[-1]))] for row in rows]
+        print_table(["KEY", "RUN", "SUBSCRIPTION", "STATE", "HAS IT FOR"], table)
+    elif record.kind in PLACES:
+        click.echo("No run has a place.")
+    else:
+        click.echo(f"A {record.kind} has no places: {', '.join(PLACES)} have.")
+
+
 def _after_reset(fanout: Fanout, name: str) -> Sequence[LimitRecord]:
     """Return the limit that was reset, if it is more than a number that somebody had set."""
     return [record for record in fanout.runs.limits() if record.name == name]
@@ -80,7 +131,7 @@ def _data(fanout: Fanout, record: LimitRecord) -> dict[str, Any]:
     """Return a limit as JSON data."""
     keys = [
         {
-            "key": _key(fanout, record, gate),
+            "key": _key(fanout, record, gate.gate.key),
             "used": gate.used,
             "waiting": gate.waiting,
             "oldest": gate.oldest,
@@ -93,11 +144,14 @@ def _data(fanout: Fanout, record: LimitRecord) -> dict[str, Any]:
 
 
 def _rows(fanout: Fanout, record: LimitRecord, now: float, shown: int) -> list[list[str]]:
-    rows = [[record.name, _number(record), *_use(record, now)]]
+    # the values of an idempotency are as many as events: nobody counts them
+    use = ["", "", "", ""] if record.kind == "idempotency" else _use(record, now)
+    rows = [[record.name, _number(record), *use]]
     if not record.keyed:
         return rows
     rows += [
-        [f"  {_key(fanout, record, gate)}", "", *_use(gate, now)] for gate in record.keys[:shown]
+        [f"  {_key(fanout, record, gate.gate.key)}", "", *_use(gate, now)]
+        for gate in record.keys[:shown]
     ]
     more = len(record.keys) - shown
     if more > 0:
@@ -130,13 +184,13 @@ def _use(found: LimitRecord | GateRecord, now: float) -> list[str]:
     return [f"{found.used:,}", f"{found.waiting:,}", oldest, starts]
 
 
-def _key(fanout: Fanout, record: LimitRecord, gate: GateRecord) -> str:
+def _key(fanout: Fanout, record: LimitRecord, value: str) -> str:
     """Return the value of a key, unless the key sounds like that of a secret."""
     from celery_fanout.redaction import redactor_of
 
     word = record.name.rpartition(" by ")[2].rpartition(".")[2]
     event = record.subscriptions[0].rpartition("@")[2] if record.subscriptions else ""
-    shown: Any = redactor_of(fanout.settings)(event, {word: gate.gate.key})
+    shown: Any = redactor_of(fanout.settings)(event, {word: value})
     known = isinstance(shown, dict) and word in shown
     return str(cast("Any", shown)[word] if known else cast("Any", shown))
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from celery_fanout.registry import Subscription
     from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["Emission", "Outcome", "RunHandle", "note_published"]
+__all__ = ["Emission", "Outcome", "RunHandle", "is_ignored", "note_published"]
 
 
 @dataclass
@@ -81,8 +81,13 @@ class RunHandle:
             last = self.subscription.tail[-1]
             task = cast("Any", self._app.tasks).get(last["task"])
             options = last.get("options") or {}
-        ignored = options.get("ignore_result")
-        return bool(getattr(task, "ignore_result", False) if ignored is None else ignored)
+        return is_ignored(task, options)
+
+
+def is_ignored(task: Any, options: Mapping[str, Any]) -> bool:
+    """Whether Celery stores no result of a task that is published with these options."""
+    ignored = options.get("ignore_result")
+    return bool(getattr(task, "ignore_result", False) if ignored is None else ignored)
 
 
 @dataclass(frozen=True)

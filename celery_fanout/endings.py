@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from celery_fanout.celeryresults import CeleryResults
     from celery_fanout.registry import Registry, Subscription
     from celery_fanout.stores.ledger import EventRecord, Ledger, RunRecord
 
@@ -49,6 +50,7 @@ class Endings:
         registry: the app's subscriptions.
         emit: emits an event: ``emit(event)``.
         wake: publishes runs that are due now; best effort.
+        results: tells Celery's result backend, if that has the results of runs.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class Endings:
         registry: Registry,
         emit: Callable[[Event], Any],
         wake: Callable[[Sequence[str]], None],
+        results: CeleryResults | None = None,
     ) -> None:
         self._app = app
         self._ledger = ledger
         self._registry = registry
         self._emit = emit
         self._wake = wake
+        self._results = results
 
     def tell(self, run_id: str) -> None:
         """See to one run. Safe to repeat; what fails now is done by the keeper later."""
@@ -94,7 +98,8 @@ class Endings:
             self._call_on_failure(run, subscription, described)
         if not event.name.startswith(OWN):
             self._emit_event(run, event, described)
-        self._ledger.told(run_id)
+        if self._results is None or self._results.ended(run, subscription):
+            self._ledger.told(run_id)
 
     def _call_on_failure(self, run: RunRecord, subscription: Subscription, described: Any) -> None:
         # a dead letter that was retried, and failed again, is told of again

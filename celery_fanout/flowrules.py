@@ -162,8 +162,8 @@ def flow_options(subject: str, *, cancel_on: tuple[Any, ...], **given: Any) -> F
     kinds: dict[str, type[Any]] = {"concurrency": Concurrency, **_KINDS}
     for name, kind in kinds.items():
         found = given[name]
-        for item in found if name == "concurrency" else (found,):
-            if item is not None and not isinstance(item, kind):
+        for item in found if name == "concurrency" else () if found is None else (found,):
+            if not isinstance(item, kind):
                 raise InvalidSubscription(
                     subject,
                     f"cannot have {name}={item!r}",

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from celery_fanout.admission import flow_of
+from celery_fanout.celeryresults import CeleryResults
 from celery_fanout.endings import Endings
 from celery_fanout.exceptions import EmitError, InvalidEvent, StoreUnavailable
 from celery_fanout.keeper import Keeper
@@ -64,9 +65,10 @@ class Level2:
         self.publisher = publisher
         self.ledger = ledger
         self.wakeups = Wakeups(app, ledger, registry, publisher, self._ended)
-        self._recorder = Recorder(publisher, ledger, self.wakeups.wake)
+        results = None if publisher.ledger_results else CeleryResults(app, ledger)
+        self._recorder = Recorder(publisher, ledger, self.wakeups.wake, results)
         self.endings = Endings(
-            app, ledger, registry, lambda event: self.emit([event]), self.wakeups.wake
+            app, ledger, registry, lambda event: self.emit([event]), self.wakeups.wake, results
         )
         self.supervisor = Supervisor(ledger, self.wakeups.wake, self._ended)
 

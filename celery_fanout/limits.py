@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery_fanout.admission import limits_of
 from celery_fanout.exceptions import LimitNotTuned, StoreUnsupported, UnknownLimit
-from celery_fanout.flowtexts import number_of
+from celery_fanout.flowrules import function_name
+from celery_fanout.flowtexts import number_of, period_of
 from celery_fanout.looking import RunReader
 from celery_fanout.options import (
     Batch,
@@ -19,6 +20,7 @@ from celery_fanout.options import (
     Debounce,
     Idempotency,
     RateLimit,
+    Singleton,
     Throttle,
     seconds_of,
 )
@@ -27,11 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from celery_fanout.flowrules import Limit
-    from celery_fanout.registry import Registry
-    from celery_fanout.stores.flow import GateRecord, Tuned
-    from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.registry import Registry, Subscription
+    from celery_fanout.stores.flow import GateRecord, Holder, Tuned
+    from celery_fanout.stores.ledger import Ledger, RunRecord
 
-__all__ = ["MOST", "Declared", "LimitControl", "LimitRecord", "declared_limits"]
+__all__ = ["MOST", "Declared", "LimitControl", "LimitRecord", "declared_limits", "described"]
 
 #: How many gates are read: of a limit with more keys those where most runs wait.
 MOST = 10_000
@@ -138,6 +140,36 @@ def _numbers(limit: Limit) -> tuple[int, float]:
     return 1, seconds_of(limit.ttl) if isinstance(limit, Idempotency) else 0.0
 
 
+def described(subscription: Subscription) -> list[str]:
+    """Return the flow control of a subscription as its code has it, an option each, in words."""
+    found: list[str] = []
+    for name, limit in limits_of(subscription).items():
+        kind, _, whose = name.partition(" ")
+        whose, by, key = whose.partition(" by ")
+        shared = "" if whose == subscription.id else f" {whose}"
+        number = f"mode {limit.mode}" if isinstance(limit, Singleton) else _number(kind, limit)
+        found.append(f"{kind}{shared} {number}{by}{key}")
+    options = subscription.flow
+    if options is not None:
+        priority = options.priority
+        if priority is not None:
+            found.append(f"priority {function_name(priority) if callable(priority) else priority}")
+        for name in ("start_timeout", "finish_timeout"):
+            seconds: float | None = getattr(options, name)
+            if seconds is not None:
+                found.append(f"{name} {period_of(seconds)}")
+    return found + [f"cancel_on {item.event}" for item in subscription.cancel_on]
+
+
+def _number(kind: str, limit: Limit) -> str:
+    text = number_of(kind, *_numbers(limit))
+    if isinstance(limit, Throttle) and limit.burst:
+        return f"{text}, burst {limit.burst:,}"
+    if isinstance(limit, Debounce) and limit.timeout is not None:
+        return f"{text}, at most {period_of(seconds_of(limit.timeout))}"
+    return text
+
+
 class LimitControl(RunReader):
     """Shows limits, and changes their numbers.
 
@@ -195,6 +227,28 @@ class LimitControl(RunReader):
         for gate in found:
             gates.setdefault(gate.gate.limit, []).append(gate)
         return gates
+
+    def holders(
+        self, name: str, key: str | None = None, limit: int = 100
+    ) -> Sequence[tuple[Holder, RunRecord]]:
+        """Return the runs that have a place of a limit, those that have it for longest first.
+
+        Only concurrency and singletons have places.
+
+        Args:
+            name: the limit's name.
+            key: only of this value of its key, as text.
+            limit: how many at most.
+
+        Raises:
+            UnknownLimit: if there is none with this name.
+            StoreUnsupported: if the ledger has several shards.
+        """
+        [record] = self.limits(name)
+        gates = [each.gate for each in record.keys if each.used and key in (None, each.gate.key)]
+        found = self._ledger.holders(gates, most=limit)
+        pairs = ((holder, self._ledger.run(holder.run)) for holder in found)
+        return [(holder, run) for holder, run in pairs if run is not None]
 
     def tune(self, name: str, limit: int, per: float | dt.timedelta | None = None) -> None:
         """Change the number of a limit, for all workers at once and until :meth:`untune`.

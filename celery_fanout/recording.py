@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from celery_fanout.canvas import FrozenChain
+    from celery_fanout.celeryresults import CeleryResults
     from celery_fanout.emission import Emission
     from celery_fanout.events import Event
     from celery_fanout.publisher import Delivery, Publisher
@@ -60,14 +61,20 @@ class Recorder:
         publisher: freezes, publishes and reports.
         ledger: the ledger.
         wake: publishes runs that are due now; best effort.
+        results: tells Celery's result backend, if that has the results of runs.
     """
 
     def __init__(
-        self, publisher: Publisher, ledger: Ledger, wake: Callable[[Sequence[str]], None]
+        self,
+        publisher: Publisher,
+        ledger: Ledger,
+        wake: Callable[[Sequence[str]], None],
+        results: CeleryResults | None = None,
     ) -> None:
         self._publisher = publisher
         self._ledger = ledger
         self._wake = wake
+        self._results = results
 
     def emit(self, events: Sequence[Event], schedule: Schedule) -> list[Emission]:
         """Record events, and publish their runs.
@@ -87,7 +94,22 @@ class Recorder:
         if woken:
             self._wake(list(dict.fromkeys(woken)))
         deliveries = [delivery for found in by_event for delivery in found]
+        if self._results is not None:
+            self._tell_dropped(self._results, recorded, deliveries)
         return self._publisher.report(events, deliveries, {})
+
+    def _tell_dropped(
+        self, results: CeleryResults, recorded: list[Recorded], deliveries: list[Delivery]
+    ) -> None:
+        dropped = {
+            run_id
+            for found in recorded
+            for run_id, state in found.runs
+            if state is RunState.CANCELLED
+        }
+        chains = [d.chain for d in deliveries if d.chain.run_id in dropped]
+        if chains:
+            results.dropped(chains)
 
     def _record(
         self,

@@ -199,5 +199,5 @@ class TooMany(ControlError):
     def __str__(self) -> str:
         return (
             f"{self.count:,} runs or more match, and at most {self.limit:,} may be changed at "
-            "once. Narrow the filter, or raise the limit."
+            "once. Narrow the filter, or allow more: limit=, or --max of a command."
         )

@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha1
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "Collect",
@@ -17,6 +20,7 @@ __all__ = [
     "FlowLedger",
     "Gate",
     "GateRecord",
+    "Holder",
     "Once",
     "Place",
     "Preview",
@@ -196,6 +200,21 @@ class GateRecord:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """A run that has a place.
+
+    Attributes:
+        gate: where.
+        run: its id.
+        since: since when.
+    """
+
+    gate: Gate
+    run: str
+    since: float
+
+
+@dataclass(frozen=True)
 class Preview:
     """What would happen to a run with this flow now.
 
@@ -231,6 +250,15 @@ class FlowLedger(Protocol):
 
         Args:
             limit: only those of the limit with this name.
+            most: how many at most.
+        """
+        ...
+
+    def holders(self, gates: Sequence[Gate], *, most: int = 100) -> list[Holder]:
+        """Return who has a place at gates of places, those that have it for longest first.
+
+        Args:
+            gates: where.
             most: how many at most.
         """
         ...

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from celery_fanout.stores.flow import Flow, Gate, GateRecord, Preview, Tuned
+from celery_fanout.stores.flow import Flow, Gate, GateRecord, Holder, Preview, Tuned
 from celery_fanout.stores.states import RunState
 from tests.conformance.flows import (
     RATE,
@@ -108,6 +108,34 @@ def test_where_most_wait_is_first(desk: Desk) -> None:
         "concurrency other",
     ]
     assert desk.ledger.gates(limit="concurrency none") == []
+
+
+def test_runs_that_wait_have_the_number_of_their_emit(desk: Desk) -> None:
+    for n in range(5):
+        emit(desk, f"e{n}", Flow((place(2),)))
+    assert emit(desk, "e5", Flow((place(1),))) == "gated"  # the code is another now
+    assert (finish(desk, "e0"), finish(desk, "e1")) == (["e2-a"], ["e3-a"])
+    desk.ledger.tune(WORK, 1)
+    assert (finish(desk, "e2"), finish(desk, "e3")) == ([], ["e4-a"])
+    desk.ledger.tune(WORK, None)
+    assert finish(desk, "e4") == ["e5-a"]
+
+
+def test_who_has_a_place(desk: Desk) -> None:
+    start = desk.clock.now
+    for name, key in [("e1", "x"), ("e2", "y"), ("e3", "x"), ("e4", "x")]:
+        emit(desk, name, Flow((place(2, key=key),)))
+        desk.clock.advance(1)
+    x, y = Gate(WORK, "x"), Gate(WORK, "y")
+
+    both = [Holder(x, "e1-a", start), Holder(x, "e3-a", start + 2)]
+    assert desk.ledger.holders([x]) == both
+    assert desk.ledger.holders([y, x]) == [both[0], Holder(y, "e2-a", start + 1), both[1]]
+    assert desk.ledger.holders([y, x], most=2) == [both[0], Holder(y, "e2-a", start + 1)]
+    assert desk.ledger.holders([Gate(WORK, "z")]) == desk.ledger.holders([]) == []
+
+    finish(desk, "e1")  # whose place is that of the fourth now
+    assert desk.ledger.holders([x]) == [both[1], Holder(x, "e4-a", start + 4)]
 
 
 def test_gates_that_nobody_uses_are_forgotten(desk: Desk) -> None:

@@ -14,6 +14,7 @@ from celery import Celery
 
 from celery_fanout import (
     Batch,
+    CancelOn,
     Concurrency,
     Debounce,
     Idempotency,
@@ -93,6 +94,14 @@ def skip(data: Any) -> None:
 def cancel(data: Any) -> None:
     for number in range(4):
         step.run(f"part-{number}", work, 0.3)
+
+
+@on_event("shown/cancel-on", cancel_on=CancelOn("order/cancelled", match="id"))
+@app.task
+def cancel_on(data: Any) -> None:
+    step.run("first", work, 0.5)
+    step.sleep("a-second", 1)
+    step.run("second", work, 0.5)
 
 
 @on_event("shown/queue", singleton=Singleton(mode="queue"))

@@ -83,11 +83,12 @@ def test_what_an_error_is_besides(row: list[str]) -> None:
 
 
 def test_every_check_and_its_level() -> None:
-    in_django = Path(checks.__file__).parent / "contrib" / "django" / "checks.py"
+    here = Path(checks.__file__).parent
+    ours = [here / "checks.py", here / "livechecks.py"]
     listed = [code(row[0])[0] for row in rows("checks.md")]
     expected: list[str] = []
-    for file, prefix in ((Path(checks.__file__), ""), (in_django, "celery_")):
-        source = file.read_text()
+    for files, prefix in ((ours, ""), ([here / "contrib" / "django" / "checks.py"], "celery_")):
+        source = "".join(file.read_text() for file in files)
         ids = re.findall(r'"(fanout\.[EWI]\d{3})",\s+"(error|warning|info)"', source)
         assert len(ids) == len(re.findall(r'"fanout\.[EWI]\d{3}",', source)) > 0
         assert {level[0].upper() == name[7] for name, level in ids} == {True}

@@ -31,6 +31,8 @@ from tests.servers import Oracle, RedisServer, Worker
 #: How long one character is, in seconds.
 STEP = 0.1
 
+NAME = "the event's name"
+
 Plan = Sequence[tuple[float, str, Mapping[str, Any]]]
 #: What a line is about, what happened, and why.
 Row = tuple[str, str, str]
@@ -40,7 +42,8 @@ def _at(*times: float, **data: Any) -> Plan:
     return [(at, f"e{number}", data) for number, at in enumerate(times, start=1)]
 
 
-#: When which event is emitted: seconds, its id, its data; in the order of the seconds.
+#: When which event is emitted: seconds, its id, its data; in the order of the seconds. Under NAME
+#: is the name of one that the drawing's task does not subscribe to.
 PLANS: Mapping[str, Plan] = {
     "concurrency": _at(0, 0, 0, 0, 0.5),
     "turns": [
@@ -57,6 +60,11 @@ PLANS: Mapping[str, Plan] = {
     ],
     "skip": _at(0, 0.5, 1.2),
     "cancel": _at(0, 0.5),
+    "cancel_on": [
+        (0.0, "e1", {"id": 1}),
+        (0.2, "e2", {"id": 2}),
+        (0.9, "e3", {NAME: "order/cancelled", "id": 1}),
+    ],
     "queue": _at(0, 0.5),
     "throttle": _at(0, 0, 0, 0),
     "burst": _at(0, 0, 0, 0),
@@ -126,19 +134,21 @@ class Stage:
         for at, id_, data in PLANS[name]:
             time.sleep(max(0.0, begun + at - time.time()))  # noqa: TID251 - this is the plan
             emitted[id_] = time.time()
-            [run] = self.fanout.emit(event, dict(data), id=id_).runs
-            runs[id_] = run.id
+            given = dict(data)
+            for run in self.fanout.emit(given.pop(NAME, event), given, id=id_).runs:
+                runs[id_] = run.id
         control = self.fanout.runs
         final = ("succeeded", "failed", "cancelled")
         wait_until(lambda: all(control.get(run).state in final for run in runs.values()), 30)
         work = wait_until(self._work, 30)
         shared = len(set(runs.values())) < len(runs)
         rows: list[Row] = []
-        for id_, run in runs.items():
-            if shared:
-                rows.append((id_, _text({_column(emitted[id_] - begun): "+"}), ""))
+        for _, id_, data in PLANS[name]:
+            if shared or id_ not in runs:
+                text = _text({_column(emitted[id_] - begun): "+"})
+                rows.append((id_, text, data.get(NAME, "")))
             else:
-                rows.append((id_, *self._row(run, emitted[id_], begun, work)))
+                rows.append((id_, *self._row(runs[id_], emitted[id_], begun, work)))
         if shared:
             for run in dict.fromkeys(runs.values()):
                 ids = [id_ for id_, its in runs.items() if its == run]

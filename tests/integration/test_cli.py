@@ -43,8 +43,8 @@ def audit(order): return order["total"]
 def shop(tmp_path, redis_url):
     (tmp_path / "shop.py").write_text(PROJECT.format(url=redis_url))
 
-    def celery(*arguments, code=0, stdin=None, app="shop"):
-        done = subprocess.run(
+    def run(*arguments, stdin=None, app="shop"):
+        return subprocess.run(
             [sys.executable, "-m", "celery", "-A", app, "fanout", *arguments],
             capture_output=True,
             text=True,
@@ -52,10 +52,13 @@ def shop(tmp_path, redis_url):
             input=stdin,
             check=False,
         )
+
+    def celery(*arguments, code=0, **options):
+        done = run(*arguments, **options)
         assert done.returncode == code, (done.stdout, done.stderr)
         return done.stdout if code != 2 and done.stdout else done.stderr
 
-    celery.path = tmp_path
+    celery.path, celery.run = tmp_path, run
     return celery
 
 
@@ -75,6 +78,7 @@ def test_subscriptions(shop):
         "on_failure": "shop.notify",
         "options": {},
         "limits": [],
+        "flow": [],
     }
 
 
@@ -120,6 +124,19 @@ def test_emit_without_waiting(shop):
     assert shop("emit", "nobody/listens", "{}", "--id", "n-1") == (
         "nobody/listens  n-1\nNo task subscribes to it.\n"
     )
+
+
+def test_a_name_that_is_nearly_that_of_an_event(shop):
+    def warned(*arguments):
+        done = shop.run("emit", *arguments)
+        assert done.returncode == 0
+        return done.stderr
+
+    near = "No task subscribes to {!r}. Did you mean 'order/paid'?\n"
+    assert warned("orders/paid", '{"total": 1}') == near.format("orders/paid")
+    assert warned("Order/payed", "1", "--json") == near.format("Order/payed")
+    assert warned("order/payed", '{"total": 1}') == ""  # order/* has it, and its filter says no
+    assert warned("user/deleted", "{}") == warned("order/paid", '{"total": 1}') == ""
 
 
 def test_waiting_for_nobody_ends(shop):

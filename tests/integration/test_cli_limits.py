@@ -48,7 +48,7 @@ def note(order): ...
 def count(orders): ...
 
 
-@on_event("order/closed", singleton=Singleton())
+@on_event("order/closed", singleton=Singleton(), idempotency="id")
 @app.task(name="shop.close")
 def close(order): ...
 """
@@ -112,6 +112,21 @@ def orders(*tenants, **more):
     return [{"user": {"tenant": tenant}, **more} for tenant in tenants]
 
 
+def test_the_subscriptions_show_their_limits(shop):
+    lines = [re.split(r" {2,}", line.strip()) for line in shop("subscriptions").splitlines()]
+    assert lines[0] == ["EVENT", "TASK", "FILTER", "THEN", "ON FAILURE", "FLOW CONTROL"]
+    assert {line[1]: line[2] for line in lines[1:]} == {
+        "shop.ship": "concurrency 2 by user.tenant; concurrency app 100",
+        "shop.tell": "throttle 10 per 1 min by api_key",
+        "shop.note": "rate_limit 1 per 1 h",
+        "shop.count": "batch 3 or 1 h",
+        "shop.close": "singleton mode skip; idempotency 1 per 1 d by id",
+    }
+    ship = shop.json("subscriptions")[0]
+    assert ship["flow"] == ["concurrency 2 by user.tenant", "concurrency app 100"]
+    assert ship["limits"] == [BY_TENANT, "concurrency app"]
+
+
 def test_all_limits_are_listed_before_anybody_used_them(shop):
     lines = [re.split(r" {2,}", line.strip()) for line in shop("limits").splitlines()]
     assert lines == [
@@ -122,6 +137,7 @@ def test_all_limits_are_listed_before_anybody_used_them(shop):
         ["rate_limit shop.note@order/seen", "1 per 1 h", "0", "0"],
         [BATCH, "3 or 1 h", "0", "0"],
         ["singleton shop.close@order/closed", "1", "0", "0"],
+        ["idempotency shop.close@order/closed by id", "1 per 1 d"],
     ]
     assert shop("limits", app="none") == "No subscription has a limit.\n"
     assert json.loads(shop("limits", "--json", app="none")) == []
@@ -153,6 +169,35 @@ def test_what_is_in_use_and_for_which_keys(shop):
         ("b", 2, 1),
     ]
     assert len(found["keys"]) == 5
+
+
+def test_who_has_the_places(shop):
+    first, _, _, other, last = shop.emit("order/paid", *orders("a", "a", "a", "b", "c"))
+    lines = shop("limits", *BY_TENANT.split(), "--holders").splitlines()
+    cells = [re.split(r" {2,}", line.strip()) for line in lines]
+    assert cells[0] == ["KEY", "RUN", "SUBSCRIPTION", "STATE", "HAS IT FOR"]
+    assert [row[0] for row in cells[1:]] == ["a", "a", "b", "c"]
+    assert cells[1][1:4] == [first, SHIP, "published"]
+    assert re.fullmatch(r"\d.* (m?s|min \d+ s)", cells[1][4])
+    found = shop.json("limits", "concurrency app", "--holders")
+    assert [row["run"] for row in found][::3] == [first, last]
+    assert found[2] == {
+        "key": "",
+        "run": other,
+        "subscription": SHIP,
+        "state": "published",
+        "since": found[2]["since"],
+    }
+    assert len(shop("limits", BY_TENANT, "--holders", "--limit", "2").splitlines()) == 3
+    assert shop("limits", "singleton shop.close@order/closed", "--holders") == (
+        "No run has a place.\n"
+    )
+    shop.emit("order/sent", {"api_key": "k-12345"})
+    assert shop("limits", THROTTLE, "--holders") == (
+        "A throttle has no places: concurrency, singleton have.\n"
+    )
+    near = f"Error: There is no limit {BY_TENANT[:-1]!r}. Did you mean {BY_TENANT!r}?\n"
+    assert shop("limits", BY_TENANT[:-1], "--holders", code=1) == near
 
 
 def test_a_run_says_for_which_limit_it_waits(shop):
@@ -195,6 +240,26 @@ def test_explain_says_what_would_happen(shop):
     assert f"'order/paid' matches; {waits}\n" in shop("explain", "order/paid", json.dumps(data))
     text = shop("explain", "order/paid", json.dumps(data), app="one")
     assert "'order/paid' matches; emit would refuse it: flow control needs level 2\n" in text
+
+
+def test_emit_says_what_became_of_the_runs(shop):
+    def emitted(*arguments, code=0):
+        command = [sys.executable, "-m", "celery", "-A", "shop", "fanout", "emit", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **shop.place)
+        assert done.returncode == code, (done.stdout, done.stderr)
+        return done.stdout
+
+    first = emitted("order/seen", "{}").splitlines()
+    assert re.split(r" {2,}", first[2]) == ["RUN", "SUBSCRIPTION", "STATE"]
+    assert first[3].endswith("  shop.note@order/seen  published")
+    dropped = "cancelled (dropped: rate_limit shop.note@order/seen)"
+    assert emitted("order/seen", "{}").splitlines()[3].endswith(f"  {dropped}")
+    [run] = json.loads(emitted("order/seen", "{}", "--json"))["runs"]
+    assert run["state"] == dropped
+    shop.emit("order/paid", *orders("a", "a"))
+    [data] = orders("a")
+    waits = emitted("order/paid", json.dumps(data), "--wait", "0.1", code=1)
+    assert waits.splitlines()[3].endswith(f"  {SHIP}  pending  gated ({BY_TENANT})")
 
 
 def test_a_number_is_changed_and_reset(shop):
@@ -241,6 +306,11 @@ def test_what_cannot_be_changed(shop):
         (["--reset"], "Name the limit to change: fanout limits lists them."),
         (["concurrency app", "--set", "3", "--reset"], "Either --set a number or --reset it."),
         (["concurrency app", "--per", "3"], "--per goes with --set."),
+        (["--holders"], "--holders goes with the name of a limit alone."),
+        (
+            ["concurrency app", "--reset", "--holders"],
+            "--holders goes with the name of a limit alone.",
+        ),
     ]:
         assert shop("limits", *arguments, code=2).endswith(f"Error: {text}\n")
 

@@ -274,7 +274,7 @@ def test_cancelling(shop):
     assert question[-2:] == ["and 2 more", "Nothing was changed. Add --yes to cancel them."]
     assert shop("cancel", "--name", "order/paid", "--max", "3", "--yes", code=1) == (
         "Error: 4 runs or more match, and at most 3 may be changed at once. Narrow the filter, or "
-        "raise the limit.\n"
+        "allow more: limit=, or --max of a command.\n"
     )
     assert shop("cancel", code=2).endswith("Name the runs to cancel, or give a filter; not both.\n")
     assert "not both" in shop("cancel", ids[0], "--name", "order/paid", code=2)

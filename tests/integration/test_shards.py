@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from celery_fanout import get_fanout, step
-from celery_fanout.checks import live_findings
 from celery_fanout.ids import event_key, place_in, place_of
+from celery_fanout.livechecks import live_findings
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.redis.sharded import ShardedLedger
 from tests.integration.inprocess import EVENT, Shop

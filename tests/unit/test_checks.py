@@ -4,7 +4,7 @@ import celery
 import pytest
 from celery import Celery
 
-from celery_fanout import Throttle, get_fanout, on_event
+from celery_fanout import Concurrency, Throttle, get_fanout, on_event
 from celery_fanout.checks import Finding, findings
 
 LATE = {"acks_late": True, "reject_on_worker_lost": True, "time_limit": 60}
@@ -165,6 +165,34 @@ def test_flow_control_needs_one_shard():
     )
     assert "fanout.E009" not in make({"fanout_shards": 2}, level=2)
     assert "fanout.E009" not in make(level=2, subscription=options)
+
+
+def test_one_limit_with_several_numbers():
+    app = Celery("scopes", broker="redis://127.0.0.1:1", backend="redis://", set_as_current=False)
+
+    def subscribe(name, *limits):
+        @on_event("thing/made", concurrency=limits)
+        @app.task(shared=False, name=name, **QUIET)
+        def sub(data): ...
+
+    by_tenant = Concurrency(9, key="tenant", scope="ocr")  # not the one without a key
+    subscribe("a", Concurrency(5, scope="ocr"), Concurrency(7, scope="app"), Concurrency(1))
+    subscribe("b", Concurrency(5, scope="ocr"), Concurrency(7, scope="app"), Concurrency(2))
+    subscribe("c", by_tenant, Concurrency(7, scope="app"))
+    assert findings(get_fanout(app)) == []
+
+    subscribe("d", Concurrency(2, scope="ocr"))
+    subscribe("e", Concurrency(8, key=lambda e: e.data["whose"], scope="ocr"))
+    first, second = findings(get_fanout(app))
+    assert first == Finding(
+        "fanout.W015",
+        "warning",
+        "The limit 'concurrency ocr' is one for all that share it, and has several numbers: 5 for "
+        "a@thing/made, b@thing/made; 2 for d@thing/made. What counts is that of the run which "
+        "wants to start.",
+        "Give them the same number, or scopes of different names.",
+    )
+    assert "'concurrency ocr by key'" in second.message
 
 
 def test_step_results_in_memory():

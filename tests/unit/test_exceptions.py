@@ -138,7 +138,7 @@ MESSAGES = [
         TooMany(1001, 1000),
         (
             "1,001 runs or more match, and at most 1,000 may be changed at once. Narrow the "
-            "filter, or raise the limit."
+            "filter, or allow more: limit=, or --max of a command."
         ),
     ),
     (

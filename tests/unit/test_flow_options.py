@@ -290,6 +290,10 @@ SINGLE = {
         {"concurrency": [5]},
         "S cannot have concurrency=5. Use celery_fanout.Concurrency(...).",
     ),
+    "nothing among several concurrencies": (
+        {"concurrency": [Concurrency(1), None]},
+        "S cannot have concurrency=None. Use celery_fanout.Concurrency(...).",
+    ),
     "another option": (
         {"debounce": Batch(2, 1)},
         (

@@ -21,7 +21,7 @@ from celery_fanout.app import get_fanout
 from celery_fanout.control import RunControl
 from celery_fanout.exceptions import LimitNotTuned, UnknownLimit
 from celery_fanout.ids import event_key, run_id
-from celery_fanout.limits import declared_limits
+from celery_fanout.limits import declared_limits, described
 from celery_fanout.stores.flow import Flow, Gate, Place
 from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.memory_ledger import MemoryLedger
@@ -121,6 +121,58 @@ def test_the_numbers_of_each_option():
     }
 
 
+def test_what_subscriptions_have_in_words():
+    app = Celery("words", broker="memory://", set_as_current=False)
+
+    def urgency(event):
+        return 1
+
+    def subscribe(name, **options):
+        @on_event("order/paid", **options)
+        @app.task(name=name, shared=False)
+        def sub(data): ...
+
+    subscribe("none")
+    subscribe(
+        "many",
+        concurrency=[
+            Concurrency(2, key="tenant"),
+            Concurrency(1000, key=urgency, scope="bank"),
+            Concurrency(9, scope="app"),
+        ],
+        throttle=Throttle(10, per=60, burst=5, key="user.by name"),
+        rate_limit=RateLimit(1, per=dt.timedelta(hours=1)),
+        singleton=Singleton(mode="cancel"),
+        idempotency="order.id",
+        priority=urgency,
+        start_timeout=90,
+        finish_timeout=dt.timedelta(days=1),
+        cancel_on=["order/gone"],
+    )
+    subscribe("quiet", debounce=Debounce(5, key="id", timeout=60), priority=-3)
+    subscribe("list", batch=Batch(500, timeout=10))
+    fanout = get_fanout(app)
+    fanout.load()
+    assert {sub.task.name: described(sub) for sub in fanout.registry if sub.task.app is app} == {
+        "none": [],
+        "many": [
+            "concurrency 2 by tenant",
+            "concurrency bank 1,000 by key",
+            "concurrency app 9",
+            "throttle 10 per 1 min, burst 5 by user.by name",
+            "rate_limit 1 per 1 h",
+            "singleton mode cancel",
+            "idempotency 1 per 1 d by order.id",
+            f"priority {urgency.__qualname__}",
+            "start_timeout 90 s",
+            "finish_timeout 1 d",
+            "cancel_on order/gone",
+        ],
+        "quiet": ["debounce quiet for 5 s, at most 1 min by id", "priority -3"],
+        "list": ["batch 500 or 10 s"],
+    }
+
+
 def test_how_full_a_limit_is_and_for_which_keys(shop):
     for number in range(4):
         shop.emit(f"a-{number}")
@@ -132,6 +184,25 @@ def test_how_full_a_limit_is_and_for_which_keys(shop):
     assert found.oldest == shop.clock.now - 12
     keys = [(gate.gate.key, gate.used, gate.waiting, gate.oldest) for gate in found.keys]
     assert keys == [("a", 2, 2, shop.clock.now - 12), ("b", 1, 0, None)]
+
+
+def test_who_has_a_place_of_a_limit(shop):
+    since = shop.clock.now
+    first, _ = shop.emit("a-1"), shop.clock.advance(1)
+    other, _ = shop.emit("b-1", "b"), shop.clock.advance(1)
+    second, _ = shop.emit("a-2"), shop.emit("a-3")
+    found = shop.runs.holders(BY_TENANT)
+    assert [(holder.gate.key, run.id) for holder, run in found] == [
+        ("a", first),
+        ("b", other),
+        ("a", second),
+    ]
+    assert [holder.since for holder, _ in found] == [since, since + 1, since + 2]
+    assert [run.id for _, run in shop.runs.holders(BY_TENANT, "a")] == [first, second]
+    assert [run.id for _, run in shop.runs.holders(BY_TENANT, limit=1)] == [first]
+    assert shop.runs.holders(BY_TENANT, "c") == shop.runs.holders(RATE) == []
+    with pytest.raises(UnknownLimit):
+        shop.runs.holders("concurrency nowhere")
 
 
 def test_a_limit_that_the_code_no_longer_has_is_listed_while_it_is_in_use(shop):

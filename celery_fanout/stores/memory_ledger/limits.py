@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from celery_fanout.stores.flow import Collect, GateRecord, Preview, Rate, Tuned
+from celery_fanout.stores.flow import Collect, GateRecord, Holder, Preview, Rate, Tuned
 from celery_fanout.stores.memory_ledger.arrivals import dropped_by
 from celery_fanout.stores.memory_ledger.operations import operation
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Sequence
 
-    from celery_fanout.stores.flow import Flow, Once, Place
+    from celery_fanout.stores.flow import Flow, Gate, Once, Place
     from celery_fanout.stores.memory_ledger.book import Book
     from celery_fanout.stores.memory_ledger.counters import Counter
 
@@ -41,6 +42,16 @@ class MemoryLimits:
         found = [record for record in found if record.kind != "idempotency"]
         found.sort(key=lambda record: record.waiting, reverse=True)
         return found[:most]
+
+    @operation
+    def holders(self, gates: Sequence[Gate], *, most: int = 100) -> list[Holder]:
+        """Return who has a place at gates, those that have it for longest first."""
+        found = [
+            Holder(gate, run_id, since)
+            for gate in gates
+            for run_id, since in self.book.peek(gate).holders.items()
+        ]
+        return sorted(found, key=lambda holder: holder.since)[:most]
 
     def _gate(self, counter: Counter) -> GateRecord:
         book = self.book

@@ -6,7 +6,7 @@ import json
 from math import ceil, inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from celery_fanout.stores.flow import Gate, GateRecord, Preview, Tuned
+from celery_fanout.stores.flow import Gate, GateRecord, Holder, Preview, Tuned
 from celery_fanout.stores.redis.packing import dumps, flow_json
 from celery_fanout.stores.redis.views import RedisViews
 
@@ -132,6 +132,21 @@ class RedisLimits(RedisViews):
         for (gate, _), since in zip(runs, times, strict=True):
             if since is not None:
                 found[gate] = min(found.get(gate, inf), float(since))
+        return found
+
+    def holders(self, gates: Sequence[Gate], *, most: int = 100) -> list[Holder]:
+        """Return who has a place at gates, those that have it for longest first."""
+        found: list[Holder] = []
+        for start in range(0, len(gates), PAGE):
+            page = gates[start : start + PAGE]
+            held = self._many(
+                # forwards, with scores
+                [("zrange", self._keys.holders(gate.id), 0, most - 1, False, True) for gate in page]
+            )
+            for gate, pairs in zip(page, held, strict=True):
+                found += [Holder(gate, run, float(since)) for run, since in pairs]
+            found.sort(key=lambda holder: holder.since)
+            del found[most:]
         return found
 
     def preview(self, flow: Flow) -> Preview:

@@ -14,7 +14,7 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from celery_fanout.stores.flow import Flow, GateRecord, Preview, Tuned
+    from celery_fanout.stores.flow import Flow, Gate, GateRecord, Holder, Preview, Tuned
     from celery_fanout.stores.ledger import EventRecord, LedgerRules, Outcome, RunRecord
 
 __all__ = ["ShardedViews"]
@@ -69,6 +69,10 @@ class ShardedViews:
 
     def gates(self, *, limit: str | None = None, most: int = 100) -> list[GateRecord]:  # noqa: ARG002 - the protocol's
         """Refuse to list limits."""
+        raise self._refusal
+
+    def holders(self, gates: Sequence[Gate], *, most: int = 100) -> list[Holder]:  # noqa: ARG002 - the protocol's
+        """Refuse to look at limits."""
         raise self._refusal
 
     def preview(self, flow: Flow) -> Preview:  # noqa: ARG002 - the protocol's

@@ -153,3 +153,11 @@ def test_wrong_usage(project: Project) -> None:
         assert "Say which: --requeue ID ..., --all, or --name NAME." in done.stderr
     done = fanout(project, "fanout_outbox", "--database", "nowhere", code=1)
     assert "DATABASES has no 'nowhere'. It has: default." in done.stderr
+
+
+@ONE
+def test_an_event_that_is_emitted_into_the_outbox(project: Project) -> None:
+    project.settings(CELERY_FANOUT_DELIVERY="outbox", CELERY_FANOUT_OUTBOX_REQUIRE_ATOMIC=False)
+    done = fanout(project, "fanout", "emit", "order/placed", '{"number": "a"}', "--id", "o-1")
+    assert done.stdout == "order/placed  o-1\nIt waits in the outbox for a relay.\n"
+    assert done.stderr == ""
