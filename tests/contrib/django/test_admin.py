@@ -550,7 +550,12 @@ def test_a_person_replays_an_event_in_a_browser(desk: Desk) -> None:
         page.fill("#id_username", "alice")
         page.fill("#id_password", "pw")
         page.click("[type=submit]")
+        hidden = "({scrollWidth, clientWidth}) => scrollWidth - clientWidth"
+        page.goto("/admin/celery_fanout/event/")
+        assert page.locator(".results").evaluate(hidden) == 0  # all columns are seen
+        page.goto("/admin/")
         page.click("#content >> text=Runs")
+        assert page.locator(".results").evaluate(hidden) == 0
         page.wait_for_load_state("load")  # Django's script for the checkboxes, too
         page.check("#action-toggle")
         shown = page.locator(".action-select").count()
