@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ from django.db import Error as DatabaseError
 from django.db import connections
 
 from celery_fanout.app import get_fanout
+from celery_fanout.contrib.django.arguments import positive
 from celery_fanout.contrib.django.leasing import Outbox
 from celery_fanout.contrib.django.relay import Options, Relay
 from celery_fanout.contrib.django.stopping import Stop
@@ -40,20 +39,6 @@ was given up, 1 something is left, or was given up, or went wrong, 2 wrong usage
 """
 
 
-def _positive(kind: Any) -> Any:
-    def read(text: str) -> Any:
-        try:
-            found = kind(text)
-        except ValueError:
-            found = 0
-        if not 0 < found < math.inf:
-            wanted = "a whole number" if kind is int else "a number of seconds"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted} greater than 0")
-        return found
-
-    return read
-
-
 class Command(BaseCommand):
     """The relay's command."""
 
@@ -66,7 +51,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options."""
         add = parser.add_argument
-        count, seconds = _positive(int), _positive(float)
+        count, seconds = positive(int), positive(float)
         add(
             "--database",
             metavar="ALIAS",
