@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Command"]
 
+#: How many rows may be claimed at once: each is a parameter of one statement, and SQLite allows for
+#: 32,766.
+MAX_BATCH = 10_000
+
 HELP = """\
 Publish the events that wait in the outbox, and delete their rows.
 
@@ -51,7 +55,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options."""
         add = parser.add_argument
-        count, seconds = positive(int), positive(float)
+        seconds = positive(float)
         add(
             "--database",
             metavar="ALIAS",
@@ -59,7 +63,7 @@ class Command(BaseCommand):
         )
         add(
             "--batch",
-            type=count,
+            type=positive(int, MAX_BATCH),
             default=100,
             metavar="ROWS",
             help="how many rows are claimed at once (default: 100)",
