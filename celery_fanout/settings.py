@@ -140,13 +140,17 @@ class Settings:
 
         Raises:
             UnknownSetting: if the app has a ``fanout_*`` setting that does not exist.
-            InvalidSetting: if a value cannot be used.
+            InvalidSetting: if a value cannot be used, or all are in one dict.
         """
         known = {field.name for field in fields(cls)}
         for key in _given(app):
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 raise UnknownSetting(PREFIX + key, PREFIX + near[0] if near else "")
+        whole = app.conf.get(PREFIX.rstrip("_"))
+        if whole is not None:  # CELERY_FANOUT = {...} would do nothing
+            rule = f"left out: each setting is one of its own, such as {PREFIX}source"
+            raise InvalidSetting(PREFIX.rstrip("_"), f"a {type(whole).__name__}", rule)
         if app.conf.task_protocol != PROTOCOL:
             # version 1 has no headers, so a worker could not tell a run from an ordinary task
             raise InvalidSetting("task_protocol", str(app.conf.task_protocol), "2")

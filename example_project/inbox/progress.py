@@ -164,7 +164,9 @@ def _cards(document: Document, readings: Mapping[str, Any], *, detailed: bool) -
         run = runs.get(run_id)
         subject = SUBJECTS.get(run.subscription.partition("@")[0].rpartition(".")[2])
         if subject is not None:
-            cards[subject] = _card(runs, event, run, outcome, subject, readings, detailed=detailed)
+            cards[subject] = card_of(
+                runs, event, run, outcome, subject, readings, detailed=detailed
+            )
     return [cards.get(subject) or _forgotten(subject, readings) for subject in TITLES]
 
 
@@ -178,7 +180,7 @@ def _forgotten(subject: str, readings: Mapping[str, Any]) -> Card:
     return Card(subject, "unknown", "Not in the ledger")
 
 
-def _card(
+def card_of(
     runs: RunControl,
     event: EventRecord,
     run: RunRecord,
@@ -191,7 +193,7 @@ def _card(
     # of its tail, when it has come so far: done is what has been saved
     state = outcome.state or run.state
     badge, words = WORDS[str(state)]
-    if run.state == "succeeded" and badge in ("waiting", "working"):
+    if run.state in ("completing", "succeeded") and badge in ("waiting", "working"):
         badge, words = "working", "Saving"
     at_its_tail = run.state == "succeeded" and badge == "failed"
     due = run.due if badge == "retrying" else None
@@ -240,8 +242,10 @@ def _attempts(run: RunRecord) -> list[Attempt]:
         found.append(
             Attempt(each["number"], _time(each["started"]), seconds, outcome, each["error"])
         )
-    if run.started and not found and run.finished:  # one that succeeds at once is not noted
-        found.append(Attempt(1, _time(run.started), run.finished - run.started, "done", ""))
+    # one that succeeds at once is not noted
+    ended = run.updated if run.state == "completing" else run.finished
+    if run.started and not found and ended:
+        found.append(Attempt(1, _time(run.started), ended - run.started, "done", ""))
     elif run.state == "running":
         started = run.updated if found else run.started or run.updated
         found.append(Attempt(run.token, _time(started), 0.0, "running", ""))

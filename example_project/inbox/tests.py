@@ -11,6 +11,7 @@ import re
 import tempfile
 import uuid
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from django.test import Client, TestCase, override_settings
 from django.urls import reverse
 
 from celery_fanout import emit, get_fanout
+from celery_fanout.stores.records import Outcome
+from celery_fanout.stores.states import RunState
 from celery_fanout.testing import simulate
 from example_project.inbox.documents import id_of_delivery
 from example_project.inbox.events import DocumentUploaded
 from example_project.inbox.management.commands.send_document import signed
 from example_project.inbox.models import Document, Reading
-from example_project.inbox.progress import EVENT
+from example_project.inbox.progress import EVENT, card_of
 from example_project.inbox.tasks import FAILURES, RETRIES
 from example_project.website import celery_app
 
@@ -164,6 +167,17 @@ class ProgressTests(SiteTestCase):
         )
         document.refresh_from_db()
         self.assertEqual(document.fetches, 3)  # one for each subscriber, and 5 attempts
+
+    def test_what_was_found_out_is_being_saved(self) -> None:
+        document = self.uploaded(pasted=INVOICE.read_text())
+        self.simulation.finish()
+        runs = get_fanout(celery_app).runs
+        event = runs.event(str(document.pk), EVENT)
+        run = replace(runs.get(event.runs[0]), state=RunState.COMPLETING, finished=None)
+        tail = Outcome(run.id, RunState.PENDING)
+        card = card_of(runs, event, run, tail, "summary", {}, detailed=False)
+        self.assertEqual((card.badge, card.words), ("working", "Saving"))
+        self.assertEqual([attempt.outcome for attempt in card.attempts], ["done"])
 
     def test_it_fails_for_good(self) -> None:
         document = self.uploaded(pasted=INVOICE.read_text(), trouble="down")

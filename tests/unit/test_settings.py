@@ -149,6 +149,17 @@ def test_an_unknown_setting_in_django(app, django):
     assert str(caught.value) == UNKNOWN
 
 
+def test_all_settings_in_one(app, django):
+    django.CELERY_FANOUT = {"source": "/shop"}
+    app.config_from_object(django, namespace="CELERY")
+    with pytest.raises(InvalidSetting) as caught:
+        Settings.from_app(app)
+    assert str(caught.value) == (
+        "fanout is a dict. It must be left out: each setting is one of its own, such as "
+        "fanout_source."
+    )
+
+
 SECONDS = "It must be a number of seconds greater than 0."
 BYTES = "It must be a number of bytes greater than 0."
 WHOLE = "It must be a whole number greater than 0."

@@ -37,7 +37,13 @@ MAX_ERROR = 100
 
 
 class OutboxEventAdmin(ReadOnlyAdmin):
-    """Events that no relay has published yet."""
+    """Events that no relay has published yet.
+
+    Attributes:
+        using: the alias of the database whose outbox is shown; ``""``: ``fanout_outbox_database``.
+    """
+
+    using = ""
 
     list_display: Any = ("name", "event_id", "created_at", "available_at", "attempts")
     list_per_page = 50
@@ -49,8 +55,11 @@ class OutboxEventAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Return the rows of the database that has the outbox."""
         rows: Any = super().get_queryset(request)
-        found: QuerySet[Any] = self._live(rows.using(_alias()))
+        found: QuerySet[Any] = self._live(rows.using(self._alias()))
         return found
+
+    def _alias(self) -> str:
+        return self.using or _alias()
 
     def _live(self, rows: Any) -> Any:
         return rows.filter(dead_at__isnull=True)
@@ -103,7 +112,7 @@ class DeadOutboxEventAdmin(OutboxEventAdmin):
         done = 0
         for row in rows:
             # one by one, so that the log has those that it was true for
-            if requeue(dead_rows(_alias()).filter(pk=row.pk)):
+            if requeue(dead_rows(self._alias()).filter(pk=row.pk)):
                 self.log_change(request, row, f"Requeued. {text}" if text else "Requeued.")
                 done += 1
         words = ngettext("%(count)d event is requeued.", "%(count)d events are requeued.", done)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from django.db import connections
 
 from celery_fanout.app import get_fanout
+from celery_fanout.contrib.django.counting import count_failed
 from celery_fanout.contrib.django.rows import write_rows
 from celery_fanout.emission import Emission, note_published
 from celery_fanout.exceptions import INTERRUPTS, EmitError
@@ -138,7 +139,7 @@ def _see_to_all(connection: Any) -> None:
 
 
 def keep_after(publication: Publication, error: Exception) -> bool:
-    """Tell of a publication that failed after the commit; keep it if the settings say so.
+    """Tell of and count what failed after the commit; keep it if the settings say so.
 
     Returns:
         Whether it is in the outbox now.
@@ -158,6 +159,7 @@ def keep_after(publication: Publication, error: Exception) -> bool:
             " The outbox has it now" if kept else "",
             extra={"action": "event_publish_failed"},
         )
+    count_failed(publication.events, kept=kept)
     event_publish_failed.send(
         sender=publication.fanout.app,
         events=list(publication.events),

@@ -14,6 +14,7 @@ from celery_fanout.contrib.django.models import OutboxEvent
 from celery_fanout.contrib.django.testing import drain_outbox
 from celery_fanout.testing import capture, run, simulate
 from tests.contrib.django.celery_app import app
+from tests.contrib.django.limited import LONG, idempotency
 from tests.contrib.django.shop import tasks
 from tests.contrib.django.shop.models import Order
 
@@ -126,6 +127,25 @@ class Shared:
             with transaction.atomic():
                 emit("order/placed", {}, delivery="outbox")
             assert simulation.work() == 2
+
+    def test_a_simulation_keeps_limits_of_what_would_be_committed(self):
+        def tell(name, *numbers):
+            with transaction.atomic():
+                for n in numbers:
+                    emit(f"limited/{name}", {"shop": "one", "n": n})
+
+        with simulate() as simulation:
+            for name in ("idempotency", "debounce", "throttle"):
+                with self.assertRaises(PaymentError), transaction.atomic():
+                    tell(name, 1)
+                    raise PaymentError
+                tell(name, 2, 3)
+            assert simulation.work() == 2  # the first of two, and the throttle's first
+            assert simulation.advance(2) == 1  # both as one
+            assert simulation.advance(LONG) == 1
+            ends = sorted((str(run.state), run.reason) for run in simulation.runs.list())
+            dropped = f"dropped: idempotency {idempotency.name}@limited/idempotency by shop"
+            assert ends == [("cancelled", dropped), *[("succeeded", "")] * 4]
 
     def test_a_run_shows_what_its_body_emits(self):
         result = run(emit_both_ways, {}, event="both/ways")

@@ -502,6 +502,49 @@ def test_the_outbox_is_read_only_and_dead_rows_are_requeued(desk: Desk) -> None:
 SAME = {"Filter", "Generation", "Id", "Status", "Task", "Traceback", "Worker"}
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_the_outbox_of_another_database(project: Project, tmp_path: Path) -> None:
+    other = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "other.sqlite3")}
+    databases = {"default": project.database.settings, "other": other}
+    project.environment["TEST_DATABASES"] = json.dumps(databases)
+    project.manage("migrate", "celery_fanout", "--database=other", "--verbosity=0")
+    out = project.run(
+        f"""
+        {IMPORTS}
+        from django.contrib.admin import AdminSite
+        from django.urls import path
+        from django.utils import timezone
+        from celery_fanout.contrib.django.admin import DeadOutboxEventAdmin
+        from tests.contrib.django import urls
+
+        class Graves(DeadOutboxEventAdmin):
+            using = "other"
+
+        site = AdminSite("other")
+        site.register(DeadOutboxEvent, Graves)
+        urls.urlpatterns.append(path("other/", site.urls))
+        now = timezone.now()
+        for alias in ("default", "other"):
+            row = OutboxEvent.objects.using(alias).create(
+                name="a/b", event_id=f"of {{alias}}", event="{{}}",
+                created_at=now, available_at=now, dead_at=now, last_error="KeyError: 1"
+            )
+        c = client(superuser=True)
+        for base in ("admin", "other"):
+            page = text(c.get(f"/{{base}}/celery_fanout/deadoutboxevent/"))
+            print("of default" in page, "of other" in page)
+        print(act(c, "/other/celery_fanout/deadoutboxevent/", "requeue", row.pk))
+        print(DeadOutboxEvent.objects.count(), DeadOutboxEvent.objects.using("other").count())
+        """
+    )
+    assert out.splitlines() == [
+        "True False",
+        "False True",
+        "['1 event is requeued.']",
+        "1 0",
+    ]
+
+
 def test_the_pages_speak_german(desk: Desk) -> None:
     templates = Path(admin.__file__).parent / "templates"
     texts = {
@@ -550,7 +593,12 @@ def test_a_person_replays_an_event_in_a_browser(desk: Desk) -> None:
         page.fill("#id_username", "alice")
         page.fill("#id_password", "pw")
         page.click("[type=submit]")
+        hidden = "({scrollWidth, clientWidth}) => scrollWidth - clientWidth"
+        page.goto("/admin/celery_fanout/event/")
+        assert page.locator(".results").evaluate(hidden) == 0  # all columns are seen
+        page.goto("/admin/")
         page.click("#content >> text=Runs")
+        assert page.locator(".results").evaluate(hidden) == 0
         page.wait_for_load_state("load")  # Django's script for the checkboxes, too
         page.check("#action-toggle")
         shown = page.locator(".action-select").count()

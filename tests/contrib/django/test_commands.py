@@ -132,6 +132,9 @@ def test_without_the_table(project: Project) -> None:
 def test_dead_rows_are_listed_and_requeued(project: Project) -> None:
     waiting, *dead = json.loads(project.run(DEAD))
     assert project.manage("fanout_outbox", "--dead").splitlines()[-1].endswith("ValueError: no")
+    done = fanout(project, "fanout_outbox", "--dead", "--limit", "3")
+    assert len(done.stdout.splitlines()) == 3
+    assert done.stderr == "There are more: these are the latest 3. See --limit.\n"
     listed = json.loads(project.manage("fanout_outbox", "--dead", "--json"))
     assert {row["id"] for row in listed} == set(dead)
     assert project.manage("fanout_outbox", "--requeue", str(dead[0])) == "1 event(s) requeued.\n"
@@ -151,6 +154,13 @@ def test_wrong_usage(project: Project) -> None:
     for arguments in (["--requeue"], ["--all", "--name", "x"], ["--requeue", "1", "--all"]):
         done = fanout(project, "fanout_outbox", *arguments, code=1)
         assert "Say which: --requeue ID ..., --all, or --name NAME." in done.stderr
+    done = fanout(project, "fanout_outbox", "--requeue", "0", str(10**30), code=1)
+    assert f"No dead row has this number: 0, {10**30}. Nothing was changed." in done.stderr
+    done = fanout(project, "fanout_outbox", "--dead", "--all", code=1)
+    assert "--dead lists, and the others requeue: use one of them." in done.stderr
+    for limit in ("0", "-1", "many"):
+        done = fanout(project, "fanout_outbox", "--dead", "--limit", limit, code=2)
+        assert f"{limit!r} is not a whole number greater than 0" in done.stderr
     done = fanout(project, "fanout_outbox", "--database", "nowhere", code=1)
     assert "DATABASES has no 'nowhere'. It has: default." in done.stderr
 

@@ -103,6 +103,34 @@ def test_what_cannot_be_published_is_told_of(nothing_there: Project) -> None:
     assert "secret" not in out
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("then", "kept"), [("log", False), ("outbox", True)])
+def test_opentelemetry_counts_it(nothing_there: Project, then: str, kept: bool) -> None:
+    nothing_there.settings(CELERY_FANOUT_ON_PUBLISH_ERROR=then)
+    told = nothing_there.told(
+        """
+        from opentelemetry import metrics
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+        reader = InMemoryMetricReader()
+        metrics.set_meter_provider(MeterProvider([reader]))
+        for _ in range(2):
+            with transaction.atomic():
+                emit_many([("order/placed", {}), ("order/placed", {}), ("order/paid", {})])
+        found = reader.get_metrics_data().resource_metrics[0].scope_metrics[0]
+        counter, = found.metrics
+        points = [[dict(p.attributes), p.value] for p in counter.data.data_points]
+        tell(found.scope.name, counter.name, sorted(points, key=str))
+        """
+    )
+    assert told == [
+        "celery_fanout",
+        "celery_fanout.publish_failures",
+        [[{"event": "order/paid", "kept": kept}, 2], [{"event": "order/placed", "kept": kept}, 4]],
+    ]
+
+
 def test_it_is_raised_into_whoever_committed_after_all_callbacks(nothing_there: Project) -> None:
     nothing_there.settings(CELERY_FANOUT_ON_PUBLISH_ERROR="raise")
     told = nothing_there.told(

@@ -572,6 +572,8 @@ def test_several_relays_are_refused_where_they_cannot_share(project: Project) ->
         (["--batch", "0"], 2, "argument --batch: '0' is not a whole number greater than 0"),
         (["--lease", "nan"], 2, "argument --lease: 'nan' is not a number of seconds greater than"),
         (["--poll", "x"], 2, "argument --poll: 'x' is not a number of seconds greater than 0"),
+        (["--batch", "10001"], 2, "'10001' is not a whole number greater than 0 and up to 10,000"),
+        (["--lease", "1e300"], 2, "and up to 1,000,000,000"),
         (["--liveness-file", "/no/where"], 1, "CommandError: --liveness-file cannot be written"),
     ],
 )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, ProgrammingError, connections
 
 from celery_fanout.app import get_fanout
+from celery_fanout.contrib.django.arguments import positive
 from celery_fanout.contrib.django.models import OutboxEvent
 from celery_fanout.contrib.django.requeueing import dead_rows, requeue, status
 from celery_fanout.exceptions import FanoutError
@@ -39,7 +41,9 @@ class Command(BaseCommand):
         parser.add_argument("--all", action="store_true", help="Requeue all dead rows.")
         parser.add_argument("--name", help="Requeue the dead rows of events with this name.")
         parser.add_argument("--dead", action="store_true", help="List the dead rows.")
-        parser.add_argument("--limit", type=int, default=20, help="How many to list at most.")
+        parser.add_argument(
+            "--limit", type=positive(int), default=20, help="How many to list at most (20)."
+        )
         parser.add_argument("--json", action="store_true", dest="as_json", help="Print JSON.")
         parser.add_argument("--database", help="Default: the one of fanout_outbox_database.")
 
@@ -70,6 +74,8 @@ class Command(BaseCommand):
 
     def _do(self, alias: str, options: dict[str, Any]) -> None:
         if options["requeue"] is not None or options["all"] or options["name"]:
+            if options["dead"]:
+                raise CommandError("--dead lists, and the others requeue: use one of them.")
             self._requeue(alias, options)
         elif options["dead"]:
             self._dead(alias, options)
@@ -85,7 +91,8 @@ class Command(BaseCommand):
         self.stdout.write(f"{found['pending']:,} pending{oldest}; {found['dead']:,} dead.")
 
     def _dead(self, alias: str, options: dict[str, Any]) -> None:
-        rows = dead_rows(alias).order_by("-dead_at")[: options["limit"]]
+        limit: int = options["limit"]
+        rows = list(dead_rows(alias).order_by("-dead_at", "id")[: limit + 1])
         found: list[dict[str, Any]] = [
             {
                 "id": row.pk,
@@ -95,8 +102,10 @@ class Command(BaseCommand):
                 "attempts": row.attempts,
                 "last_error": row.last_error,
             }
-            for row in rows
+            for row in rows[:limit]
         ]
+        if len(rows) > limit:
+            self.stderr.write(f"There are more: these are the latest {limit:,}. See --limit.")
         if options["as_json"]:
             self.stdout.write(json.dumps(found, indent=2, default=str))
             return
@@ -112,7 +121,8 @@ class Command(BaseCommand):
             raise CommandError("Say which: --requeue ID ..., --all, or --name NAME.")
         rows = dead_rows(alias)
         if ids:
-            missing = set(ids) - set(rows.filter(pk__in=ids).values_list("pk", flat=True))
+            known = [number for number in ids if 0 < number <= sys.maxsize]  # what a database takes
+            missing = set(ids) - set(rows.filter(pk__in=known).values_list("pk", flat=True))
             if missing:
                 numbers = ", ".join(str(number) for number in sorted(missing))
                 raise CommandError(f"No dead row has this number: {numbers}. Nothing was changed.")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ from django.db import Error as DatabaseError
 from django.db import connections
 
 from celery_fanout.app import get_fanout
+from celery_fanout.contrib.django.arguments import positive
 from celery_fanout.contrib.django.leasing import Outbox
 from celery_fanout.contrib.django.relay import Options, Relay
 from celery_fanout.contrib.django.stopping import Stop
@@ -25,6 +24,10 @@ if TYPE_CHECKING:
     from celery_fanout.contrib.django.relay import Counts
 
 __all__ = ["Command"]
+
+#: How many rows may be claimed at once: each is a parameter of one statement, and SQLite allows for
+#: 32,766.
+MAX_BATCH = 10_000
 
 HELP = """\
 Publish the events that wait in the outbox, and delete their rows.
@@ -40,20 +43,6 @@ was given up, 1 something is left, or was given up, or went wrong, 2 wrong usage
 """
 
 
-def _positive(kind: Any) -> Any:
-    def read(text: str) -> Any:
-        try:
-            found = kind(text)
-        except ValueError:
-            found = 0
-        if not 0 < found < math.inf:
-            wanted = "a whole number" if kind is int else "a number of seconds"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted} greater than 0")
-        return found
-
-    return read
-
-
 class Command(BaseCommand):
     """The relay's command."""
 
@@ -66,7 +55,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options."""
         add = parser.add_argument
-        count, seconds = _positive(int), _positive(float)
+        seconds = positive(float)
         add(
             "--database",
             metavar="ALIAS",
@@ -74,7 +63,7 @@ class Command(BaseCommand):
         )
         add(
             "--batch",
-            type=count,
+            type=positive(int, MAX_BATCH),
             default=100,
             metavar="ROWS",
             help="how many rows are claimed at once (default: 100)",
