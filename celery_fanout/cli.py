@@ -154,6 +154,7 @@ def explain(fanout: Fanout, name: str, data: str | None, as_json: bool) -> None:
 @click.option("--subject", help="What the event is about.")
 @click.option("--source", help="Where it happened.")
 @click.option("--delay", type=float, help="Seconds before subscribers start.")
+@click.option("--expires", type=float, help="Seconds after which no run starts any more.")
 @click.option("--wait", type=float, help="Wait up to this many seconds for the results.")
 @command
 def emit(
@@ -164,6 +165,7 @@ def emit(
     subject: str | None,
     source: str | None,
     delay: float | None,
+    expires: float | None,
     wait: float | None,
     as_json: bool,
 ) -> None:
@@ -173,7 +175,13 @@ def emit(
     or is still pending.
     """
     emission = fanout.emit(
-        name, _parse(data), id=event_id, subject=subject, source=source, delay=delay
+        name,
+        _parse(data),
+        id=event_id,
+        subject=subject,
+        source=source,
+        delay=delay,
+        expires=expires,
     )
     outcomes = {o.run.id: o for o in _outcomes(emission, wait)}
     rows: list[dict[str, Any]] = []

@@ -146,6 +146,9 @@ class RunReader:
             limit: how many at most.
             before: only those whose state changed before this POSIX time: that of the last one, to
                 page on.
+
+        Raises:
+            ValueError: if there is no such state.
         """
         states = _states(state)
         if error_type is not None:
@@ -292,9 +295,12 @@ class RunReader:
 def _states(state: RunState | str | Iterable[RunState | str] | None) -> list[RunState] | None:
     if state is None:
         return None
-    if isinstance(state, str):  # a RunState is one too
-        return [RunState(state)]
-    return [RunState(each) for each in state]
+    given = [state] if isinstance(state, str) else list(state)  # a RunState is one too
+    known = [str(each) for each in RunState]
+    for each in given:
+        if each not in known:
+            raise ValueError(f"There is no state {each!r}. The states are {', '.join(known)}.")
+    return [RunState(each) for each in given]
 
 
 def _capped(found: Sequence[Any], limit: int) -> Sequence[Any]:

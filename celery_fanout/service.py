@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
+from celery_fanout.checks import store_url
 from celery_fanout.exceptions import InvalidSetting, StoreUnsupported
 from celery_fanout.supervising import LostMessages
 
@@ -40,10 +41,16 @@ def run_keeper(fanout: Fanout, say: Callable[[str], Any]) -> None:
         say: told when it starts and when it ends.
 
     Raises:
-        StoreUnsupported: on level 1.
+        StoreUnsupported: on level 1, and of a ledger in memory, which no other process sees.
     """
     fanout.load()
     _required(fanout, "a keeper")
+    if store_url(fanout).startswith("memory://"):
+        raise StoreUnsupported(
+            f"The store of the app {fanout.app.main!r}, which is in memory,",
+            "a keeper in a process of its own",
+            "Each process has its own: leave fanout_keeper on, or use Redis.",
+        )
     level2 = fanout.level2
     assert level2 is not None  # noqa: S101 - required
     # it consumes from no queue, so it looks at all

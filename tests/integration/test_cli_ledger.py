@@ -67,6 +67,16 @@ def test_without_a_ledger(tmp_path):
     for command in ("runs", "events", "dead-letters", "pause"):
         assert "does not support runs. It needs level 2" in shop(command, code=1)
     assert "does not support a keeper" in shop("keeper", code=1)
+    told = shop("emit", "order/paid", "{}", "--expires", "60", code=1)
+    assert "does not support emit(expires=)" in told
+
+
+def test_no_other_process_keeps_a_ledger_in_memory(tmp_path):
+    shop = project(tmp_path, "cache+memory://")
+    with (tmp_path / "shop.py").open("a") as file:
+        file.write('\n\napp.conf.fanout_store_url = "memory://"\n')
+    told = shop("keeper", code=1)
+    assert "which is in memory, does not support a keeper in a process of its own" in told
 
 
 def test_a_fast_worker_sends_ordinary_tasks_elsewhere(tmp_path, redis_url, redis_server):

@@ -157,8 +157,10 @@ def test_filters(shop):
     assert [run.id for run in shop.runs.list(limit=1)] == [two]
     assert [run.id for run in shop.runs.list(state=["failed", "pending"], limit=1)] == [two]
     assert shop.runs.counts()[S.FAILED] == 2
-    with pytest.raises(ValueError, match="'done' is not a valid RunState"):
+    with pytest.raises(ValueError, match=r"^There is no state 'done'\. The states are pending, "):
         shop.runs.list(state="done")
+    with pytest.raises(ValueError, match="There is no state 'done'"):
+        shop.runs.list(state=["failed", "done"])
 
     assert [json.loads(e.attributes)["id"] for e in shop.runs.events(since=noon)] == ["o-2", "o-3"]
     assert len(shop.runs.events(name="order/paid")) == 2
