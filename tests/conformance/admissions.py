@@ -470,11 +470,14 @@ class Admissions:
             for lane in ("", "x", "y"):
                 # those that need more may have gone on to where they are refused
                 waits = bool(left[lane]) and all(len(run.limits) == 1 for run in left[lane])
+                if not waits or lane in had_a_turn:
+                    for key in self.turns:
+                        if key[:2] == (gate, lane):
+                            self.turns[key] = 0
+                    continue
                 for other in others:
-                    key = (gate, lane, other)
-                    if not waits or lane in had_a_turn or lane == other[0]:
-                        self.turns[key] = 0
-                    else:
+                    if lane != other[0]:
+                        key = (gate, lane, other)
                         self.turns[key] += let_in[other]
                         assert self.turns[key] <= 1, (gate, lane, other, "turns")
 
