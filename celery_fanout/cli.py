@@ -102,7 +102,7 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
             for row in rows
         ]
         print_table([*head, *flow], [row[: len(head) + len(flow)] for row in cells])
-    else:
+    elif not fanout.registry.errors:
         click.echo("No task subscribes to an event.")
     if fanout.registry.errors:
         raise click.exceptions.Exit(1)

@@ -240,7 +240,9 @@ class Keeper:
         for queue, before in self._lost():
             found = self._ledger.resend(queue, before, limit=BATCH)
             if found:
-                logger.info("%d runs were lost on their way from %s", len(found), queue)
+                logger.info(
+                    "Sent again what was lost on its way from %s: %d run(s)", queue, len(found)
+                )
                 self._publish(self._ledger.take(found))
             if len(found) >= BATCH:
                 self._next["lost"] = 0.0  # there are more; timers are looked at in between

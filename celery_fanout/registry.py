@@ -327,5 +327,6 @@ def _check_signature(task: Any, declaration: Declaration) -> None:
         raise InvalidSubscription(
             f"The subscriber {task.name} at {declaration.where}",
             f"cannot be called with the event's data alone ({exc})",
-            "Give it exactly one required argument, besides self.",
+            "Give it exactly one required argument, besides self, or subscribe a small task that "
+            "calls it.",
         ) from exc

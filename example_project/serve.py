@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 from example_project.servers import Program, start_postgres, start_redis
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 #: What another terminal needs to work with the same servers.
 SHARED = (
@@ -112,13 +112,13 @@ def run(stack: ExitStack, port: int, *, embedded: bool) -> int:
     else:
         where["worker"] = "a thread pool in the site's process"
     threading.Thread(target=server.serve_forever, name="site", daemon=True).start()
+    if not programs:
+        return work_here(directory, lambda: say(url, login, where, directory))
     say(url, login, where, directory)
-    if programs:
-        while True:
-            for each in programs:
-                each.check()
-            time.sleep(0.5)
-    return work_here(directory)
+    while True:
+        for each in programs:
+            each.check()
+        time.sleep(0.5)
 
 
 # -- servers -----------------------------------------------------------------------------------
@@ -213,10 +213,21 @@ def open_port(stack: ExitStack, port: int) -> Any:
     return server
 
 
-def work_here(directory: Path) -> int:
-    """Be the worker, in the main thread, where Celery looks after Ctrl-C."""
+def work_here(directory: Path, say: Callable[[], None]) -> int:
+    """Be the worker, in the main thread, where Celery looks after Ctrl-C.
+
+    Args:
+        directory: for its log.
+        say: what to do once it does.
+    """
+    from celery.signals import worker_ready
+
     from example_project.website import celery_app
 
+    def ready(**_: object) -> None:
+        say()
+
+    worker_ready.connect(ready, weak=False)
     log = str(directory / "worker.log")
     options = {"loglevel": "INFO", "logfile": log, "redirect_stdouts": False, "quiet": True}
     celery_app.Worker(pool="threads", concurrency=6, **options).start()

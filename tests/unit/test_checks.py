@@ -312,7 +312,10 @@ def test_deduplication_before_celery_57():
 
 
 def test_eager():
-    assert list(make({"task_always_eager": True})) == ["fanout.I002"]
+    eager = {"task_always_eager": True}
+    assert list(make(eager)) == ["fanout.I002"]
+    # neither is used
+    assert list(make({**eager, "result_backend": None, "broker_url": "amqp://"})) == ["fanout.I002"]
 
 
 def test_many_names_are_cut_short():

@@ -42,6 +42,7 @@ class Ledger(MemoryLedger):
     def __init__(self, rules, clock):
         super().__init__(rules, clock)
         self.away = False
+        self.asked_the_time = 0  # while it was away
         self.swept = 0
         self.expired = []
 
@@ -50,6 +51,7 @@ class Ledger(MemoryLedger):
             raise StoreUnavailable(self.name, "ConnectionError: gone")
 
     def time(self):
+        self.asked_the_time += self.away
         self._answer_if_there()
         return super().time()
 
@@ -356,7 +358,7 @@ def test_what_could_not_be_renewed_while_the_ledger_was_away_is_no_crash(scene, 
     keeper = scene.keeper()
     scene.ledger.away = True
     keeper.start()
-    wait_until(lambda: caplog.records)
+    wait_until(lambda: caplog.records and scene.ledger.asked_the_time)  # both threads have met it
     clock.now += 2 * RULES.lease
     scene.ledger.away = False
     wait_until(lambda: scene.due_in("theirs") == RULES.lease)
@@ -371,7 +373,7 @@ def test_after_that_a_lease_is_a_lease(scene, clock, caplog):
     keeper = scene.keeper()
     scene.ledger.away = True
     keeper.start()
-    wait_until(lambda: caplog.records)
+    wait_until(lambda: caplog.records and scene.ledger.asked_the_time)  # both threads have met it
     clock.now += 2 * RULES.lease
     scene.ledger.away = False
     wait_until(lambda: scene.due_in("theirs") == RULES.lease)
