@@ -445,16 +445,26 @@ class Admissions:
             self.runs[was.id].state in FINAL and was.state not in FINAL for was in before.values()
         )
 
+    def let_in(self, gate: str, before: dict[str, Run]) -> Counter[tuple[str, ...]]:
+        """Return how many of each lane got a place, or a turn, at a gate."""
+        found: Counter[tuple[str, ...]] = Counter()
+        for run in self.runs.values():
+            was = before.get(run.id)
+            if was is None or was.admitted or not run.admitted or gate in was.held:
+                continue
+            if any(limit.gate.id == gate for limit in was.limits):
+                found[was.lane] += 1
+        return found
+
+    def forget_turns(self, gate: str, lane: str) -> None:
+        for key in self.turns:
+            if key[:2] == (gate, lane):
+                self.turns[key] = 0
+
     def check_turns(self, before: dict[str, Run]) -> None:
         """While a lane waits no other one has two turns."""
         for gate in {run.waits_at for run in before.values()} - {""}:
-            let_in: Counter[tuple[str, ...]] = Counter()
-            for run in self.runs.values():
-                was = before.get(run.id)
-                if was is None or was.admitted or not run.admitted or gate in was.held:
-                    continue
-                if any(limit.gate.id == gate for limit in was.limits):
-                    let_in[was.lane] += 1
+            let_in = self.let_in(gate, before)
             left: dict[str, list[Run]] = defaultdict(list)
             for run in self.waiting(gate):
                 if run.id in before and before[run.id].waits_at == gate:
@@ -471,9 +481,7 @@ class Admissions:
                 # those that need more may have gone on to where they are refused
                 waits = bool(left[lane]) and all(len(run.limits) == 1 for run in left[lane])
                 if not waits or lane in had_a_turn:
-                    for key in self.turns:
-                        if key[:2] == (gate, lane):
-                            self.turns[key] = 0
+                    self.forget_turns(gate, lane)
                     continue
                 for other in others:
                     if lane != other[0]:

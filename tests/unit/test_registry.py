@@ -382,8 +382,8 @@ def test_a_subscriber_must_take_the_data_alone(app, function, options, problem):
     where = declared.all[-1].where
     assert error_of(finalised(app)) == (
         f"The subscriber wrong at {where} cannot be called with the event's data alone "
-        f"({function.__name__}() {problem}). Give it exactly one required argument, besides self, or "
-        "subscribe a small task that calls it."
+        f"({function.__name__}() {problem}). Give it exactly one required argument, besides self, "
+        "or subscribe a small task that calls it."
     )
 
 
