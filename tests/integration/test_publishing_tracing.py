@@ -88,7 +88,7 @@ def test_opentelemetry(trace: Callable[..., list[dict[str, Any]]]) -> None:
     spans = trace("opentelemetry", ["request", *published, *executed])
 
     assert Counter(span["name"] for span in spans) == Counter(["request", *published, *executed])
-    assert len({span["trace"] for span in spans}) == 1
+    assert len({span["trace"] for span in spans}) == 1, spans
     for span in spans:
         span["name"] = span["name"].removeprefix("run/")
     assert paths(spans, {name for path in EXPECTED for name in path}) == sorted(
@@ -101,7 +101,7 @@ def test_sentry(trace: Callable[..., list[dict[str, Any]]]) -> None:
 
     spans = trace("sentry", ["request", *executed])
 
-    assert len({span["trace"] for span in spans}) == 1
+    assert len({span["trace"] for span in spans}) == 1, spans
     assert paths(spans, {name for path in EXPECTED for name in path}) == sorted(
         [["request"], *EXPECTED]
     )
