@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["continued", "current_trace"]
+__all__ = ["continued", "current_trace", "is_traced"]
 
 #: Larger headers than this are left out, in characters.
 MAX_SIZE = 4096
@@ -39,6 +39,21 @@ def current_trace() -> str:
         return ""
     text = json.dumps(carrier)
     return text if len(text) <= MAX_SIZE else ""
+
+
+def is_traced() -> bool:
+    """Whether what is done now belongs to a span.
+
+    Sentry has headers for what does not, too: of a trace that begins there.
+    """
+    sentry: Any = sys.modules.get("sentry_sdk")
+    if sentry is not None and sentry.is_initialized() and sentry.get_current_span() is not None:
+        return True
+    carrier: dict[str, str] = {}
+    otel: Any = sys.modules.get("opentelemetry.propagate")
+    if otel is not None:
+        otel.inject(carrier)
+    return bool(carrier)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
 from celery_fanout.failpoints import hit
 from celery_fanout.ids import place_in
 from celery_fanout.results import error_of, value_of
-from celery_fanout.tracing import continued, current_trace
+from celery_fanout.tracing import continued, is_traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,7 +99,7 @@ class Wakeups:
             try:
                 if wakeup.kind not in ("event", "parallel"):
                     # published by who asked for it, if that has a trace
-                    with continued("" if current_trace() else wakeup.trace):
+                    with continued("" if is_traced() else wakeup.trace):
                         queues[wakeup.run_id] = self._send(wakeup)
                     done.append(wakeup.run_id)
                     continue
@@ -107,7 +107,7 @@ class Wakeups:
                 for delivery in deliveries:
                     queue = self._publisher.queue_of(delivery.chain.subscription)
                     queues[delivery.chain.run_id] = queue
-                trace = "" if wakeup.kind == "parallel" and current_trace() else wakeup.trace
+                trace = "" if wakeup.kind == "parallel" and is_traced() else wakeup.trace
                 if trace:
                     with continued(trace):
                         done += self._deliver(deliveries)

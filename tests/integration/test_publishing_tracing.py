@@ -107,3 +107,44 @@ def test_sentry(trace: Callable[..., list[dict[str, Any]]]) -> None:
     )
     # one for each message; the enclosing ones are of apply_async and send_task
     assert Counter(span["name"] for span in spans)["queue.publish"] == len(EXPECTED)
+
+
+KEEPER = """
+import json
+import redis
+from celery_fanout import emit, get_fanout
+from celery_fanout.stores.ledger import NewRun
+from tests.integration import traced
+
+with traced.root as root:
+    runs = emit("order/paid", {}, app=traced.app).runs
+(run,) = [run for run in runs if run.subscription.task.name == "fail"]
+signature = {"task": "apologise", "args": [{}], "kwargs": {}, "options": {}, "immutable": True}
+message = json.dumps({"signature": {**signature, "subtask_type": None}})
+level2 = get_fanout(traced.app).level2
+assert level2.ledger.adopt(run.id, NewRun("later", "", "on_failure", message=message))
+level2.wakeups.wake(["later"])  # as a keeper does, of what nobody has published
+broker = redis.Redis.from_url(traced.app.conf.broker_url)
+found = [json.loads(each)["headers"] for each in broker.lrange("celery", 0, -1)]
+(late,) = [headers for headers in found if headers["id"] == "later"]
+print(root.trace_id, late["sentry-trace"])
+"""
+
+
+def test_what_a_keeper_publishes_goes_on_with_the_trace_of_sentry(
+    redis_url: str, redis_server: RedisServer, oracle: Oracle
+) -> None:
+    """Outside of spans Sentry has a trace as well, which begins there."""
+    environment = {
+        **oracle.environment,
+        "TRACED_BY": "sentry",
+        "TRACED_BROKER": redis_url,
+        "TRACED_BACKEND": redis_server.url(1),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-c", KEEPER]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, check=True, capture_output=True, text=True
+    )
+    trace, header = done.stdout.split()
+    assert header.split("-")[0] == trace
