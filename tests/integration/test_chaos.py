@@ -17,6 +17,8 @@ from tests.chaos import ChaosProxy
 from tests.processes import is_listening, wait_until
 from tests.servers import RedisServer
 
+# redis-py speaks nothing else before 5.0, and has no such argument
+RESP2: dict[str, Any] = {"protocol": 2} if redis.VERSION >= (5,) else {}
 ONCE: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "single_connection_client": True}
 
 
@@ -33,7 +35,7 @@ def proxy(server: RedisServer) -> Iterator[ChaosProxy]:
 
 
 def connect(proxy: ChaosProxy, timeout: float = 10) -> redis.Redis:
-    return redis.Redis(port=proxy.port, socket_timeout=timeout, protocol=2, **ONCE)
+    return redis.Redis(port=proxy.port, socket_timeout=timeout, **RESP2, **ONCE)
 
 
 def test_it_passes_everything_on(proxy: ChaosProxy) -> None:
