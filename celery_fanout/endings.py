@@ -126,7 +126,7 @@ class Endings:
         name = FAILED_EVENT if failed else CANCELLED_EVENT
         if not self._registry.candidates(name):
             return
-        attributes: dict[str, Any] = json.loads(event.attributes)
+        cause = recorded_event(event)
         data: dict[str, Any] = {**described, "reason": run.reason}
         error: dict[str, Any] = data["error"]
         data["error"] = {key: error[key] for key in ("type", "message")}
@@ -136,10 +136,10 @@ class Endings:
             id=child_id(run.id, "ended", run.reopened),
             source=f"/{self._app.main or 'celery'}",
             subject=run.id,
-            correlationid=attributes.get("correlationid") or attributes["id"],
+            correlationid=cause.correlationid or cause.id,
             causationid=run.id,
             # above fanout_max_depth too: one has to hear of a loop, and can emit nothing more
-            depth=recorded_event(event).depth + 1,
+            depth=cause.depth + 1,
         )
         self._emit(found)
 

@@ -23,10 +23,7 @@ MAX_SIZE = 4096
 
 def current_trace() -> str:
     """Return the headers of the current trace as JSON; ``""`` if there is none."""
-    carrier: dict[str, str] = {}
-    otel: Any = sys.modules.get("opentelemetry.propagate")
-    if otel is not None:
-        otel.inject(carrier)
+    carrier = _of_opentelemetry()
     sentry: Any = sys.modules.get("sentry_sdk")
     if sentry is not None and sentry.is_initialized():
         for name, value in (
@@ -49,11 +46,16 @@ def is_traced() -> bool:
     sentry: Any = sys.modules.get("sentry_sdk")
     if sentry is not None and sentry.is_initialized() and sentry.get_current_span() is not None:
         return True
+    return bool(_of_opentelemetry())
+
+
+def _of_opentelemetry() -> dict[str, str]:
+    """Return the headers of OpenTelemetry's current trace; none outside of spans."""
     carrier: dict[str, str] = {}
     otel: Any = sys.modules.get("opentelemetry.propagate")
     if otel is not None:
         otel.inject(carrier)
-    return bool(carrier)
+    return carrier
 
 
 @contextmanager

@@ -1,4 +1,4 @@
--- What would happen to a run with this flow now; nothing is changed. ARGV[2] JSON, see flow_json in
+-- What would happen to a run with this flow now; nothing is changed. ARGV[2] JSON, see _flow_values in
 -- packing.py
 -- Returns {verdict, gate, at_most, used, waiting, when it could start or false}
 local F, m = flow(), cjson.decode(ARGV[2])
