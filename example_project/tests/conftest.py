@@ -145,7 +145,9 @@ def new_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
             page.on("pageerror", lambda error: complaints.append(str(error)))
             page.on(
                 "console",
-                lambda said: complaints.append(said.text) if said.type != "log" else None,
+                lambda said: (
+                    complaints.append(said.text) if said.type in ("warning", "error") else None
+                ),
             )
             return page
 
