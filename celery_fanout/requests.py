@@ -1,5 +1,7 @@
 """Requests of runs in the worker's main process: a child that died is the ledger's business.
 
+So is one that a hard time limit ends.
+
 Celery gives the message of such a request back to the broker, or drops it, by four settings; none
 counts how often. For a run it is enough to tell the ledger, which publishes it again at once.
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from billiard.exceptions import WorkerLostError
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 
@@ -62,6 +64,16 @@ def _supervised(base: Any, supervisor: Supervisor) -> Any:
             state.task_ready(self)
             self.acknowledge()
             return None
+
+        def on_timeout(self, soft: bool, timeout: float) -> Any:  # noqa: FBT001 - Celery's
+            from celery.worker import state
+
+            # Before 5.7 Celery sends no signal here. A worker that stops at once ends its
+            # processes by this, too: those runs are let go.
+            if not soft and RUN_HEADER in self.request_dict and not _stops_at_once(state):
+                supervisor.late(self.id, TimeLimitExceeded(timeout))
+            given: Any = super()
+            return given.on_timeout(soft, timeout)
 
     return RunRequest
 

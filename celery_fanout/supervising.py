@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import WorkerLostError
 from celery.utils.log import get_logger
 
 from celery_fanout.boot import boot_id, is_main
@@ -75,15 +75,17 @@ class Supervisor:
             self._ended(run_id)
         return settled.ok
 
+    def late(self, run_id: str, error: BaseException) -> None:
+        """A hard time limit ends the process of a run, and the run with it."""
+        self._try(lambda: self._abandon(run_id, error, final=True))
+
     def failed(self, request: Any, exception: BaseException) -> None:
-        """A task failed in the eyes of the main process: its child died, or took too long."""
+        """A task failed in the eyes of the main process: its child died."""
         if not is_main() or RUN_HEADER not in (request.headers or ()):
             return
-        final = isinstance(exception, TimeLimitExceeded)
-        if not final and not isinstance(exception, WorkerLostError):
-            return
-        request.fanout_crashed = not final
-        self._try(lambda: self._abandon(request.id, exception, final=final))
+        if isinstance(exception, WorkerLostError):
+            request.fanout_crashed = True
+            self._try(lambda: self._abandon(request.id, exception, final=False))
 
     def revoked(self, request: Any, *, expired: bool) -> None:
         """A message was revoked, or has expired, or its process was terminated."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import kombu
 import pytest
 
 from tests.contrib.django.conftest import Database, Project
@@ -498,9 +500,11 @@ def test_poison_ends_and_disturbs_nobody(level1: Project) -> None:
     spoil(project, "changed-8", "event", "'[]'")
     with Relay(project, "--poll", "0.05", "--backoff", "0.05") as relay, project.worker():
         wait_until(lambda: attempts(project) == {3: 6})
-        wait_until(lambda: len(project.ran()) == 5)
+        expected = Counter(("record", f"changed-{n}") for n in (0, 1, 3, 5, 9))
+        if kombu.VERSION < (5, 7):  # no batch: the other subscriber gets it with each attempt
+            expected["record", "placed-0"] = 3
+        wait_until(lambda: deliveries(project) == expected)
         relay.wait_for_log("Event order/placed[placed-0] of row")
-    assert set(deliveries(project)) == {("record", f"changed-{n}") for n in (0, 1, 3, 5, 9)}
     rows = project.database.fetch(
         "SELECT event_id, dead_at IS NOT NULL, lease_token, last_error FROM celery_fanout_outbox"
     )
