@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import celery
 import pytest
 
 from celery_fanout import emit
@@ -52,6 +53,8 @@ def test_every_subscriber_gets_exactly_its_events(
     ]
     if (broker, pool) == ("rabbit", "gevent"):
         webhooks = webhooks[::12]  # Celery itself takes 0.1 s for each message there
+    if (broker, pool) == ("rabbit", "threads") and celery.VERSION < (5, 7):
+        webhooks = webhooks[::12]  # and there it acknowledges every two seconds
     expected = Counter(
         (subscriber, id) for id, name, data in webhooks for subscriber in wanted_by(name, data)
     )
