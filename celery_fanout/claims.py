@@ -203,6 +203,14 @@ def claim(engine: Engine, run: Run, request: Any) -> tuple[Claim, ClaimedRun | N
             answer = patiently(patience_here, partial(asked, recreate=lost))
     if answer.status not in ("claimed", "completing"):
         return answer, None
+    if answer.crashes:
+        logger.warning(
+            "Run %s goes on here: the process that had it died (crash %d of at most %d)",
+            run.id,
+            answer.crashes,
+            ledger.rules.max_crashes,
+            extra={"action": "run_taken_over"},
+        )
     given: Any = headers.get(BRANCH_HEADER)
     branch = None if given is None else (str(given[0]), int(given[1]))
     return answer, ClaimedRun(ledger, run.id, answer, branch, patience)

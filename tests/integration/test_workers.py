@@ -167,8 +167,11 @@ def test_nor_when_the_whole_worker_is_killed(orders: Orders) -> None:
     wait_until(lambda: orders.records("3"))
     first.kill()
     wait_for_visibility(orders)
-    orders.worker()
+    second = orders.worker()
     (outcome,) = emission.get(timeout=60)
+    second.wait_for_log(
+        f"Run {outcome.run.id} goes on here: the process that had it died (crash 1 of at most 3)"
+    )
     # the step in which it was killed had no result, so it began again
     assert outcome.value == [1, 1, 2, 1]
 
