@@ -60,7 +60,8 @@ class RunHandle:
         """Wait for the run, and return what its chain returned.
 
         Args:
-            timeout: in seconds; ``None``: for ever.
+            timeout: in seconds; ``None``: for ever, also if the run's record has expired, as with
+                Celery's results.
 
         Raises:
             RunFailed: on level 2, if it failed or was cancelled; on level 1 what it failed with.
