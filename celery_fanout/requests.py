@@ -51,10 +51,15 @@ def _supervised(base: Any, supervisor: Supervisor) -> Any:
         def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
             error = getattr(exc_info.exception, "exc", exc_info.exception)
             given: Any = super()
-            if RUN_HEADER not in self.request_dict or not isinstance(error, WorkerLostError):
+            if RUN_HEADER not in self.request_dict:
                 return given.on_failure(exc_info, *args, **kwargs)
             from celery.worker import state
 
+            # a worker that stops at once ends its processes in this way, too
+            if isinstance(error, TimeLimitExceeded) and not _stops_at_once(state):
+                supervisor.late(self.id, error)
+            if not isinstance(error, WorkerLostError):
+                return given.on_failure(exc_info, *args, **kwargs)
             if getattr(self, "_already_cancelled", False) or _stops_at_once(state):
                 supervisor.let_go(self.id)
             elif supervisor.lost(self.id, error):
@@ -64,16 +69,6 @@ def _supervised(base: Any, supervisor: Supervisor) -> Any:
             state.task_ready(self)
             self.acknowledge()
             return None
-
-        def on_timeout(self, soft: bool, timeout: float) -> Any:  # noqa: FBT001 - Celery's
-            from celery.worker import state
-
-            # Before 5.7 Celery sends no signal here. A worker that stops at once ends its
-            # processes by this, too: those runs are let go.
-            if not soft and RUN_HEADER in self.request_dict and not _stops_at_once(state):
-                supervisor.late(self.id, TimeLimitExceeded(timeout))
-            given: Any = super()
-            return given.on_timeout(soft, timeout)
 
     return RunRequest
 

@@ -83,9 +83,10 @@ class Supervisor:
         """A task failed in the eyes of the main process: its child died."""
         if not is_main() or RUN_HEADER not in (request.headers or ()):
             return
-        if isinstance(exception, WorkerLostError):
-            request.fanout_crashed = True
-            self._try(lambda: self._abandon(request.id, exception, final=False))
+        if not isinstance(exception, WorkerLostError):
+            return
+        request.fanout_crashed = True
+        self._try(lambda: self._abandon(request.id, exception, final=False))
 
     def revoked(self, request: Any, *, expired: bool) -> None:
         """A message was revoked, or has expired, or its process was terminated."""

@@ -505,6 +505,7 @@ def test_poison_ends_and_disturbs_nobody(level1: Project) -> None:
             expected["record", "placed-0"] = 3
         wait_until(lambda: deliveries(project) == expected)
         relay.wait_for_log("Event order/placed[placed-0] of row")
+    assert deliveries(project) == expected
     rows = project.database.fetch(
         "SELECT event_id, dead_at IS NOT NULL, lease_token, last_error FROM celery_fanout_outbox"
     )
