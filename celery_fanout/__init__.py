@@ -1,12 +1,8 @@
 """Event fan-out and durable, resumable steps for Celery apps that already exist."""
 
-from celery_fanout.app import Fanout, get_fanout
-from celery_fanout.context import Run, current_event, current_run
-from celery_fanout.declarations import on_event
-from celery_fanout.doors import aemit, emit, emit_many, explain
-from celery_fanout.emission import Emission, Outcome, RunHandle
-from celery_fanout.events import Event
-from celery_fanout.eventtypes import event_type
+from celery_fanout.app.api import aemit, emit, emit_many, explain
+from celery_fanout.app.fanout import Fanout, get_fanout
+from celery_fanout.emitting.emission import Emission, Outcome, RunHandle
 from celery_fanout.exceptions import (
     EmitError,
     FanoutError,
@@ -15,7 +11,11 @@ from celery_fanout.exceptions import (
     RunFailed,
     StepFailed,
 )
-from celery_fanout.options import (
+from celery_fanout.model.event_types import event_type
+from celery_fanout.model.events import Event
+from celery_fanout.running.execution import Run, current_event, current_run
+from celery_fanout.running.steps.step import Step, step
+from celery_fanout.subscribing.limits import (
     Batch,
     CancelOn,
     Concurrency,
@@ -25,8 +25,8 @@ from celery_fanout.options import (
     Singleton,
     Throttle,
 )
-from celery_fanout.registry import Explanation, Registry, Subscription
-from celery_fanout.steps import Step, step
+from celery_fanout.subscribing.on_event import on_event
+from celery_fanout.subscribing.registry import Explanation, Registry, Subscription
 
 __version__ = "0.1.0"
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from celery import _state
 
-from celery_fanout.declarations import declared
+from celery_fanout.subscribing.on_event import declared
 
 __all__ = ["declarations_forgotten"]
 

@@ -24,7 +24,7 @@ DOORS = (
     "celery_fanout.cli",
     "celery_fanout.contrib",
     "celery_fanout.dashboard",
-    "celery_fanout.pytest_plugin",
+    "celery_fanout.testing.pytest_plugin",
     "celery_fanout.testing",
 )
 # Names that say nothing, and so attract everything.
@@ -101,7 +101,9 @@ class TestTheContracts:
         return package
 
     def test_an_honest_package(self, package: Path) -> None:
-        (package / "app.py").write_text("import celery_fanout.steps, celery_fanout.events\n")
+        (package / "app.py").write_text(
+            "import celery_fanout.running.steps.step, celery_fanout.model.events\n"
+        )
         result = lint_imports(package.parent)
         assert result.returncode == 0, result.stdout
 
@@ -110,15 +112,19 @@ class TestTheContracts:
         [
             (
                 "publisher",
-                "import celery_fanout.app\n",
-                "celery_fanout.publisher -> celery_fanout.app",
+                "import celery_fanout.app.fanout\n",
+                "celery_fanout.emitting.publishing -> celery_fanout.app.fanout",
             ),
             (
                 "events",
-                "import typing\nif typing.TYPE_CHECKING:\n    import celery_fanout.steps\n",
-                "celery_fanout.events -> celery_fanout.steps",
+                "import typing\nif typing.TYPE_CHECKING:\n    import celery_fanout.running.steps.step\n",
+                "celery_fanout.model.events -> celery_fanout.running.steps.step",
             ),
-            ("app", "from celery_fanout import cli\n", "celery_fanout.app -> celery_fanout.cli"),
+            (
+                "app",
+                "from celery_fanout import cli\n",
+                "celery_fanout.app.fanout -> celery_fanout.cli",
+            ),
             ("homeless", "", "celery_fanout.homeless"),
         ],
     )
@@ -130,8 +136,8 @@ class TestTheContracts:
         assert complaint in result.stdout
 
     def test_a_circle_on_one_level_is_found(self, package: Path) -> None:
-        (package / "drafts.py").write_text("import celery_fanout.publisher\n")
-        (package / "publisher.py").write_text("import celery_fanout.drafts\n")
+        (package / "drafts.py").write_text("import celery_fanout.emitting.publishing\n")
+        (package / "publisher.py").write_text("import celery_fanout.emitting.drafting\n")
         result = lint_imports(package.parent)
         assert result.returncode == 1
         assert "Imports go down only KEPT" in result.stdout

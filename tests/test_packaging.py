@@ -59,7 +59,7 @@ def test_a_wrong_wheel_is_found_out(tmp_path: Path) -> None:
         "  celery_fanout-1.dist-info/licenses/LICENSE: missing",
         "  entry points are {}",
         "  entry point celery_fanout.cli:fanout: no such module in the wheel",
-        "  entry point celery_fanout.pytest_plugin: no such module in the wheel",
+        "  entry point celery_fanout.testing.pytest_plugin: no such module in the wheel",
         f"{tmp_path}/*.tar.gz: is wrong",
         "  expected one, found 0",
     ]

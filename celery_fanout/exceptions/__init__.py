@@ -68,7 +68,7 @@ Celery's JSON result backends: both rebuild it from ``args``.
 
 What must pass Celery's ``autoretry_for=(Exception,)`` untouched derives from
 :class:`celery.exceptions.Ignore`, the only family that it lets through besides ``Retry``; the
-wrapper around a subscriber's body translates it (see :mod:`celery_fanout.runs`).
+wrapper around a subscriber's body translates it (see :mod:`celery_fanout.running.wrapping`).
 """
 
 from __future__ import annotations

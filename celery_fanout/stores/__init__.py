@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kombu.utils import json as kombu_json
 
-from celery_fanout.jsondata import encode
+from celery_fanout.model.jsondata import encode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

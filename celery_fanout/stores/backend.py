@@ -25,14 +25,14 @@ from celery_fanout.exceptions import (
     StoreUnavailable,
     StoreUnsupported,
 )
-from celery_fanout.ids import child_id
+from celery_fanout.model.ids import child_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from celery import Celery
 
-    from celery_fanout.settings import Settings
+    from celery_fanout.model.settings import Settings
     from celery_fanout.stores import StepKey
 
 __all__ = ["BackendStore"]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery_fanout import FanoutError, get_fanout
 from celery_fanout.exceptions import EventNotFound
+from celery_fanout.operating.timeline import timeline
 from celery_fanout.stores import Checkpoint, key_of
-from celery_fanout.timeline import timeline
 from example_project.inbox.models import Document, Reading
 from example_project.inbox.tasks import FIELDS
 from example_project.website import celery_app
@@ -21,7 +21,7 @@ from example_project.website import celery_app
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from celery_fanout.control import RunControl
+    from celery_fanout.operating.control import RunControl
     from celery_fanout.stores.records import EventRecord, Outcome, RunRecord
 
 EVENT = "document/uploaded"

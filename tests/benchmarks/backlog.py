@@ -12,10 +12,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from celery_fanout.jsondata import encode
+from celery_fanout.model.jsondata import encode
 from celery_fanout.stores.flow import Flow, Gate, Place
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun, Settled, Taken
-from celery_fanout.stores.redis.store import RedisLedger
+from celery_fanout.stores.redis.ledger import RedisLedger
 from celery_fanout.stores.states import RunState
 from tests.benchmarks.limited import document
 from tests.benchmarks.measure import commands_of, cpu_of_redis, microseconds, table, take_turns

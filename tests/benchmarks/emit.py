@@ -15,7 +15,7 @@ import celery_pubsub
 from celery import Celery, group
 
 from celery_fanout import emit, on_event
-from celery_fanout.app import get_fanout
+from celery_fanout.app.fanout import get_fanout
 from tests.benchmarks.documents import DATA
 from tests.benchmarks.measure import interleave, microseconds, table
 from tests.benchmarks.stage import LEVEL_1

@@ -16,8 +16,8 @@ from celery import Celery
 from celery.app.trace import build_tracer
 
 from celery_fanout import Event, emit_many, on_event, step
-from celery_fanout.app import get_fanout
-from celery_fanout.canvas import freeze
+from celery_fanout.app.fanout import get_fanout
+from celery_fanout.emitting.chains import freeze
 from tests.benchmarks.documents import part
 from tests.benchmarks.measure import Samples, interleave, table
 from tests.benchmarks.stage import LEVEL_1

@@ -11,10 +11,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from celery_fanout.jsondata import encode
-from celery_fanout.keeper import BATCH
+from celery_fanout.keeping.keeper import BATCH
+from celery_fanout.model.jsondata import encode
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
-from celery_fanout.stores.redis.store import RedisLedger
+from celery_fanout.stores.redis.ledger import RedisLedger
 from celery_fanout.stores.states import RunState
 from tests.benchmarks.documents import DATA
 from tests.benchmarks.measure import cpu_of, table

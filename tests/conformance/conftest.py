@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from celery_fanout.stores.redis import RedisLedger
-from celery_fanout.stores.redis.sharded import ShardedLedger
+from celery_fanout.stores.redis.shards.ledger import ShardedLedger
 from tests.conformance.ledgers import Clock, Desk, make_ledger
 from tests.leaks import no_leaks  # noqa: F401 - a fixture
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from celery_fanout.stores import Checkpoint
 from celery_fanout.stores.ledger import Claim, Ledger, LedgerRules, NewEvent, NewRun, Recorded
-from celery_fanout.stores.memory_ledger import MemoryLedger
+from celery_fanout.stores.memory import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
-from celery_fanout.stores.redis.sharded import ShardedLedger
+from celery_fanout.stores.redis.shards.ledger import ShardedLedger
 
 __all__ = ["RULES", "Clock", "Desk", "make_ledger"]
 

@@ -20,9 +20,9 @@ from random import Random
 from typing import Any
 
 from celery_fanout.stores.ledger import Claim, NewEvent, NewRun, Recorded
-from celery_fanout.stores.memory_ledger import MemoryLedger
+from celery_fanout.stores.memory import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
-from celery_fanout.stores.redis.sharded import ShardedLedger
+from celery_fanout.stores.redis.shards.ledger import ShardedLedger
 from celery_fanout.stores.states import FINAL, TRANSITIONS, RunState
 from tests.conformance.ledgers import RULES as SHORT
 from tests.conformance.ledgers import Clock, done

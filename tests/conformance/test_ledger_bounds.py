@@ -10,9 +10,9 @@ import pytest
 
 from celery_fanout.stores.flow import Collect, Flow, Gate
 from celery_fanout.stores.ledger import Ledger, NewEvent, NewRun
-from celery_fanout.stores.memory_ledger import MemoryLedger
+from celery_fanout.stores.memory import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
-from celery_fanout.stores.redis.sharded import ShardedLedger
+from celery_fanout.stores.redis.shards.ledger import ShardedLedger
 from celery_fanout.stores.states import RunState
 from tests.conformance.ledgers import RULES, Desk, done
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import pytest
 
 from celery_fanout.stores.ledger import Ledger, LedgerRules
-from celery_fanout.stores.memory_ledger import MemoryLedger
+from celery_fanout.stores.memory import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
 from tests.conformance.admissions import RULES, explore
 from tests.conformance.ledgers import Clock

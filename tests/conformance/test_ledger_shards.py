@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
-from celery_fanout.ids import PLACES, child_id, event_key, place_in, place_of, run_id
+from celery_fanout.model.ids import PLACES, child_id, event_key, place_in, place_of, run_id
 from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.redis import RedisLedger
-from celery_fanout.stores.redis.places import places, tag
-from celery_fanout.stores.redis.shard import Shard
-from celery_fanout.stores.redis.sharded import ShardedLedger
+from celery_fanout.stores.redis.shards.ledger import ShardedLedger
+from celery_fanout.stores.redis.shards.places import places, tag
+from celery_fanout.stores.redis.shards.shard import Shard
 from celery_fanout.stores.states import RunState
 from tests.conformance.ledgers import RULES, Clock, Desk
 from tests.conformance.test_ledger_waits import FIELD, suspended, wait

@@ -13,8 +13,10 @@ import pytest
 from celery import Celery
 
 import celery_fanout
-from celery_fanout import checks, cli, exceptions, settings, signals, testing
-from celery_fanout.settings import Settings
+from celery_fanout import cli, exceptions, signals, testing
+from celery_fanout.app import checks
+from celery_fanout.model import settings
+from celery_fanout.model.settings import Settings
 from tests.docs.blocks import DOCS
 
 REFERENCE = DOCS / "reference"

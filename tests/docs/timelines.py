@@ -114,7 +114,7 @@ class Stage:
             "tests.docs.shown", pool="threads", concurrency=10, env=dict(self._oracle.environment)
         )
         self._worker.start()
-        from celery_fanout.app import get_fanout
+        from celery_fanout.app.fanout import get_fanout
 
         self.fanout = get_fanout(importlib.import_module("tests.docs.shown").app)
         # imports, connects, and sends the scripts

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.ids import event_key
+from celery_fanout.model.ids import event_key
 from celery_fanout.stores.states import FINAL, RunState
 from tests.leaks import check_ledger
 from tests.processes import wait_until

@@ -11,7 +11,7 @@ import threading
 
 from celery_fanout import emit
 from celery_fanout.exceptions import EmitError
-from celery_fanout.ids import event_key
+from celery_fanout.model.ids import event_key
 from tests.faults.jobs import app
 from tests.servers import Oracle
 

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from celery_fanout.ids import event_key
+from celery_fanout.model.ids import event_key
 from celery_fanout.stores.ledger import RunRecord
 from celery_fanout.stores.states import RunState
 from tests.faults.intervals import ahead, by_key, most_at_once, most_within, spans, used

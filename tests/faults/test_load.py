@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from celery_fanout import emit_many, get_fanout
-from celery_fanout.checks import findings
+from celery_fanout.app.checks import findings
 from celery_fanout.stores.states import RunState
 from tests.faults.conftest import Jobs
 from tests.faults.invariants import at_rest

@@ -14,9 +14,9 @@ import pytest
 import redis
 
 from celery_fanout import get_fanout
-from celery_fanout.checks import findings
+from celery_fanout.app.checks import findings
+from celery_fanout.app.live_checks import live_findings
 from celery_fanout.exceptions import EmitError, FanoutError
-from celery_fanout.livechecks import live_findings
 from celery_fanout.stores.states import RunState
 from tests.faults.conftest import Jobs
 from tests.faults.jobs import LEASE

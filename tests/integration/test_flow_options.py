@@ -24,7 +24,7 @@ from celery_fanout import (
     get_fanout,
     step,
 )
-from celery_fanout.ids import event_key
+from celery_fanout.model.ids import event_key
 from celery_fanout.stores.ledger import RunRecord
 from tests.integration.inprocess import EVENT, Shop
 from tests.processes import wait_until

@@ -10,8 +10,8 @@ from celery import Celery, Task
 from kombu import Queue
 
 from celery_fanout import EmitError, emit, emit_many
-from celery_fanout.app import get_fanout
-from celery_fanout.connection import Deadline, confirm_window
+from celery_fanout.app.fanout import get_fanout
+from celery_fanout.emitting.broker.connections import Deadline, confirm_window
 from tests.integration.publishing import (
     Careful,
     add_task,

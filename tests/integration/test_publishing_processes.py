@@ -17,7 +17,7 @@ import pytest
 from celery import Celery
 
 from celery_fanout import emit
-from celery_fanout.app import get_fanout
+from celery_fanout.app.fanout import get_fanout
 from tests.integration.publishing import amqp_wire, make_app, order_paid, redis_wire, subscribe
 from tests.servers import ROOT, RedisServer
 

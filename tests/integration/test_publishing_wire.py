@@ -14,8 +14,8 @@ from kombu import Exchange, Queue
 from pydantic import BaseModel
 
 from celery_fanout import Event, emit, emit_many, on_event
-from celery_fanout.app import get_fanout
-from celery_fanout.canvas import freeze
+from celery_fanout.app.fanout import get_fanout
+from celery_fanout.emitting.chains import freeze
 from tests.integration.publishing import (
     Careful,
     add_task,

@@ -4,8 +4,8 @@ import pytest
 from celery import _state
 from hypothesis import HealthCheck, settings
 
-from celery_fanout import eventtypes
-from celery_fanout.declarations import declared
+from celery_fanout.model import event_types as eventtypes
+from celery_fanout.subscribing.on_event import declared
 
 # never a timed test
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -20,10 +20,10 @@ from celery_fanout import (
     get_fanout,
     on_event,
 )
-from celery_fanout.admission import broker_priority, flow_of, limits_of
+from celery_fanout.emitting.delivery import Publication
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported
-from celery_fanout.publication import Publication
 from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
+from celery_fanout.subscribing.admission import broker_priority, flow_of, limits_of
 
 SUB = "tell@order/paid"
 DATA = {

@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 
 from celery_fanout import Batch, emit, on_event, step
-from celery_fanout.batchmodels import as_models
+from celery_fanout.running.batch_models import as_models
 from celery_fanout.testing import FanoutTester
 
 

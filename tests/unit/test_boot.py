@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from celery_fanout import boot
+from celery_fanout.model import boot
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_a_forked_process_shares_it_and_is_not_the_main_one():
 
 
 def test_each_process_that_was_started_has_its_own():
-    script = "from celery_fanout.boot import boot_id; print(boot_id())"
+    script = "from celery_fanout.model.boot import boot_id; print(boot_id())"
     found = {
         subprocess.run(
             [sys.executable, "-c", textwrap.dedent(script)],

@@ -5,7 +5,7 @@ import pytest
 from celery import Celery
 
 from celery_fanout import Concurrency, Throttle, get_fanout, on_event
-from celery_fanout.checks import Finding, findings
+from celery_fanout.app.checks import Finding, findings
 
 LATE = {"acks_late": True, "reject_on_worker_lost": True, "time_limit": 60}
 QUIET = {"max_retries": 0, **LATE}
@@ -63,7 +63,7 @@ def test_no_subscriber(tmp_path):
     code = (
         "from celery import Celery\n"
         "from celery_fanout import get_fanout\n"
-        "from celery_fanout.checks import findings\n"
+        "from celery_fanout.app.checks import findings\n"
         "app = Celery('empty', broker='redis://', backend='redis://')\n"
         "print(*[(f.id, f.message, f.remedy) for f in findings(get_fanout(app))])\n"
     )

@@ -7,7 +7,7 @@ import pytest
 from celery import Celery, Task
 
 from celery_fanout import Event, Run, current_event, current_run
-from celery_fanout.context import (
+from celery_fanout.running.execution import (
     Engine,
     Execution,
     activate,

@@ -7,8 +7,7 @@ import pytest
 from celery import Celery
 
 from celery_fanout import on_event
-from celery_fanout.app import get_fanout
-from celery_fanout.control import RunControl
+from celery_fanout.app.fanout import get_fanout
 from celery_fanout.exceptions import (
     EventNotFound,
     ReplayContended,
@@ -19,10 +18,11 @@ from celery_fanout.exceptions import (
     WrongKind,
     WrongState,
 )
-from celery_fanout.ids import event_key, run_id
+from celery_fanout.model.ids import event_key, run_id
+from celery_fanout.operating.control import RunControl
 from celery_fanout.stores import Checkpoint, field_of
 from celery_fanout.stores.ledger import NewEvent, NewRun
-from celery_fanout.stores.memory_ledger import MemoryLedger
+from celery_fanout.stores.memory import MemoryLedger
 from celery_fanout.stores.states import RunState as S
 from tests.conformance.ledgers import RULES, Clock
 

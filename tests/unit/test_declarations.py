@@ -9,7 +9,6 @@ from celery import Celery, Task, chain, group, shared_task
 from pydantic import BaseModel
 
 from celery_fanout import event_type, on_event
-from celery_fanout.declarations import declared
 from celery_fanout.exceptions import (
     DuplicateSubscription,
     InvalidEventType,
@@ -17,6 +16,7 @@ from celery_fanout.exceptions import (
     InvalidSubscription,
     NotATask,
 )
+from celery_fanout.subscribing.on_event import declared
 
 
 @pytest.fixture

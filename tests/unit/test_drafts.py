@@ -9,8 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from celery_fanout import Event, Run, event_type
-from celery_fanout.context import Engine, Execution, activate
-from celery_fanout.drafts import draft
+from celery_fanout.emitting.drafting import draft
 from celery_fanout.exceptions import (
     EventTooLarge,
     InvalidEvent,
@@ -18,7 +17,8 @@ from celery_fanout.exceptions import (
     InvalidEventName,
     InvalidEventType,
 )
-from celery_fanout.settings import Settings
+from celery_fanout.model.settings import Settings
+from celery_fanout.running.execution import Engine, Execution, activate
 
 NOON = dt.datetime(2026, 11, 22, 12, tzinfo=dt.timezone.utc)
 SETTINGS = Settings(source="/shop", max_event_size=100)

@@ -13,13 +13,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from celery_fanout import Event
-from celery_fanout.events import check_name, check_pattern, parse_time, patterns_of
 from celery_fanout.exceptions import (
     InvalidEvent,
     InvalidEventData,
     InvalidEventName,
     InvalidPattern,
 )
+from celery_fanout.model.events import check_name, check_pattern, parse_time, patterns_of
 
 UTC = dt.timezone.utc
 NOON = dt.datetime(2026, 11, 22, 12, 0, 0, 123456, tzinfo=UTC)

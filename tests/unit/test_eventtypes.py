@@ -8,7 +8,6 @@ import pytest
 from pydantic import BaseModel, Field
 
 from celery_fanout import event_type
-from celery_fanout.eventtypes import checked_data, model_of, name_of
 from celery_fanout.exceptions import (
     DuplicateEventType,
     EventTooLarge,
@@ -16,6 +15,7 @@ from celery_fanout.exceptions import (
     InvalidEventName,
     InvalidEventType,
 )
+from celery_fanout.model.event_types import checked_data, model_of, name_of
 
 LIMIT = 1000
 

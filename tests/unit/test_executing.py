@@ -8,7 +8,7 @@ import pytest
 from celery import Celery, Task
 from celery.app.trace import _install_stack_protection, reset_worker_optimizations
 
-from celery_fanout.executing import _has_own_call
+from celery_fanout.running.executing import _has_own_call
 
 
 @pytest.fixture(params=[False, True], ids=["outside", "in a worker"])

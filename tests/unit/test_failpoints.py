@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from celery_fanout.failpoints import hit
+from celery_fanout.model.failpoints import hit
 from tests.processes import wait_until
 
 PROGRAM = """
 import sys
-from celery_fanout.failpoints import hit
+from celery_fanout.model.failpoints import hit
 for number in range(int(sys.argv[1])):
     try:
         hit("here")

@@ -19,13 +19,13 @@ from celery_fanout import (
     RateLimit,
     Singleton,
     Throttle,
-    flowrules,
     get_fanout,
     on_event,
 )
-from celery_fanout.declarations import declared
 from celery_fanout.exceptions import InvalidSubscription
-from celery_fanout.flowrules import FlowOptions, flow_options, limit_name
+from celery_fanout.subscribing import combinations as flowrules
+from celery_fanout.subscribing.combinations import FlowOptions, flow_options, limit_name
+from celery_fanout.subscribing.on_event import declared
 
 HOUR = dt.timedelta(hours=1)
 NO_KEY = "Use a dotted path into the data, such as 'document.id', or a function of the Event."

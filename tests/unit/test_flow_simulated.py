@@ -22,9 +22,9 @@ from celery_fanout import (
     step,
 )
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported, WrongKind
-from celery_fanout.flowrules import FlowOptions
-from celery_fanout.ids import event_key
-from celery_fanout.replaying import begin_again
+from celery_fanout.model.ids import event_key
+from celery_fanout.operating.replaying import begin_again
+from celery_fanout.subscribing.combinations import FlowOptions
 from celery_fanout.testing import Clock, FanoutTester
 
 NOWHERE = "redis://127.0.0.1:1"

@@ -2,11 +2,11 @@
 
 import pytest
 
-from celery_fanout.flowtexts import number_of, outlook, period_of
+from celery_fanout.operating.texts import number_of, outlook, period_of
+from celery_fanout.operating.timeline import gated
 from celery_fanout.stores.flow import Gate, Preview
 from celery_fanout.stores.records import RunRecord
 from celery_fanout.stores.states import RunState
-from celery_fanout.timeline import gated
 
 NOW = 1_800_000_000.0  # 2027-01-15 08:00:00
 SUB = "shop.ship@order/paid"

@@ -6,12 +6,12 @@ import pytest
 from celery import Celery
 
 from celery_fanout import Concurrency, RateLimit, explain, on_event
-from celery_fanout.admission import flow_of
-from celery_fanout.app import get_fanout
-from celery_fanout.events import Event
+from celery_fanout.app.fanout import get_fanout
 from celery_fanout.exceptions import StoreUnsupported
-from celery_fanout.ids import event_key, run_id
+from celery_fanout.model.events import Event
+from celery_fanout.model.ids import event_key, run_id
 from celery_fanout.stores.ledger import NewEvent, NewRun
+from celery_fanout.subscribing.admission import flow_of
 
 
 def make_app(**settings):

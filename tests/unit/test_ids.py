@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_fanout.ids import child_id, place_in, place_of, run_id
+from celery_fanout.model.ids import child_id, place_in, place_of, run_id
 
 RUN = "00000000-0000-5000-8000-000000000000"
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, SerializeAsAny
 
 from celery_fanout.exceptions import InvalidEventData
-from celery_fanout.jsondata import as_json_data, encode
+from celery_fanout.model.jsondata import as_json_data, encode
 
 
 class Color(str, enum.Enum):

@@ -10,12 +10,12 @@ import pytest
 from celery import signals
 from celery.worker import state
 
-from celery_fanout import keeper as module
-from celery_fanout.canvas import RUN_HEADER
+from celery_fanout.emitting.chains import RUN_HEADER
 from celery_fanout.exceptions import StoreUnavailable
-from celery_fanout.keeper import BATCH, UNTOLD_AT_ONCE, Held, Keeper
+from celery_fanout.keeping import keeper as module
+from celery_fanout.keeping.keeper import BATCH, UNTOLD_AT_ONCE, Held, Keeper
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
-from celery_fanout.stores.memory_ledger import MemoryLedger
+from celery_fanout.stores.memory import MemoryLedger
 from celery_fanout.stores.states import RunState
 from tests.processes import wait_until
 

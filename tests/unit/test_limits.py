@@ -17,14 +17,14 @@ from celery_fanout import (
     Throttle,
     on_event,
 )
-from celery_fanout.app import get_fanout
-from celery_fanout.control import RunControl
+from celery_fanout.app.fanout import get_fanout
 from celery_fanout.exceptions import LimitNotTuned, UnknownLimit
-from celery_fanout.ids import event_key, run_id
-from celery_fanout.limits import declared_limits, described
+from celery_fanout.model.ids import event_key, run_id
+from celery_fanout.operating.control import RunControl
+from celery_fanout.operating.limits import declared_limits, described
 from celery_fanout.stores.flow import Flow, Gate, Place
 from celery_fanout.stores.ledger import NewEvent, NewRun
-from celery_fanout.stores.memory_ledger import MemoryLedger
+from celery_fanout.stores.memory import MemoryLedger
 from tests.conformance.ledgers import RULES, Clock
 
 SHIP = "shop.ship@order/paid"

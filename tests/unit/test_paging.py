@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_fanout.contrib.django.paging import page_of
+from celery_fanout.operating.paging import page_of
 
 
 def lister(records):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_fanout.exceptions import InvalidStep
-from celery_fanout.policy import NO_RETRIES, StepPolicy
+from celery_fanout.running.steps.policy import NO_RETRIES, StepPolicy
 
 
 def waits(policy, attempts):

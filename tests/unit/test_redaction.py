@@ -7,7 +7,8 @@ import pytest
 from celery import Celery
 
 from celery_fanout.exceptions import InvalidSetting
-from celery_fanout.redaction import (
+from celery_fanout.model.settings import Settings
+from celery_fanout.operating.redaction import (
     REDACTED,
     hide,
     redact,
@@ -15,7 +16,6 @@ from celery_fanout.redaction import (
     redacted_run,
     redactor_of,
 )
-from celery_fanout.settings import Settings
 from celery_fanout.stores import Checkpoint
 from celery_fanout.stores.records import EventRecord, RunRecord
 from celery_fanout.stores.states import RunState

@@ -9,8 +9,8 @@ import pytest
 from celery import Celery, Task, shared_task
 
 from celery_fanout import Event, Registry, get_fanout, on_event
-from celery_fanout.declarations import declared
 from celery_fanout.exceptions import DuplicateSubscription, InvalidSubscription
+from celery_fanout.subscribing.on_event import declared
 
 
 @pytest.fixture

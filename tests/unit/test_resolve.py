@@ -4,7 +4,7 @@ import pytest
 from celery import Celery, Task, _state, chain, chord, group, shared_task
 
 from celery_fanout.exceptions import InvalidSubscription
-from celery_fanout.resolve import resolve_signatures, resolve_task
+from celery_fanout.subscribing.resolving import resolve_signatures, resolve_task
 
 
 @pytest.fixture

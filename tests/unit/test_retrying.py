@@ -6,7 +6,7 @@ import pytest
 from celery import Celery
 from celery.exceptions import MaxRetriesExceededError, Retry
 
-from celery_fanout.retrying import hold_retries
+from celery_fanout.running.retrying import hold_retries
 
 
 @pytest.fixture

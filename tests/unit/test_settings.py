@@ -10,7 +10,7 @@ from celery import Celery
 from django.conf import UserSettingsHolder, global_settings
 
 from celery_fanout.exceptions import InvalidSetting, UnknownSetting
-from celery_fanout.settings import Settings
+from celery_fanout.model.settings import Settings
 
 
 @pytest.fixture

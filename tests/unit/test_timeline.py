@@ -5,12 +5,12 @@ from textwrap import dedent
 
 import pytest
 
+from celery_fanout.operating.timeline import age, describe_event, moment, timeline
 from celery_fanout.stores import Checkpoint, field_of
 from celery_fanout.stores.flow import Collect, Flow, Gate, Place, Rate
 from celery_fanout.stores.ledger import EventRecord, NewEvent, NewRun, RunRecord
-from celery_fanout.stores.memory_ledger import MemoryLedger
+from celery_fanout.stores.memory import MemoryLedger
 from celery_fanout.stores.states import RunState as S
-from celery_fanout.timeline import age, describe_event, moment, timeline
 from tests.conformance.ledgers import RULES, Clock
 
 RUN, SHIP = "c91906ac-f38b-5b1c-ab55-4b03c5c28a86", "shop.ship@order/paid"

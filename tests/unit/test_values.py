@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, Json, computed_field
 from typing_extensions import TypedDict  # pydantic takes typing's since Python 3.12
 
 from celery_fanout.exceptions import StepValueWarning
-from celery_fanout.values import decode, encode
+from celery_fanout.running.steps.values import decode, encode
 
 UUID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 NOON = dt.datetime(2026, 11, 22, 12, tzinfo=dt.timezone.utc)

@@ -8,8 +8,8 @@ from django.apps import AppConfig
 from django.utils.module_loading import autodiscover_modules
 from django.utils.translation import gettext_lazy as _
 
-from celery_fanout.contrib.django.tasksubscribers import adapt
-from celery_fanout.declarations import adapters
+from celery_fanout.contrib.django.django_tasks import adapt
+from celery_fanout.subscribing.on_event import adapters
 
 __all__ = ["FanoutConfig"]
 
@@ -38,7 +38,7 @@ class FanoutConfig(AppConfig):
         """Attach emitting to transactions, register the checks, and import subscribers."""
         # with the models, which Django has loaded by now
         from celery_fanout.contrib.django import checks
-        from celery_fanout.contrib.django.publication import install
+        from celery_fanout.contrib.django.delivery import install
 
         install()
         checks.install()

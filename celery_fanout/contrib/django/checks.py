@@ -17,15 +17,15 @@ from django.conf import settings as django_settings
 from django.core import checks
 from django.db import DatabaseError, connections
 
-from celery_fanout.app import get_fanout
-from celery_fanout.checks import Finding, findings
+from celery_fanout.app.checks import Finding, findings
+from celery_fanout.app.fanout import get_fanout
 from celery_fanout.exceptions import ConfigurationError, NoApp
-from celery_fanout.settings import Settings
+from celery_fanout.model.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from celery_fanout.app import Fanout
+    from celery_fanout.app.fanout import Fanout
 
 __all__ = ["TAG", "check_database", "check_fanout", "install"]
 

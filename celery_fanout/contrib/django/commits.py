@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import connections
 
-from celery_fanout.app import get_fanout
+from celery_fanout.app.fanout import get_fanout
 from celery_fanout.contrib.django.counting import count_failed
-from celery_fanout.contrib.django.rows import write_rows
-from celery_fanout.emission import Emission, note_published
+from celery_fanout.contrib.django.outbox.rows import write_rows
+from celery_fanout.emitting.emission import Emission, note_published
 from celery_fanout.exceptions import INTERRUPTS, EmitError
-from celery_fanout.failpoints import hit
+from celery_fanout.model.failpoints import hit
 from celery_fanout.signals import event_publish_failed
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from celery_fanout.publication import Publication
-    from celery_fanout.settings import Settings
+    from celery_fanout.emitting.delivery import Publication
+    from celery_fanout.model.settings import Settings
 
 __all__ = ["AfterCommit", "keep_after", "settings_of", "wait_for_commit"]
 

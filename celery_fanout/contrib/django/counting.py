@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from celery_fanout.events import Event
+    from celery_fanout.model.events import Event
 
 __all__ = ["count_failed"]
 

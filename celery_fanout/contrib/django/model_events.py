@@ -39,16 +39,16 @@ from django.db.models.signals import (
 )
 from django.utils.duration import duration_iso_string
 
-from celery_fanout.doors import emit
-from celery_fanout.events import check_name
+from celery_fanout.app.api import emit
 from celery_fanout.exceptions import InvalidModelEvents
+from celery_fanout.model.events import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from celery import Celery
 
-    from celery_fanout.doors import Delivery
+    from celery_fanout.app.api import Delivery
 
     Operation: TypeAlias = Literal["created", "updated", "deleted"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from celery_fanout.contrib.django.ledgermodels import Event, Run
+from celery_fanout.contrib.django.ledger_models import Event, Run
 
 if TYPE_CHECKING:
     import datetime as dt

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.app import get_fanout
+from celery_fanout.app.fanout import get_fanout
 from celery_fanout.contrib.django.models import OutboxEvent
-from celery_fanout.contrib.django.rows import read_row
+from celery_fanout.contrib.django.outbox.rows import read_row
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from celery_fanout.emission import Emission
+    from celery_fanout.emitting.emission import Emission
 
 __all__ = ["drain_outbox"]
 

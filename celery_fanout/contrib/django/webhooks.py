@@ -26,10 +26,9 @@ from django.db import DatabaseError, connections, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, UnreadablePostError
 from django.views.decorators.csrf import csrf_exempt
 
-from celery_fanout.app import get_fanout
+from celery_fanout.app.api import emit
+from celery_fanout.app.fanout import get_fanout
 from celery_fanout.contrib.django.signatures import GitHub, StandardWebhooks, Stripe, Verifier
-from celery_fanout.doors import emit
-from celery_fanout.events import check_name
 from celery_fanout.exceptions import (
     EmitError,
     EventTooLarge,
@@ -37,13 +36,14 @@ from celery_fanout.exceptions import (
     InvalidWebhook,
     NoOutbox,
 )
+from celery_fanout.model.events import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from celery import Celery
 
-    from celery_fanout.doors import Delivery
+    from celery_fanout.app.api import Delivery
 
     Names = Mapping[str, str] | Callable[[str], str | None]
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from celery_fanout.stores.redis.store import RedisLedger
+from celery_fanout.stores.redis.ledger import RedisLedger
 
 __all__ = ["RedisLedger"]

@@ -22,7 +22,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from celery_fanout.exceptions import InvalidSetting, StoreUnavailable
-from celery_fanout.stores.redisurls import CLUSTER, SENTINEL
+from celery_fanout.stores.redis_urls import CLUSTER, SENTINEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

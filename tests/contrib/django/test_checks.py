@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from celery_fanout import checks as findings
+from celery_fanout.app import checks as findings
 from celery_fanout.contrib.django import paging
 from tests.contrib.django.conftest import Project
 from tests.processes import free_port, wait_until

@@ -373,7 +373,7 @@ def test_a_row_becomes_what_was_emitted(project: Project) -> None:
     told = project.told(
         r"""
         import time
-        from celery_fanout.contrib.django.rows import read_row
+        from celery_fanout.contrib.django.outbox.rows import read_row
         data = {"text": "\0 \u00e9 \U0001f6a2 \" \\ '", "number": 1e300,
                 "whole": 12345678901234567890, "none": None, "list": [True, [], {}]}
         with transaction.atomic():
@@ -463,7 +463,7 @@ def test_the_outbox_is_checked_as_strictly(project: Project) -> None:
 def test_rows_that_cannot_be_read(project: Project) -> None:
     told = project.told(
         """
-        from celery_fanout.contrib.django.rows import read_row
+        from celery_fanout.contrib.django.outbox.rows import read_row
         with transaction.atomic():
             emit("order/placed", {}, delivery="outbox")
         def change(**values):

@@ -207,7 +207,7 @@ def test_a_key_that_the_relay_cannot_work_out_holds_nothing_up(limited: Project)
         """
         from celery_fanout.contrib.django import rows
         from celery_fanout import Event
-        from celery_fanout.publication import Publication
+        from celery_fanout.emitting.delivery import Publication
 
         events = [Event("limited/function", data, id=name)
                   for name, data in {"no key": {}, "a": {"shop": 1}, "b": {"shop": 2}}.items()]

@@ -623,7 +623,7 @@ def test_a_project_whose_tasks_cannot_be_imported(project: Project) -> None:
 def test_pauses_grow_up_to_a_limit_however_long_an_outage(project: Project) -> None:
     told = project.told(
         """
-        from celery_fanout.contrib.django.relay import doubled
+        from celery_fanout.contrib.django.outbox.relay import doubled
         tell([doubled(1.0, times, 30.0) for times in (0, 3, 5, 100_000)])
         """
     )

@@ -7,9 +7,9 @@ import warnings
 from celery.contrib.testing.worker import start_worker
 
 from celery_fanout import Event, current_run, emit, exceptions, explain, get_fanout, step
-from celery_fanout.canvas import freeze
-from celery_fanout.declarations import declared
+from celery_fanout.emitting.chains import freeze
 from celery_fanout.stores.states import RunState
+from celery_fanout.subscribing.on_event import declared
 from celery_fanout.testing import run
 from tests.processes import wait_until
 

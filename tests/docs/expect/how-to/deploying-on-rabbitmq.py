@@ -1,7 +1,8 @@
 # ruff: noqa: F821 - the names are those of the page
 from proj.celery import app
 
-from celery_fanout import checks, get_fanout
+from celery_fanout import get_fanout
+from celery_fanout.app import checks
 
 assert get_fanout(app).ledger.name == "The Redis ledger"
 assert get_fanout(simple).level2 is None

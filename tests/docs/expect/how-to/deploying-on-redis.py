@@ -1,7 +1,8 @@
 # ruff: noqa: F821 - the names are those of the page
 """Which level each of the apps is on, and whether level 1 is complete."""
 
-from celery_fanout import checks, get_fanout
+from celery_fanout import get_fanout
+from celery_fanout.app import checks
 
 for found in (app, watched, clustered):
     assert get_fanout(found).level2 is not None, found

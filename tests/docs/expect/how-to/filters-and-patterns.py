@@ -5,7 +5,7 @@ from celery_fanout.exceptions import DuplicateSubscription, InvalidPattern, Inva
 
 
 def pattern_matches(pattern, name):
-    from celery_fanout.events import patterns_of
+    from celery_fanout.model.events import patterns_of
 
     return pattern in patterns_of(name)
 

@@ -6,11 +6,11 @@ import proj.tracing
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-import celery_fanout.logs
+import celery_fanout.app.logs
 from celery_fanout import emit
 
 # Logging: the table has every action that the code knows
-source = pathlib.Path(celery_fanout.logs.__file__).read_text()
+source = pathlib.Path(celery_fanout.app.logs.__file__).read_text()
 assert set(re.findall(r'"action": "(\w+)"', source)) == {
     "event_emitted",
     "event_without_subscriber",

@@ -6,7 +6,7 @@ import pytest
 from django.conf import settings
 
 from celery_fanout.exceptions import StoreUnsupported
-from celery_fanout.settings import Settings
+from celery_fanout.model.settings import Settings
 from celery_fanout.stores.backend import BackendStore
 
 settings.configure(INSTALLED_APPS=["django.contrib.contenttypes", "django_celery_results"])

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, ProgrammingError, connections
 
-from celery_fanout.app import get_fanout
-from celery_fanout.contrib.django.arguments import positive
+from celery_fanout.app.fanout import get_fanout
+from celery_fanout.contrib.django.management.arguments import positive
 from celery_fanout.contrib.django.models import OutboxEvent
-from celery_fanout.contrib.django.requeueing import dead_rows, requeue, status
+from celery_fanout.contrib.django.outbox.requeueing import dead_rows, requeue, status
 from celery_fanout.exceptions import FanoutError
-from celery_fanout.timeline import age
+from celery_fanout.operating.timeline import age
 
 if TYPE_CHECKING:
     from django.core.management.base import CommandParser

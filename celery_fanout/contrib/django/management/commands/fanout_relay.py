@@ -10,18 +10,18 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseError
 from django.db import connections
 
-from celery_fanout.app import get_fanout
-from celery_fanout.contrib.django.arguments import positive
-from celery_fanout.contrib.django.leasing import Outbox
-from celery_fanout.contrib.django.relay import Options, Relay
-from celery_fanout.contrib.django.stopping import Stop
+from celery_fanout.app.fanout import get_fanout
+from celery_fanout.contrib.django.management.arguments import positive
+from celery_fanout.contrib.django.outbox.leasing import Outbox
+from celery_fanout.contrib.django.outbox.relay import Options, Relay
+from celery_fanout.contrib.django.outbox.stop import Stop
 from celery_fanout.exceptions import FanoutError, NoApp
 
 if TYPE_CHECKING:
     from django.core.management.base import CommandParser
 
-    from celery_fanout.app import Fanout
-    from celery_fanout.contrib.django.relay import Counts
+    from celery_fanout.app.fanout import Fanout
+    from celery_fanout.contrib.django.outbox.relay import Counts
 
 __all__ = ["Command"]
 

@@ -1,0 +1,123 @@
+"""What commands share: the app, ``--json``, errors in one line, filters, tables, progress."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import re
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+__all__ = [
+    "NUMBER",
+    "STATES",
+    "ago",
+    "command",
+    "print_json",
+    "print_table",
+    "progress",
+    "run_filters",
+]
+
+#: The states of a run. Not from the enum: ``celery --help`` imports this, and should stay quick.
+STATES = (
+    *("pending", "gated", "published", "running", "suspended", "retrying", "completing"),
+    *("succeeded", "failed", "cancelled"),
+)
+#: How many of something at most.
+NUMBER = click.IntRange(min=1)
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def command(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the app's Fanout, ``--json``, and errors as one line and exit code 1."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @click.pass_context
+    @functools.wraps(fn)
+    def called(ctx: click.Context, /, **options: Any) -> None:
+        # Celery 5.7 passes the user's preload options on to plug-in commands
+        known = {parameter.name for parameter in ctx.command.params}
+        options = {key: value for key, value in options.items() if key in known}
+        from celery_fanout.app.fanout import get_fanout
+        from celery_fanout.exceptions import FanoutError, StoreUnavailable
+
+        try:
+            fn(get_fanout(ctx.obj.app), **options)
+        except StoreUnavailable as exc:
+            # its own text is about the run that it puts back
+            problem = f"{exc.store} cannot be reached ({exc.reason.rstrip('.')})."
+            remedy = "Start it, or mend fanout_store_url. `celery fanout check` tells more."
+            raise click.ClickException(f"{problem} {remedy}") from exc
+        except FanoutError as exc:
+            raise click.ClickException(str(exc)) from exc
+
+    return called
+
+
+def ago(_ctx: Any, _param: Any, value: str | None) -> float | None:
+    """Read a duration such as ``90s``, ``2h`` or ``7d`` as the time that long ago."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no duration. Use 90s, 15m, 2h or 7d.")
+    return time.time() - float(found[1]) * UNITS[found[2]]
+
+
+def run_filters(*, state: bool = True, error: bool = True) -> Callable[[Any], Any]:
+    """Give a command the options that choose runs."""
+    options = [
+        click.option("--subscription", help="Only those of the subscription with this id."),
+        click.option("--name", help="Only those of events with this name."),
+        click.option("--since", callback=ago, help="Only those that changed since: 90s, 2h, 7d."),
+    ]
+    if error:
+        options.append(
+            click.option("--error", "error_type", help="Only those that failed with this class.")
+        )
+    if state:
+        options.insert(
+            0, click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
+        )
+
+    def add(fn: Any) -> Any:
+        for option in reversed(options):
+            fn = option(fn)
+        return fn
+
+    return add
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, err: bool = False) -> None:
+    """Print aligned columns; an empty last column leaves no spaces behind."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    for row in [head, *rows]:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(line.rstrip(), err=err)
+
+
+@contextlib.contextmanager
+def progress(label: str, length: int) -> Generator[Callable[[int], None] | None, None, None]:
+    """Show a bar on standard error while something long goes on, if that is a terminal.
+
+    Yields:
+        What is to be told each time how many more are done; ``None`` if nobody watches.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with click.progressbar(length=length, label=label, file=sys.stderr, show_pos=True) as bar:
+        yield bar.update

@@ -1,0 +1,194 @@
+"""An event and a subscription become one frozen Celery chain. No I/O happens here.
+
+Ids are frozen so that publishing the same event twice gives the same runs, and every link is
+stamped with the event: headers given to a chain would reach its first link only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery_fanout.model.ids import child_id, run_id
+from celery_fanout.model.jsondata import encode
+
+if TYPE_CHECKING:
+    from celery_fanout.model.events import Event
+    from celery_fanout.stores.flow import Flow
+    from celery_fanout.subscribing.registry import Subscription
+
+__all__ = ["FrozenChain", "freeze", "link_id"]
+
+#: Header with the run's id; equal to the task id of the link that it is on.
+RUN_HEADER = "fanout_run"
+#: Header with the subscription's id.
+SUBSCRIPTION_HEADER = "fanout_subscription"
+#: Header with the version of this wire format.
+VERSION_HEADER = "fanout_version"
+#: Header with the event's data as JSON, on links whose arguments are something else.
+DATA_HEADER = "fanout_data"
+#: Header of an on_failure task, whose argument holds the event.
+FAILURE_HEADER = "fanout_failure"
+#: Header with the POSIX time before which a message that came early is sent on its way again.
+RESUME_HEADER = "fanout_resume_at"
+#: Header with how often the run was put back in a row because the store did not answer.
+STORE_RETRIES_HEADER = "fanout_store_retries"
+
+#: The token of the claim that its worker left then.
+STORE_LEFT_HEADER = "fanout_store_left"
+
+#: Header with what a run is, if it is no subscription's handling of an event; level 2.
+KIND_HEADER = "fanout_kind"
+#: Header with the generation of a run, if that is not the first; level 2.
+GENERATION_HEADER = "fanout_generation"
+#: Header of a run of step.parallel: field of the step's checkpoint, and index of the item.
+BRANCH_HEADER = "fanout_branch"
+
+#: Header with the keys of the events that a run collected, in their order, the last ones of many;
+#: level 2.
+EVENTS_HEADER = "fanout_events"
+
+#: Header of a run whose argument is the list of a batch.
+BATCH_HEADER = "fanout_batch"
+
+#: Header of a run whose result is not to be kept, by an option of its subscription; level 2.
+IGNORED_HEADER = "fanout_ignored"
+
+#: What stands as the message of a run whose event's data is the list of a batch already: the
+#: ledger had lost it, and got it back from the broker's message.
+BATCHED = "batch"
+
+VERSION = 1
+
+#: Name of the errback task that stands between Celery and the user's ``on_failure`` task.
+ERRBACK = "celery_fanout.report_failure"
+
+
+@dataclass  # not frozen itself: that would take three times as long to make
+class FrozenChain:
+    """One chain, ready to publish.
+
+    Attributes:
+        subscription: whose chain it is.
+        run_id: id of the run and task id of the first link.
+        result_id: task id of the last link, the first one's if there is no tail.
+        args: arguments of the first link: the event's data.
+        headers: headers of the first link.
+        chain: the remaining links in the order that Celery's ``chain`` option wants, last first.
+        errbacks: signatures for ``link_error``; none on level 2, where the ledger sees to it.
+        retries: how many of the task's retries were spent.
+        celery_results: whether Celery stores what the links return; else the ledger does.
+        flow: what has to be so before the run may start; where it is emitted, on level 2.
+        priority: the broker's, if it has one of its own.
+    """
+
+    subscription: Subscription
+    run_id: str
+    result_id: str
+    args: tuple[Any, ...]
+    headers: dict[str, Any]
+    chain: list[dict[str, Any]] | None
+    errbacks: list[dict[str, Any]] | None
+    retries: int = 0
+    celery_results: bool = True
+    flow: Flow | None = None
+    priority: int | None = None
+
+    def become(self, run_id: str) -> None:
+        """Take the id of the run that the event has joined. That is published by another chain."""
+        self.run_id = self.result_id = run_id
+        if self.chain:
+            self.result_id = link_id(run_id, len(self.chain))
+
+
+def freeze(
+    event: Event,
+    event_headers: dict[str, str],
+    subscription: Subscription,
+    reply_to: str,
+    *,
+    generation: int | None = None,
+    celery_results: bool = True,
+    place: int | None = None,
+    id: str | None = None,
+) -> FrozenChain:
+    """Return the chain of one subscription for one event.
+
+    Args:
+        event: the event.
+        event_headers: its ``ce_*`` headers, computed once per event.
+        subscription: the subscription.
+        reply_to: where an RPC result backend sends the results of later links.
+        generation: of its run in the ledger; ``None`` where there is no ledger.
+        celery_results: whether Celery stores what the links return, as for any task.
+        place: where the run lies in a ledger with shards.
+        id: the run's id, where that does not follow from the event.
+    """
+    first = id or run_id(event.name, event.id, subscription.id, generation or 0, place)
+    stamp: dict[str, Any] = {
+        **event_headers,
+        SUBSCRIPTION_HEADER: subscription.id,
+        VERSION_HEADER: VERSION,
+    }
+    if generation:
+        stamp[GENERATION_HEADER] = generation
+    told_by_celery = generation is None and subscription.on_failure
+    errbacks = [errback(str(subscription.on_failure))] if told_by_celery else None
+    tail: list[dict[str, Any]] = []
+    for number, signature in enumerate(subscription.tail, start=1):
+        link = link_id(first, number)
+        options = dict(signature.get("options") or {})
+        headers: dict[str, Any] = {
+            **(options.get("headers") or {}),
+            **stamp,
+            RUN_HEADER: link,
+            DATA_HEADER: encode(event.data),
+        }
+        if generation is not None:
+            headers[KIND_HEADER] = "then"
+        if not celery_results:
+            if options.get("ignore_result"):
+                headers[IGNORED_HEADER] = 1
+            options["ignore_result"] = True
+        options.update(task_id=link, headers=headers, reply_to=reply_to)
+        if errbacks:
+            options["link_error"] = [*(options.get("link_error") or []), *errbacks]
+        tail.append({**signature, "options": options})
+    own: dict[str, Any] = {**stamp, RUN_HEADER: first}
+    if subscription.flow is not None and subscription.flow.batch is not None:
+        own[BATCH_HEADER] = 1
+    if not celery_results and subscription.options.get("ignore_result"):
+        own[IGNORED_HEADER] = 1
+    return FrozenChain(
+        subscription=subscription,
+        run_id=first,
+        result_id=tail[-1]["options"]["task_id"] if tail else first,
+        args=(event.data,),
+        headers=own,
+        chain=tail[::-1] or None,
+        errbacks=errbacks,
+        celery_results=celery_results,
+    )
+
+
+def link_id(run_id: str, number: int) -> str:
+    """Return the id of a link of a run's tail, the first of which has the number 1."""
+    # three parts: a step's key has two, so that no step can have the id of a link
+    return child_id(run_id, "then", "link", number)
+
+
+def errback(task_name: str) -> dict[str, Any]:
+    """Return the signature that reports a failure to ``task_name``.
+
+    Celery calls an errback that takes ``(request, exc, traceback)`` in place, also for failures
+    that only the worker's main process sees; ours publishes the user's task, so that it has its
+    own queue and retries.
+    """
+    return {
+        "task": ERRBACK,
+        "args": (),
+        "kwargs": {"on_failure": task_name},
+        "options": {},
+        "subtask_type": None,
+        "immutable": False,
+    }

@@ -1,0 +1,154 @@
+"""From what a caller passes to ``emit`` to a checked :class:`~celery_fanout.Event`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from celery_fanout.exceptions import InvalidEvent
+from celery_fanout.model.event_types import checked_data, model_of, name_of
+from celery_fanout.model.events import EXTENSIONS, Event, check_name, parse_time
+from celery_fanout.running.execution import Run, current_run
+
+if TYPE_CHECKING:
+    from celery_fanout.model.settings import Settings
+
+__all__ = ["draft", "times_of"]
+
+#: The longest attribute of an event, in characters.
+MAX_TEXT = 1000
+
+
+def draft(
+    settings: Settings,
+    event: str | BaseModel | Event,
+    data: Any = None,
+    *,
+    id: str | None = None,
+    subject: str | None = None,
+    source: str | None = None,
+    time: dt.datetime | str | None = None,
+    cause: Run | None = None,
+) -> Event:
+    """Return the event that :func:`~celery_fanout.emit` would publish. Nothing is sent.
+
+    Args:
+        settings: the app's settings.
+        event: an event name, a typed event, or an Event to pass on.
+        data: the event's data.
+        id: the event's id; a new one by default.
+        subject: what the event is about.
+        source: where it happened.
+        time: when it happened.
+        cause: the run that emits it; the current one by default.
+
+    Raises:
+        InvalidEvent: if it cannot be emitted.
+    """
+    if isinstance(event, Event):
+        if any(value is not None for value in (data, id, subject, source, time)):
+            raise InvalidEvent(
+                event.name,
+                "was given as an Event together with other attributes",
+                "Put them into the Event, for example with dataclasses.replace().",
+            )
+        return _checked(event, settings, cause or current_run())
+    if isinstance(event, BaseModel):
+        name, schema = name_of(type(event))
+        if data is not None:
+            raise InvalidEvent(name, "was given data twice", "Emit the model alone.")
+        data = event
+    else:
+        name = check_name(event)
+        model = model_of(name)
+        schema = name_of(model)[1] if model else None
+    cause = cause or current_run()
+    depth = _depth(name, settings, cause)
+    found = Event(
+        name=name,
+        data=checked_data(name, data, settings.max_event_size),
+        source=_text(name, "source", source) or settings.source,
+        time=parse_time(name, time),
+        subject=_text(name, "subject", subject),
+        dataschema=schema,
+        correlationid=(cause.event.correlationid or cause.event.id) if cause else None,
+        causationid=cause.id if cause else None,
+        depth=depth,
+    )
+    return found if id is None else replace(found, id=_text(name, "id", id))
+
+
+def _depth(name: str, settings: Settings, cause: Run | None) -> int:
+    """Return how many events lead to one that a run emits."""
+    depth = 0 if cause is None else cause.event.depth + 1
+    if depth > settings.max_depth:
+        raise InvalidEvent(
+            name,
+            f"would be number {depth} in a chain of events that cause one another, and "
+            f"fanout_max_depth is {settings.max_depth}",
+            "Find the subscribers that emit what leads back to them, or raise the setting.",
+        )
+    return depth
+
+
+def _checked(event: Event, settings: Settings, cause: Run | None) -> Event:
+    name = check_name(event.name)
+    depth = max(event.depth, _depth(name, settings, cause))
+    for attribute in ("id", "source", "subject", "dataschema", *EXTENSIONS):
+        value = getattr(event, attribute)
+        if value is not None or attribute in ("id", "source"):
+            _text(name, attribute, value or "")
+    data = checked_data(name, event.data, settings.max_event_size)
+    return replace(event, data=data, time=parse_time(name, event.time), depth=depth)
+
+
+def _text(name: str, attribute: str, value: Any) -> Any:
+    if value is None or (isinstance(value, str) and 0 < len(value) <= MAX_TEXT and _encodes(value)):
+        return value
+    raise InvalidEvent(
+        name, f"has the {attribute} {str(value)[:100]!r}", "Use a text of 1 to 1,000 characters."
+    )
+
+
+def _encodes(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return True
+
+
+def times_of(event: Any, delay: Any, expires: Any) -> tuple[float | None, float | None]:
+    """Return a delay and an expiry in seconds.
+
+    Raises:
+        InvalidEvent: if one of them is no time, or its runs could never start.
+    """
+    # not all of a model, which would have its data in the text
+    name = event[:100] if isinstance(event, str) else type(event).__name__
+    waits, patience = _seconds(name, "delay", delay), _seconds(name, "expiry", expires)
+    if patience is not None and waits is not None and patience <= waits:
+        raise InvalidEvent(
+            name,
+            f"expires after {patience:g} s, and is delayed for {waits:g} s",
+            "Both count from now: let it expire later.",
+        )
+    return waits, patience
+
+
+def _seconds(name: str, what: str, given: Any) -> float | None:
+    if given is None:
+        return None
+    try:
+        seconds = given.total_seconds() if isinstance(given, dt.timedelta) else float(given)
+    except (TypeError, ValueError):
+        raise InvalidEvent(
+            name, f"has the {what} {given!r}", "Use seconds or a timedelta."
+        ) from None
+    if not 0 <= seconds < math.inf:
+        raise InvalidEvent(name, f"has the {what} {seconds}", "Use seconds, 0 or more.")
+    return seconds

@@ -1,0 +1,281 @@
+"""The keeper: renews leases, wakes what is due, and sends again what was lost.
+
+Threads in the main process of every worker. Any number of them may run: each change is one atomic
+script of the ledger, by the ledger's clock. In the main process, not in a pool child, so that a
+child stuck in C code keeps its lease, and a dead one loses it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from celery import signals as celery_signals
+from celery.utils.log import get_logger
+
+from celery_fanout.emitting.chains import RUN_HEADER
+from celery_fanout.exceptions import FanoutError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from celery_fanout.stores.ledger import Ledger, Taken
+
+__all__ = ["Held", "Keeper"]
+
+logger = get_logger(__name__)
+
+#: How often timers are looked at, in seconds: what is due goes out that much late at most.
+TICK = 1.0
+
+#: The same while throttles let in runs: as late as costs no throughput, ``LATE`` of ``flow.lua``.
+BUSY_TICK = 0.1
+
+#: How many runs are taken at a time.
+BATCH = 500
+
+#: How many ends are told of at a time.
+UNTOLD_AT_ONCE = 100
+
+#: How often the indexes are swept, in seconds.
+SWEEP = 60.0
+
+#: How many runs one sweep removes, so that none blocks the ledger for long.
+SWEEP_AT_ONCE = 1000
+
+
+class Held:
+    """The runs that a worker has: those in its pool, and those that it received and not begun."""
+
+    def __init__(self) -> None:
+        # with an ETA or a rate limit, a request is in no list of Celery's
+        self._received: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def listen(self) -> None:
+        """Begin to note what is received."""
+        celery_signals.task_received.connect(self._on_received, weak=False)
+
+    def stop(self) -> None:
+        """Note nothing more."""
+        celery_signals.task_received.disconnect(self._on_received)
+
+    def _on_received(self, request: Any = None, **_: Any) -> None:
+        if RUN_HEADER in request.request_dict:
+            with self._lock:
+                self._received.add(request)
+
+    def ids(self) -> list[str]:
+        """Return the ids of the runs."""
+        from celery.worker import state
+
+        found: dict[str, None] = {}
+        with self._lock:
+            for request in list(self._received):
+                if request.acknowledged and request.id not in state.requests:
+                    self._received.discard(request)
+                else:
+                    found[str(request.id)] = None
+        # Celery's own list, which another thread changes meanwhile
+        for request in list(dict(state.requests).values()):
+            if RUN_HEADER in getattr(request, "request_dict", ()):
+                found[str(request.id)] = None
+        return list(found)
+
+
+class Keeper:
+    """Looks after one ledger.
+
+    Args:
+        ledger: the ledger.
+        publish: publishes what was taken; returns how many.
+        ended: records what follows from the end of a run.
+        boot: boot id of the worker; ``""`` for a keeper of its own, which holds nothing.
+        held: the ids of the runs that the worker has.
+        redrive: whether to look for what is due.
+        lost: returns pairs of a queue and a time: runs published to it before then have left it.
+
+    Attributes:
+        redrive: the argument; turned off when the worker begins to stop.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        publish: Callable[[Taken], int],
+        ended: Callable[[str], None],
+        *,
+        boot: str = "",
+        held: Callable[[], Sequence[str]] = list,
+        redrive: bool = True,
+        lost: Callable[[], Sequence[tuple[str, float]]] = list,
+    ) -> None:
+        self._ledger = ledger
+        self._publish = publish
+        self._ended = ended
+        self._boot = boot
+        self._held = held
+        self.redrive = redrive
+        self._lost = lost
+        self._last_held: list[str] = []
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pulse: threading.Thread | None = None
+        self._beat_every = max(ledger.rules.lease / 6, 0.05)
+        self._next: dict[str, float] = {}
+        self._away = False
+        self._back_at = float("-inf")
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._stop.clear()
+        if self._boot:
+            # one of its own: a broker that hangs may hold up the other one for long, and a worker
+            # whose leases are over has died as far as others can see
+            self._pulse = threading.Thread(
+                target=self._beat_forever, name="celery-fanout-heartbeat", daemon=True
+            )
+            self._pulse.start()
+        self._thread = threading.Thread(
+            target=self.run_forever, name="celery-fanout-keeper", daemon=True
+        )
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Look for nothing more: the worker begins to stop.
+
+        Celery clears its lists before its pool has stopped, so what is in them is noted now.
+        """
+        self.redrive = False
+        if self._boot:
+            self._last_held = list(self._held())
+
+    def stop(self) -> None:
+        """Stop the threads, and let go of what the worker still has."""
+        self._stop.set()
+        for thread in (self._thread, self._pulse):
+            if thread is not None:
+                thread.join(timeout=10)
+        self._thread = self._pulse = None
+        if self._boot:
+            try:
+                held = dict.fromkeys([*self._last_held, *self._held()])
+                self._ledger.release(self._boot, list(held))
+            except FanoutError as exc:
+                logger.warning("%s", exc)
+
+    def end(self) -> None:
+        """Let :meth:`run_forever` return soon."""
+        self._stop.set()
+
+    def run_forever(self) -> None:
+        """Work until it is stopped."""
+        while not self._stop.is_set():
+            try:
+                self.tick()
+            except StoreUnavailable as exc:
+                self._note_away(exc)
+                self._next["take"] = time.monotonic() + TICK
+            except Exception:
+                # a keeper that ended would leave everything stuck, and nobody would know
+                logger.exception("The keeper met an error, and goes on")
+            self._stop.wait(self._pause())
+
+    def _beat_forever(self) -> None:
+        while True:
+            try:
+                self._beat()
+            except StoreUnavailable as exc:
+                self._note_away(exc)
+            except Exception:
+                logger.exception("The heartbeat met an error, and goes on")
+            if self._stop.wait(self._beat_every):
+                return
+
+    def _note_away(self, error: StoreUnavailable) -> None:
+        if not self._away:
+            logger.warning("%s", error)
+        self._away = True
+
+    def _pause(self) -> float:
+        """Return the seconds until there is something to do."""
+        if not self.redrive and self._pulse is not None:  # the heart beats by itself
+            return TICK
+        first = min(self._next.values(), default=0.0)
+        return min(max(first - time.monotonic(), 0.01), TICK)
+
+    def tick(self) -> None:
+        """Do what there is to do now.
+
+        Raises:
+            StoreUnavailable: if the ledger does not answer.
+        """
+        now = time.monotonic()
+        self._beat_if_time(now)
+        if self._away:
+            # nobody could renew a lease while the ledger was away: that is no crash
+            self._ledger.time()  # which may take its time: the grace begins when it answers
+            self._away, self._back_at = False, time.monotonic()
+        if not self.redrive:
+            return
+        if self._is_time("take", now, TICK):
+            self._take(grace=now - self._back_at < self._ledger.rules.lease)
+        if self._is_time("lost", now, self._ledger.rules.lease / 2):
+            self._resend()
+        if self._is_time("untold", now, self._ledger.rules.grace):
+            self._tell()
+        if self._is_time("sweep", now, SWEEP):
+            self._sweep()
+
+    def _tell(self) -> None:
+        found = self._ledger.untold(older_than=self._ledger.rules.grace, limit=UNTOLD_AT_ONCE)
+        for run_id in found:
+            self._ended(run_id)
+        if len(found) >= UNTOLD_AT_ONCE:
+            self._next["untold"] = 0.0  # there are more; timers are looked at in between
+
+    def _resend(self) -> None:
+        for queue, before in self._lost():
+            found = self._ledger.resend(queue, before, limit=BATCH)
+            if found:
+                logger.info(
+                    "Sent again what was lost on its way from %s: %d run(s)", queue, len(found)
+                )
+                self._publish(self._ledger.take(found))
+            if len(found) >= BATCH:
+                self._next["lost"] = 0.0  # there are more; timers are looked at in between
+
+    def _sweep(self) -> None:
+        # as long as there is more: what ends in a minute must also go within one
+        while self._ledger.sweep(limit=SWEEP_AT_ONCE) >= SWEEP_AT_ONCE and not self._stop.is_set():
+            self._beat_if_time(time.monotonic())
+
+    def _is_time(self, what: str, now: float, every: float) -> bool:
+        if now < self._next.get(what, 0.0):
+            return False
+        self._next[what] = now + every
+        return True
+
+    def _beat_if_time(self, now: float) -> None:
+        if self._pulse is None and self._is_time("beat", now, self._beat_every):
+            self._beat()
+
+    def _beat(self) -> None:
+        held = list(self._held()) if self._boot else []
+        if held:
+            self._ledger.renew(self._boot, held)
+
+    def _take(self, *, grace: bool) -> None:
+        while not self._stop.is_set():
+            taken = self._ledger.take(limit=BATCH, grace=grace)
+            self._publish(taken)
+            if len(taken.wakeups) < BATCH:
+                wait = BUSY_TICK if taken.busy else TICK
+                if taken.next_due is not None:
+                    # a timer that is due before the next look; with others' keepers in mind
+                    wait = min(max(taken.next_due - taken.now, 0.02), wait)
+                self._next["take"] = time.monotonic() + wait
+                return
+            self._beat_if_time(time.monotonic())

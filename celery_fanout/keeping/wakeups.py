@@ -1,0 +1,258 @@
+"""Publishing the runs that the ledger says are due: the other half of ``emit()``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from celery.canvas import signature
+from celery.utils.log import get_logger
+from kombu.utils import json as kombu_json
+
+from celery_fanout.emitting.chains import (
+    BATCHED,
+    BRANCH_HEADER,
+    DATA_HEADER,
+    EVENTS_HEADER,
+    GENERATION_HEADER,
+    KIND_HEADER,
+    RUN_HEADER,
+    SUBSCRIPTION_HEADER,
+    VERSION,
+    VERSION_HEADER,
+)
+from celery_fanout.emitting.results import error_of, value_of
+from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
+from celery_fanout.keeping.collected import collected_by
+from celery_fanout.model.events import HEADER_PREFIX, Event, from_attributes
+from celery_fanout.model.failpoints import hit
+from celery_fanout.model.ids import place_in
+from celery_fanout.model.tracing import continued, is_traced
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from celery import Celery
+
+    from celery_fanout.emitting.publishing import Delivery, Publisher
+    from celery_fanout.stores.ledger import Ledger, Taken, Wakeup
+    from celery_fanout.subscribing.registry import Registry, Subscription
+
+__all__ = ["Wakeups"]
+
+logger = get_logger(__name__)
+
+#: How long a run waits for another process when this one does not know its subscriber, in seconds.
+ELSEWHERE = 5.0
+
+#: The keys of the events that a run collected, and the event that its subscriber gets.
+_Collected: TypeAlias = "tuple[Sequence[str], Event]"
+
+#: How many of the events that a run collected its message names.
+MAX_EVENTS = 1000
+
+
+class Wakeups:
+    """Publishes runs that are due.
+
+    Args:
+        app: the Celery app.
+        ledger: the ledger.
+        registry: the app's subscriptions.
+        publisher: publishes chains.
+        ended: records what follows from the end of a run.
+    """
+
+    def __init__(
+        self,
+        app: Celery,
+        ledger: Ledger,
+        registry: Registry,
+        publisher: Publisher,
+        ended: Callable[[str], None],
+    ) -> None:
+        self._app = app
+        self._ledger = ledger
+        self._registry = registry
+        self._publisher = publisher
+        self._ended = ended
+
+    def wake(self, run_ids: Sequence[str]) -> None:
+        """Publish runs that are due now. Best effort: the keeper does it otherwise."""
+        try:
+            self.publish(self._ledger.take(list(run_ids)))
+        except StoreUnavailable as exc:
+            logger.warning("%s", exc)
+
+    def publish(self, taken: Taken) -> int:
+        """Publish what was taken from the ledger, and return how many.
+
+        Raises:
+            StoreUnavailable: if the ledger does not answer.
+        """
+        hit("keeper.after_take")
+        done: list[str] = []
+        queues: dict[str, str] = {}
+        together: list[Delivery] = []
+        collected: dict[str, _Collected] = {}
+        for wakeup in taken.wakeups:
+            try:
+                if wakeup.kind not in ("event", "parallel"):
+                    # published by who asked for it, if that has a trace
+                    with continued("" if is_traced() else wakeup.trace):
+                        queues[wakeup.run_id] = self._send(wakeup)
+                    done.append(wakeup.run_id)
+                    continue
+                deliveries = self._freeze(wakeup, collected)
+                for delivery in deliveries:
+                    queue = self._publisher.queue_of(delivery.chain.subscription)
+                    queues[delivery.chain.run_id] = queue
+                trace = "" if wakeup.kind == "parallel" and is_traced() else wakeup.trace
+                if trace:
+                    with continued(trace):
+                        done += self._deliver(deliveries)
+                else:
+                    together += deliveries
+            except StoreUnavailable:
+                raise
+            except Exception as exc:  # noqa: BLE001 - one must not keep the others from going out
+                # it is pending, and will be taken again
+                logger.warning("Run %s cannot be published now: %s", wakeup.run_id, exc)
+        sealed = self._publisher.seal(together)
+        if sealed is None:
+            done += self._deliver(together)
+        else:  # the ledger publishes them as it marks them
+            done += [delivery.chain.run_id for delivery in together]
+        if done:
+            self._ledger.mark_published(done, queues, sealed)
+        for run_id in taken.ended:
+            self._ended(run_id)
+        return len(done)
+
+    def _deliver(self, deliveries: list[Delivery]) -> list[str]:
+        """Publish chains, and return the ids of their runs."""
+        if not deliveries:
+            return []
+        try:
+            self._publisher.deliver(deliveries)
+        except EmitError as exc:
+            logger.warning("%d runs cannot be published now: %s", len(deliveries), exc.reason)
+        return [d.chain.run_id for d in deliveries if d.state == "published"]
+
+    def _freeze(self, wakeup: Wakeup, collected: dict[str, _Collected]) -> list[Delivery]:
+        """Return the chain of a subscriber's run; put it back if this process does not know it."""
+        subscription = self._registry.find(wakeup.subscription)
+        event = event_of(wakeup)
+        if subscription is None or event is None:
+            self._ledger.unregistered(wakeup.run_id, ELSEWHERE)
+            return []
+        events = wakeup.events
+        flow = subscription.flow
+        if flow is not None and flow.collects and not events:
+            if wakeup.kind == "parallel":
+                events, event = self._of_parent(wakeup, subscription, event, collected)
+            elif flow.batch is not None:  # a replay is a batch by itself
+                events = [wakeup.event]
+                event = event if wakeup.message == BATCHED else subscription.alone(event)
+        place, run_id = place_in(wakeup.run_id), wakeup.run_id
+        found = self._publisher.freeze_for(event, [subscription], wakeup.generation, place, run_id)
+        chain = found[0].chain
+        chain.retries = wakeup.retries
+        if events:
+            chain.headers[EVENTS_HEADER] = list(events[-MAX_EVENTS:])
+        if wakeup.kind == "parallel":
+            chain.headers[KIND_HEADER] = "parallel"
+            chain.headers[BRANCH_HEADER] = json.loads(wakeup.message)["branch"]
+            chain.chain = None
+        return found
+
+    def _of_parent(
+        self,
+        wakeup: Wakeup,
+        sub: Subscription,
+        event: Event,
+        collected: dict[str, _Collected],
+    ) -> _Collected:
+        """Return what an item of ``step.parallel`` replays the body with: all that its run has.
+
+        The items of one step come together.
+        """
+        run = self._ledger.run(wakeup.run_id)
+        parent = "" if run is None else run.parent
+        if parent not in collected:
+            found = collected_by(self._ledger, sub, run)
+            collected[parent] = found or ([wakeup.event], sub.alone(event))
+        return collected[parent]
+
+    def _send(self, wakeup: Wakeup) -> str:
+        """Publish a link of a tail, or what a run, its failure or an emission asked for.
+
+        Returns:
+            The queue that it went to; ``""`` if that is not simple.
+        """
+        message: dict[str, Any] = kombu_json.loads(wakeup.message)
+        sig = signature(message["signature"], app=self._app)
+        options: dict[str, Any] = {"task_id": wakeup.run_id, "add_to_parent": False}
+        given: dict[str, Any] = cast("Any", sig).options.get("headers") or {}
+        headers: dict[str, Any] = {**given, **self._stamp(wakeup)}
+        if DATA_HEADER in given:  # of a batch the list, where the ledger has one event
+            headers[DATA_HEADER] = given[DATA_HEADER]
+        if wakeup.retries:
+            options["retries"] = wakeup.retries
+        queue = self._publisher.queue_for_task(sig["task"], sig.options)
+        if queue is not None:
+            options["queue"] = queue
+        if self._publisher.ledger_results:
+            options["ignore_result"] = True
+        if message.get("chain"):
+            options["chain"] = [signature(link, app=self._app) for link in message["chain"]]
+        args: tuple[Any, ...] = ()
+        if wakeup.kind == "then" and not sig.immutable:
+            args = (message["value"],)
+        elif wakeup.kind == "fan-in":
+            args = (self._outcomes(wakeup),)
+        options["argsrepr"] = f"({wakeup.kind!r} of {wakeup.event!r},)"
+        return self._publisher.send(sig, args, {"headers": headers, **options})
+
+    def _stamp(self, wakeup: Wakeup) -> dict[str, Any]:
+        attributes: dict[str, Any] = json.loads(wakeup.attributes or "{}")
+        stamp: dict[str, Any] = {HEADER_PREFIX + key: v for key, v in attributes.items()}
+        stamp.update(
+            {
+                SUBSCRIPTION_HEADER: wakeup.subscription,
+                VERSION_HEADER: VERSION,
+                RUN_HEADER: wakeup.run_id,
+                KIND_HEADER: wakeup.kind,
+                DATA_HEADER: wakeup.data or "null",
+            }
+        )
+        if wakeup.generation:
+            stamp[GENERATION_HEADER] = wakeup.generation
+        return stamp
+
+    def _outcomes(self, wakeup: Wakeup) -> list[dict[str, Any]]:
+        """Return the outcomes of all runs of an event, as its fan-in receives them."""
+        record = self._ledger.event(wakeup.event)
+        if record is None:
+            raise FanoutError(f"The event {wakeup.event} of a fan-in is gone.")
+        found: list[dict[str, Any]] = []
+        for outcome in self._ledger.outcomes(record.runs):
+            run = self._ledger.run(outcome.run_id)
+            error = error_of(outcome)
+            found.append(
+                {
+                    "run": outcome.run_id,
+                    "subscription": "" if run is None else run.subscription,
+                    "state": "" if outcome.state is None else outcome.state.value,
+                    "value": value_of(outcome),
+                    "error": None if error is None else str(error),
+                }
+            )
+        return found
+
+
+def event_of(wakeup: Wakeup) -> Event | None:
+    """Rebuild the event of a run; ``None`` if the ledger has it no more."""
+    if not wakeup.attributes:
+        return None
+    return from_attributes(json.loads(wakeup.attributes), json.loads(wakeup.data))

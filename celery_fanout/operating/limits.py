@@ -1,0 +1,357 @@
+"""The part of ``get_fanout(app).runs`` that is about limits: how full they are, their numbers."""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+import logging
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery_fanout.exceptions import LimitNotTuned, StoreUnsupported, UnknownLimit
+from celery_fanout.operating.looking import RunReader
+from celery_fanout.operating.texts import number_of, period_of
+from celery_fanout.subscribing.admission import limits_of
+from celery_fanout.subscribing.combinations import function_name
+from celery_fanout.subscribing.limits import (
+    Batch,
+    Concurrency,
+    Debounce,
+    Idempotency,
+    RateLimit,
+    Singleton,
+    Throttle,
+    seconds_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from celery_fanout.stores.flow import GateRecord, Holder, Tuned
+    from celery_fanout.stores.ledger import Ledger, RunRecord
+    from celery_fanout.subscribing.combinations import Limit
+    from celery_fanout.subscribing.registry import Registry, Subscription
+
+__all__ = ["MOST", "Declared", "LimitControl", "LimitRecord", "declared_limits", "described"]
+
+#: How many gates are read: of a limit with more keys those where most runs wait.
+MOST = 10_000
+
+#: The largest number that a limit takes.
+LARGEST = 1_000_000
+
+#: Kinds of limits that have no number to change, and why.
+NO_NUMBER = {
+    "singleton": "is one run at a time",
+    "debounce": "has no number",
+    "batch": "has its size and time in the code",
+    "idempotency": "has its time in the code",
+}
+
+#: Kinds of limits that have a period.
+RATES = ("throttle", "rate_limit")
+
+# that of control.py: people look for what was changed by hand in one place
+logger = logging.getLogger("celery_fanout.control")
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A limit as the code has it.
+
+    Attributes:
+        name: its name.
+        subscriptions: ids of those that have it; those that share it may differ in the rest.
+        keyed: whether each value of a key has a counter of its own.
+        numbers: pairs of number and period, as in :class:`LimitRecord`.
+    """
+
+    name: str
+    subscriptions: tuple[str, ...]
+    keyed: bool
+    numbers: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class LimitRecord:
+    """A limit, and how full it is.
+
+    Attributes:
+        name: its name.
+        kind: ``"concurrency"``, ``"throttle"``, ``"rate_limit"``, ``"singleton"``, ``"debounce"``,
+            ``"batch"`` or ``"idempotency"``.
+        at_most: the number in force: of runs at once, of starts or runs in a period, of events of
+            a batch; 0 where there is none.
+        per: the period in seconds; the time that a debounce or a batch waits, and for which an
+            idempotency holds; 0.0 without one.
+        code: pairs of number and period as the code has them: one, unless subscriptions that share
+            the limit differ; none if the code does not have it any more.
+        tuned: whether it was changed at run time.
+        keyed: whether each value of a key has a counter of its own.
+        subscriptions: ids of the subscriptions that have it.
+        used: how much of it is in use, of all keys below together.
+        waiting: how many runs wait for it, of all keys below together.
+        oldest: since when the first of them has waited, a POSIX time.
+        next_at: when the next may start, where that is known.
+        keys: one for each value of the key that was used of late, those where most runs wait
+            first; without a key one at most. At most 10,000.
+    """
+
+    name: str
+    kind: str
+    at_most: int
+    per: float
+    code: Sequence[tuple[int, float]]
+    tuned: bool
+    keyed: bool
+    subscriptions: Sequence[str]
+    used: int
+    waiting: int
+    oldest: float | None
+    next_at: float | None
+    keys: Sequence[GateRecord]
+
+
+def declared_limits(registry: Registry) -> dict[str, Declared]:
+    """Return the limits that an app's code has, by name, in the order of the code."""
+    found: dict[str, Declared] = {}
+    for sub in registry:
+        for name, limit in limits_of(sub).items():
+            before = found.get(name, Declared(name, (), limit.key is not None, ()))
+            found[name] = Declared(
+                name,
+                (*before.subscriptions, sub.id),
+                before.keyed,
+                tuple(dict.fromkeys([*before.numbers, _numbers(limit)])),
+            )
+    return found
+
+
+def _numbers(limit: Limit) -> tuple[int, float]:
+    if isinstance(limit, Concurrency):
+        return limit.limit, 0.0
+    if isinstance(limit, (Throttle, RateLimit)):
+        return limit.limit, seconds_of(limit.per)
+    if isinstance(limit, Batch):
+        return limit.max_size, seconds_of(limit.timeout)
+    if isinstance(limit, Debounce):
+        return 0, seconds_of(limit.period)
+    return 1, seconds_of(limit.ttl) if isinstance(limit, Idempotency) else 0.0
+
+
+def described(subscription: Subscription) -> list[str]:
+    """Return the flow control of a subscription as its code has it, an option each, in words."""
+    found: list[str] = []
+    for name, limit in limits_of(subscription).items():
+        kind, _, whose = name.partition(" ")
+        whose, by, key = whose.partition(" by ")
+        shared = "" if whose == subscription.id else f" {whose}"
+        number = f"mode {limit.mode}" if isinstance(limit, Singleton) else _number(kind, limit)
+        found.append(f"{kind}{shared} {number}{by}{key}")
+    options = subscription.flow
+    if options is not None:
+        priority = options.priority
+        if priority is not None:
+            found.append(f"priority {function_name(priority) if callable(priority) else priority}")
+        for name in ("start_timeout", "finish_timeout"):
+            seconds: float | None = getattr(options, name)
+            if seconds is not None:
+                found.append(f"{name} {period_of(seconds)}")
+    return found + [f"cancel_on {item.event}" for item in subscription.cancel_on]
+
+
+def _number(kind: str, limit: Limit) -> str:
+    text = number_of(kind, *_numbers(limit))
+    if isinstance(limit, Throttle) and limit.burst:
+        return f"{text}, burst {limit.burst:,}"
+    if isinstance(limit, Debounce) and limit.timeout is not None:
+        return f"{text}, at most {period_of(seconds_of(limit.timeout))}"
+    return text
+
+
+class LimitControl(RunReader):
+    """Shows limits, and changes their numbers.
+
+    Args:
+        ledger: the ledger.
+        registry: the app's subscriptions.
+    """
+
+    def __init__(self, ledger: Ledger, registry: Registry) -> None:
+        super().__init__(ledger)
+        self._registry = registry
+
+    def _needs_flow(self) -> None:
+        if not self._ledger.supports_flow:
+            raise StoreUnsupported("The ledger", "limits", "They need fanout_shards = 1.")
+
+    def limits(self, name: str | None = None) -> Sequence[LimitRecord]:
+        """Return limits, and how full they are: those of the code, and others still in use.
+
+        Args:
+            name: only the one with this name.
+
+        Raises:
+            UnknownLimit: if there is none with this name.
+            StoreUnsupported: if the ledger has several shards.
+        """
+        self._needs_flow()
+        declared = declared_limits(self._registry)
+        tuned = {item.limit: item for item in self._ledger.tuned()}
+        gates = self._gates(name, declared)
+        names = dict.fromkeys([*declared, *tuned, *gates])
+        if name is None:
+            chosen = list(names)
+        elif name in names:
+            chosen = [name]
+        else:
+            raise _unknown(name, names)
+        return [
+            _record(each, declared.get(each), tuned.get(each), gates.get(each, []))
+            for each in chosen
+        ]
+
+    def _gates(
+        self, name: str | None, declared: Mapping[str, Declared]
+    ) -> Mapping[str, list[GateRecord]]:
+        """Return gates by the names of their limits."""
+        found = self._ledger.gates(limit=name, most=MOST)
+        if name is None and len(found) >= MOST:
+            # the keys of some limits are so many that they may hide one that has none
+            there = {gate.gate.limit for gate in found}
+            for limit in declared.values():
+                if not limit.keyed and limit.name not in there:
+                    found += self._ledger.gates(limit=limit.name, most=1)
+        gates: dict[str, list[GateRecord]] = {}
+        for gate in found:
+            gates.setdefault(gate.gate.limit, []).append(gate)
+        return gates
+
+    def holders(
+        self, name: str, key: str | None = None, limit: int = 100
+    ) -> Sequence[tuple[Holder, RunRecord]]:
+        """Return the runs that have a place of a limit, those that have it for longest first.
+
+        Only concurrency and singletons have places.
+
+        Args:
+            name: the limit's name.
+            key: only of this value of its key, as text.
+            limit: how many at most.
+
+        Raises:
+            UnknownLimit: if there is none with this name.
+            StoreUnsupported: if the ledger has several shards.
+        """
+        [record] = self.limits(name)
+        gates = [each.gate for each in record.keys if each.used and key in (None, each.gate.key)]
+        found = self._ledger.holders(gates, most=limit)
+        pairs = ((holder, self._ledger.run(holder.run)) for holder in found)
+        return [(holder, run) for holder, run in pairs if run is not None]
+
+    def tune(self, name: str, limit: int, per: float | dt.timedelta | None = None) -> None:
+        """Change the number of a limit, for all workers at once and until :meth:`untune`.
+
+        Runs that have a place keep it, also if the number is lower now. Runs that may start
+        because it is higher do so within a second or two.
+
+        Args:
+            name: the limit's name.
+            limit: how many; with 0 nothing starts.
+            per: for a throttle or a rate limit the period, in seconds; that of the code by default.
+
+        Raises:
+            UnknownLimit: if the code has no limit with this name.
+            LimitNotTuned: if it has no such number, or ``limit`` or ``per`` cannot be used.
+            StoreUnsupported: if the ledger has several shards.
+        """
+        self._needs_flow()
+        declared = declared_limits(self._registry)
+        if name not in declared:
+            raise _unknown(name, declared)
+        period = _checked(name, limit, per)
+        self._ledger.tune(name, limit, period)
+        text = number_of(_kind(name), limit, period or 0.0)
+        logger.info("Limit %s set to %s", name, text, extra={"action": "limit_tuned"})
+
+    def untune(self, name: str) -> bool:
+        """Make a limit that of the code again.
+
+        Args:
+            name: the limit's name; one that the code no longer has will do, if it was changed.
+
+        Returns:
+            Whether it had been changed.
+
+        Raises:
+            UnknownLimit: if the code has none with this name, and none was changed.
+            StoreUnsupported: if the ledger has several shards.
+        """
+        self._needs_flow()
+        changed = [item.limit for item in self._ledger.tuned()]
+        declared = declared_limits(self._registry)
+        if name not in changed and name not in declared:
+            raise _unknown(name, dict.fromkeys([*declared, *changed]))
+        self._ledger.tune(name, None)
+        logger.info("Limit %s is that of the code", name, extra={"action": "limit_untuned"})
+        return name in changed
+
+
+def _kind(name: str) -> str:
+    return name.partition(" ")[0]
+
+
+def _unknown(name: str, known: Mapping[str, Any]) -> UnknownLimit:
+    near = difflib.get_close_matches(name, known, n=1)
+    return UnknownLimit(name, near[0] if near else "")
+
+
+def _checked(name: str, limit: Any, per: float | dt.timedelta | None) -> float | None:
+    """Return the period that a limit gets, if it may get this and this number."""
+    kind = _kind(name)
+    if kind in NO_NUMBER:
+        raise LimitNotTuned(name, f"it {NO_NUMBER[kind]}", "Change the code, and deploy it.")
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= LARGEST:
+        numbers = f"Use a whole number from 0 to {LARGEST:,}; with 0 nothing starts."
+        raise LimitNotTuned(name, f"{limit!r} is no number of runs", numbers)
+    if per is None:
+        return None
+    if kind not in RATES:
+        raise LimitNotTuned(
+            name,
+            "it is about how many run at once, and has no period",
+            "Leave the period out.",
+        )
+    given: Any = per.total_seconds() if isinstance(per, dt.timedelta) else per
+    number = isinstance(given, (int, float)) and not isinstance(given, bool)
+    if not number or not 0 < given < math.inf:
+        raise LimitNotTuned(name, f"{per!r} is no period", "Use seconds, more than 0.")
+    return float(given)
+
+
+def _record(
+    name: str, declared: Declared | None, tuned: Tuned | None, gates: Sequence[GateRecord]
+) -> LimitRecord:
+    at_most, per = declared.numbers[0] if declared else (0, 0.0)
+    if tuned is not None:
+        at_most, per = tuned.at_most, per if tuned.per is None else tuned.per
+    elif declared is None and gates:
+        at_most, per = gates[0].at_most, gates[0].per
+    oldest = [gate.oldest for gate in gates if gate.oldest is not None]
+    starts = [gate.next_at for gate in gates if gate.next_at is not None]
+    return LimitRecord(
+        name=name,
+        kind=_kind(name),
+        at_most=at_most,
+        per=per,
+        code=declared.numbers if declared else (),
+        tuned=tuned is not None,
+        keyed=declared.keyed if declared else any(gate.gate.key for gate in gates),
+        subscriptions=declared.subscriptions if declared else (),
+        used=sum(gate.used for gate in gates),
+        waiting=sum(gate.waiting for gate in gates),
+        oldest=min(oldest, default=None),
+        next_at=min(starts, default=None),
+        keys=gates,
+    )

@@ -1,0 +1,181 @@
+"""What people are shown of data: without its secrets.
+
+The ledger has data as they are, and so has the Python API. What the command line and Django's admin
+show went through ``fanout_redact``, or through :func:`redact` below.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from celery.utils.imports import symbol_by_name
+from kombu.utils import json as kombu_json
+
+from celery_fanout.exceptions import InvalidSetting
+from celery_fanout.model.jsondata import encode
+from celery_fanout.stores import Checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from celery_fanout.model.settings import Settings
+    from celery_fanout.stores.records import EventRecord, RunRecord
+
+    Redact = Callable[[str, Any], Any]
+
+__all__ = ["REDACTED", "hide", "redact", "redacted_event", "redacted_run", "redactor_of"]
+
+# not Celery's get_logger: its loggers say nothing in a process that has no logging set up
+logger = logging.getLogger(__name__)
+
+#: What stands in the place of a secret.
+REDACTED = "[redacted]"
+
+#: What a key contains whose value is a secret; compared in lower case, letters and digits only.
+_SECRET = re.compile(
+    "passw(or)?d|passphrase|secret|token|authori[sz]ation|cookie|credential|signature"
+    "|apikey|accesskey|privatekey|encryptionkey|sessionid|cvv|cvc|^ssn$|iban$|^auth$|^pwd$|^pin$"
+)
+
+
+def redact(name: str, data: Any) -> Any:
+    """Return a copy of data without the values whose keys sound like secrets.
+
+    Such are ``password``, ``api_key``, ``accessToken``, ``Authorization``, ``Set-Cookie``, however
+    they are written. Numbers of tokens are none: ``{"prompt_tokens": 812}`` stays.
+
+    Args:
+        name: the event's name.
+        data: its data, or the value of a step, of one of its runs.
+    """
+    if isinstance(data, dict):
+        found: dict[Any, Any] = cast("Any", data)
+        return {
+            key: REDACTED if _is_secret(str(key), value) else redact(name, value)
+            for key, value in found.items()
+        }
+    if isinstance(data, (list, tuple)):
+        items: list[Any] = cast("Any", data)
+        return [redact(name, value) for value in items]
+    return data
+
+
+def _is_secret(key: str, value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return False
+    plain = re.sub(r"[^a-z0-9]", "", key.lower())
+    found = _SECRET.search(plain)
+    if found is None:
+        return False
+    return not (found[0] == "token" and isinstance(value, (int, float)))
+
+
+def hide(name: str, data: Any) -> Any:
+    """Return nothing, whatever the data: for those who may not see them."""
+    del name, data
+
+
+def redactor_of(settings: Settings) -> Redact:
+    """Return the function that ``fanout_redact`` names, made safe; by default :func:`redact`.
+
+    Where the function raises, a note about that is shown in place of the data.
+
+    Raises:
+        InvalidSetting: if there is no such function.
+    """
+    chosen: Any = settings.redact
+    if chosen is None:
+        return redact
+    found: Any = chosen
+    if isinstance(chosen, str):
+        try:
+            found = symbol_by_name(chosen)
+        except Exception as exc:
+            raise InvalidSetting(
+                "fanout_redact",
+                f"{chosen!r}, which cannot be imported ({type(exc).__name__}: {exc})",
+                "the dotted path of a function of an event's name and data",
+            ) from exc
+        if not callable(found):
+            raise InvalidSetting(
+                "fanout_redact",
+                f"{chosen!r}, which is {type(found).__name__}",
+                "the dotted path of a function of an event's name and data",
+            )
+
+    def safely(name: str, data: Any) -> Any:
+        try:
+            shown = found(name, data)
+            kombu_json.dumps(shown)  # it will have to be written somewhere
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the data must not be shown
+            # not its message: it may quote the data
+            logger.error("fanout_redact raised %s for %s", type(exc).__name__, name)  # noqa: TRY400
+            return f"[fanout_redact raised {type(exc).__name__}]"
+        return shown
+
+    return safely
+
+
+def redacted_event(event: EventRecord, redact: Redact) -> EventRecord:
+    """Return an event as it may be shown."""
+    return replace(event, data=encode(redact(event.name, json.loads(event.data))))
+
+
+def redacted_run(run: RunRecord, name: str, redact: Redact, *, texts: bool = True) -> RunRecord:
+    """Return a run with its detail as it may be shown.
+
+    Args:
+        run: the run.
+        name: the name of its event.
+        redact: what is done to values.
+        texts: whether the messages of errors, and their tracebacks, are shown: no rule about keys
+            can look into those.
+    """
+    detail = dict(run.detail)
+    checkpoints: Mapping[str, str] = detail["checkpoints"]
+    detail["checkpoints"] = {
+        field: _checkpoint(text, name, redact, texts=texts) for field, text in checkpoints.items()
+    }
+    if detail["result"] is not None:
+        # written by kombu: dates and the like have a form of their own there, which stays
+        detail["result"] = encode(redact(name, json.loads(detail["result"])))
+    if detail["message"]:
+        detail["message"] = _message(detail["message"], name, redact)
+    if not texts:
+        if detail["error"] is not None:
+            detail["error"] = {"type": detail["error"].get("type")}
+        detail["attempts"] = [
+            {**attempt, "error": (attempt["error"] or "").partition(":")[0]}
+            for attempt in detail["attempts"]
+        ]
+    return replace(run, detail=detail)
+
+
+def _checkpoint(text: str, name: str, redact: Redact, *, texts: bool) -> str:
+    found = Checkpoint.loads(text)
+    value = found.value
+    if isinstance(value, dict) and value.keys() == {"a", "d"}:  # an event that it waited for
+        event: Any = cast("Any", value)
+        attributes: Any = event["a"]
+        if isinstance(attributes, dict) and "type" in attributes:
+            waited = str(cast("Any", attributes)["type"])
+            found.value = {"a": attributes, "d": redact(waited, event["d"])}
+            return found.dumps()
+    if found.status == "done":
+        found.value = redact(name, value)
+    if found.error is not None and not texts:
+        found.error = {"type": found.error.get("type", ""), "message": ""}
+    return found.dumps()
+
+
+def _message(text: str, name: str, redact: Redact) -> str:
+    message: Any = json.loads(text)
+    signature: Any = message.get("signature")
+    for key in ("args", "kwargs"):
+        if signature and key in signature:
+            signature[key] = redact(name, signature[key])
+    return encode(message)

@@ -1,0 +1,104 @@
+"""A new generation of an event: the same event again, in new runs."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from celery_fanout.exceptions import ReplayContended, UnknownStep
+from celery_fanout.keeping.collected import recorded_event
+from celery_fanout.model.ids import place_of, run_id
+from celery_fanout.stores import Checkpoint, key_of
+from celery_fanout.stores.ledger import NewEvent, NewRun
+from celery_fanout.subscribing.admission import flow_of, require_flow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from celery_fanout.stores.ledger import EventRecord, Ledger, RunRecord
+    from celery_fanout.subscribing.registry import Subscription
+
+__all__ = ["begin_again", "checkpoints_before"]
+
+#: How often a replay is tried anew because somebody else began a generation meanwhile.
+GENERATIONS = 10
+
+
+def begin_again(
+    ledger: Ledger,
+    event: EventRecord,
+    subscriptions: Sequence[Subscription],
+    checkpoints: Mapping[str, str],
+) -> Sequence[str]:
+    """Record new runs of an event, due now. Returns their ids.
+
+    Args:
+        ledger: the ledger.
+        event: the event.
+        subscriptions: whose runs.
+        checkpoints: what each of them begins with.
+
+    Raises:
+        InvalidEvent: if a key or priority of flow control cannot be worked out for it.
+        ReplayContended: if others replay the same event again and again.
+        StoreUnsupported: if one of them has options that the ledger does not support.
+    """
+    if not subscriptions:
+        return []
+    whole = recorded_event(event)
+    for sub in subscriptions:
+        if sub.flow is not None:
+            require_flow(sub, ledger)
+    flows = [flow_of(sub, whole) for sub in subscriptions]
+    generation, nonce = event.generation + 1, uuid.uuid4().hex
+    place = place_of(event.key, ledger.shards)
+    for _ in range(GENERATIONS):
+        runs = [
+            NewRun(
+                run_id(event.name, whole.id, sub.id, generation, place),
+                sub.id,
+                cancel_on=sub.cancels(whole),
+                checkpoints=checkpoints,
+                flow=flow,
+            )
+            for sub, flow in zip(subscriptions, flows, strict=True)
+        ]
+        new = NewEvent(
+            event.key,
+            event.name,
+            event.attributes,
+            event.data,
+            runs,
+            generation,
+            replay=True,
+            nonce=nonce,
+            resume_at=ledger.time(),  # so that they are due now
+        )
+        (recorded,) = ledger.record([new])
+        if recorded.status == "generation":
+            generation = recorded.generation
+        else:
+            return [run.id for run in runs]
+    raise ReplayContended(event.key)
+
+
+def checkpoints_before(run: RunRecord, step: str) -> dict[str, str]:
+    """Return the checkpoints that were stored before the first one of an id: values and failures.
+
+    The body went on from each of those failures, so it has to meet it again.
+
+    Raises:
+        UnknownStep: if the run has none with this id.
+    """
+    stored: Mapping[str, str] = run.detail["checkpoints"]
+    known = {field: Checkpoint.loads(text) for field, text in stored.items()}
+    times = {field: checkpoint.stored or 0.0 for field, checkpoint in known.items()}
+    firsts = [time for field, time in times.items() if key_of(field)[0] == step]
+    if not firsts:
+        ids = dict.fromkeys(key_of(field)[0] for field in sorted(times, key=times.__getitem__))
+        raise UnknownStep(run.id, step, [*ids])
+    return {
+        field: text
+        for field, text in stored.items()
+        if times[field] < min(firsts) and known[field].final
+    }

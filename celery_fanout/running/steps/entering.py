@@ -1,0 +1,95 @@
+"""Before a step: where it was called, and with what."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+from celery._state import get_current_task
+
+from celery_fanout.exceptions import (
+    InvalidStep,
+    NestedStep,
+    NotDurableWarning,
+    SwallowedSuspensionWarning,
+)
+from celery_fanout.running.execution import Execution, active_runs, current, current_run, inside
+
+__all__ = ["check_function", "enter", "warn_swallowed"]
+
+#: The longest step id, in characters.
+MAX_ID = 200
+
+
+def enter(id: str) -> Execution | None:
+    """Return the execution that a step belongs to; ``None`` where it is an ordinary call."""
+    given: Any = id  # not everybody runs a type checker
+    if not isinstance(given, str) or not 0 < len(given) <= MAX_ID:
+        raise InvalidStep(str(given)[:50], "has no valid id", "Use a text of 1 to 200 characters.")
+    execution = current.get()
+    if execution is None:
+        if current_run() is not None:
+            raise InvalidStep(
+                id,
+                "was called beside the task's body, in a hook such as before_start",
+                "Call it in the body.",
+            )
+        if active_runs() and _may_be_a_lost_thread():
+            warnings.warn(
+                NotDurableWarning(
+                    f"The step {id!r} was called outside of the run that is active in this "
+                    "process, so it is not durable. Call it from the task's own thread, or start "
+                    "the thread with contextvars.copy_context().run."
+                ),
+                stacklevel=3,
+            )
+        return None
+    outer = inside.get()
+    if outer is not None:
+        raise NestedStep(id, outer[0])
+    if execution.suspension is not None:
+        warn_swallowed(execution, f"before the step {id!r}", stacklevel=4)
+        raise execution.suspension
+    return execution
+
+
+def _may_be_a_lost_thread() -> bool:
+    # the pools' own threads execute ordinary tasks beside runs; those have a request
+    task: Any = get_current_task()
+    return task is None
+
+
+def warn_swallowed(execution: Execution, place: str, *, stacklevel: int = 2) -> None:
+    """Warn that the body caught a suspension."""
+    error = execution.suspension
+    frame = error.__traceback__ if error else None
+    while frame is not None and frame.tb_next and __file__ == frame.tb_frame.f_code.co_filename:
+        frame = frame.tb_next
+    where = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "the body"
+    warnings.warn(
+        SwallowedSuspensionWarning(
+            f"{execution.run.task} caught the suspension raised at {where} {place}; it is raised "
+            "again. Let celery.exceptions.Ignore pass: put `except Ignore: raise` before "
+            "`except Exception`."
+        ),
+        stacklevel=stacklevel,
+    )
+
+
+def check_function(id: str, fn: Any) -> None:
+    """Refuse what calling would not execute.
+
+    Raises:
+        InvalidStep: if ``fn`` is no function, or a coroutine or generator function.
+    """
+    if not callable(fn):
+        raise InvalidStep(id, f"was given {fn!r}, which cannot be called", "Pass a function.")
+    if inspect.iscoroutinefunction(fn) or inspect.isgeneratorfunction(fn):
+        kind = "a coroutine" if inspect.iscoroutinefunction(fn) else "a generator"
+        name = getattr(fn, "__qualname__", repr(fn))
+        raise InvalidStep(
+            id,
+            f"was given {name}, and calling it only makes {kind}",
+            "Pass a function that does the work: lambda: asyncio.run(...), or lambda: list(...).",
+        )

@@ -1,0 +1,7 @@
+"""The ledger in this process's memory: for tests, demos, and apps of one process."""
+
+from __future__ import annotations
+
+from celery_fanout.stores.memory.ledger import MemoryLedger
+
+__all__ = ["MemoryLedger"]

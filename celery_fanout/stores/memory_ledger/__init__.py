@@ -1,7 +1,0 @@
-"""The ledger in this process's memory: for tests, demos, and apps of one process."""
-
-from __future__ import annotations
-
-from celery_fanout.stores.memory_ledger.store import MemoryLedger
-
-__all__ = ["MemoryLedger"]

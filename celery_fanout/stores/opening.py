@@ -1,0 +1,104 @@
+"""Which ledger an app has, by its settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.imports import symbol_by_name
+
+from celery_fanout.stores.ledger import LedgerRules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Celery
+
+    from celery_fanout.model.settings import Settings
+    from celery_fanout.stores.ledger import Ledger
+
+__all__ = ["choose_ledger", "rules_of"]
+
+
+#: After how long a message that nobody took is sent again, in seconds. On Redis it is missed long
+#: before, when a younger one has become the oldest in its queue.
+REPUBLISH, REPUBLISH_REDIS = 900.0, 3600.0
+
+
+def rules_of(settings: Settings, republish: float = REPUBLISH) -> LedgerRules:
+    """Return what a ledger's decisions follow."""
+    return LedgerRules(
+        lease=settings.lease,
+        dedup_window=settings.dedup_window,
+        success_retention=settings.success_retention,
+        failure_retention=settings.failure_retention,
+        event_retention=settings.event_retention,
+        max_crashes=settings.max_crashes,
+        grace=min(settings.lease, 30.0),
+        republish=republish,
+    )
+
+
+def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -> Ledger | None:
+    """Return the ledger of an app; ``None`` on level 1.
+
+    Args:
+        app: the Celery app.
+        settings: its settings.
+        clock: the time, for a ledger in memory.
+    """
+    chosen: Any = settings.store_url
+    if chosen == "backend":
+        return None
+    if chosen == "memory://":
+        from celery_fanout.stores.memory import MemoryLedger
+
+        return MemoryLedger(rules_of(settings), clock)
+    if chosen is None:
+        chosen = app.backend_cls or app.conf.result_backend
+    if not isinstance(chosen, str):
+        return None
+    from celery_fanout.stores.redis_urls import is_redis_url
+
+    if not is_redis_url(chosen):
+        return None
+    from celery_fanout.stores.redis import RedisLedger
+
+    conf: Any = app.conf
+    broker: str = app.connection_for_write().transport.driver_type
+    republish = REPUBLISH_REDIS if broker == "redis" else REPUBLISH
+    options: dict[str, Any] = dict(conf.result_backend_transport_options or {})
+    if settings.store_url is None:
+        options = {**_of_the_backend(conf), **options}
+        if "://" not in chosen:  # "redis" alone
+            host, port, db = conf.redis_host, conf.redis_port, conf.redis_db
+            chosen = f"{chosen}://{host or 'localhost'}:{port or 6379}/{db or 0}"
+    # the app's own prefix would hide the ledger's keys from other apps: it has one of its own
+    options.pop("global_keyprefix", None)
+    rules = rules_of(settings, republish)
+    more: dict[str, Any] = {
+        "prefix": settings.store_prefix,
+        "options": options,
+        "timeout": settings.publish_timeout / 2,
+    }
+    if settings.shards > 1:
+        from celery_fanout.stores.redis.shards.ledger import ShardedLedger
+
+        return ShardedLedger(chosen, rules, settings.shards, **more)
+    return RedisLedger(chosen, rules, **more)
+
+
+def _of_the_backend(conf: Any) -> dict[str, Any]:
+    """Return what settings of Celery's say about the result backend apart from its URL."""
+    found: dict[str, Any] = {}
+    provider: Any = conf.get("redis_backend_credential_provider")
+    if provider:
+        found["credential_provider"] = (
+            symbol_by_name(provider)() if isinstance(provider, str) else provider
+        )
+    else:
+        given = {key: conf.get(f"redis_{key}") for key in ("username", "password")}
+        found.update({key: value for key, value in given.items() if value})
+    ssl: Any = conf.redis_backend_use_ssl
+    if hasattr(ssl, "items"):
+        found.update(ssl, ssl=True)
+    return found

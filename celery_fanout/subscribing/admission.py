@@ -1,0 +1,314 @@
+"""A subscription's options of flow control, worked out for one event: what the ledger is told.
+
+Keys and priorities are Python, and run where the event is emitted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from hashlib import sha1
+from typing import TYPE_CHECKING, Any, Literal
+
+from celery_fanout.exceptions import (
+    INTERRUPTS,
+    InvalidEvent,
+    InvalidEventData,
+    StoreUnsupported,
+)
+from celery_fanout.model.jsondata import as_json_data, encode
+from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
+from celery_fanout.subscribing.combinations import (
+    MAX_PRIORITY,
+    FlowOptions,
+    function_name,
+    is_priority,
+)
+from celery_fanout.subscribing.limits import MISSING, Concurrency, Idempotency, look_up, seconds_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from celery_fanout.model.events import Event
+    from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.subscribing.combinations import Limit
+    from celery_fanout.subscribing.limits import Key, Singleton
+    from celery_fanout.subscribing.registry import Subscription
+
+__all__ = ["broker_priority", "flow_of", "limits_of", "require_flow"]
+
+# not Celery's get_logger: its loggers say nothing in a process that has no logging set up
+logger = logging.getLogger(__name__)
+
+#: How long the value of a key may be as it stands, in characters; of a longer one the ledger gets
+#: the beginning and a checksum.
+MAX_KEY = 200
+
+#: How many values of its keys a subscription remembers what they come to.
+MAX_FLOWS = 1000
+
+#: What a second run meets at a singleton, by its mode.
+_FULL: dict[str, Literal["wait", "drop", "cancel"]] = {
+    "skip": "drop",
+    "cancel": "cancel",
+    "queue": "wait",
+}
+
+#: The last of the broker's priorities on Redis, where 0 goes first.
+LAST_ON_REDIS = 9
+
+
+def require_flow(subscription: Subscription, ledger: Ledger | None) -> None:
+    """See that the store can do what the options of a subscription ask for.
+
+    Args:
+        subscription: one with such options.
+        ledger: the app's ledger, on level 2.
+
+    Raises:
+        StoreUnsupported: if it cannot.
+    """
+    if ledger is not None and ledger.supports_flow:
+        return
+    assert subscription.flow is not None  # noqa: S101 - it has options
+    remedy = "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL."
+    if ledger is not None:
+        remedy = "A limit is counted in one place: leave fanout_shards at 1, or the options out."
+    options = ", ".join(f"{name}=" for name in subscription.flow.names)
+    raise StoreUnsupported(
+        f"The store of the app {subscription.task.app.main!r}",
+        f"{options} of {subscription.id}",
+        remedy,
+    )
+
+
+def limits_of(subscription: Subscription) -> Mapping[str, Limit]:
+    """Return the limits of a subscription by their names, as the ledger knows them."""
+    return {} if subscription.flow is None else subscription.flow.limits(subscription.id)
+
+
+def flow_of(subscription: Subscription, event: Event) -> Flow | None:
+    """Return what has to be so before the run of an event may start; ``None``: nothing.
+
+    Raises:
+        InvalidEvent: if a function for a key or the priority raises, or returns what cannot be
+            used.
+    """
+    options = subscription.flow
+    if options is None:
+        return None
+    priority = _priority(options.priority, subscription, event)
+    limits = limits_of(subscription)
+    if not limits and options.start_timeout is None and options.finish_timeout is None:
+        return None  # nothing to wait for, and so no order: a priority is the broker's alone
+    keys = tuple(
+        [
+            "" if limit.key is None else _key_of(limit.key, limit, name, subscription, event)
+            for name, limit in limits.items()
+        ]
+    )
+    known: dict[Any, Flow] = options.flows
+    found = known.get((subscription.id, keys, priority))
+    if found is None:
+        gates = _Gates()
+        for (name, limit), key in zip(limits.items(), keys, strict=True):
+            if key is not None:
+                gates.add(limit, Gate(name, key))
+        found = _flow(options, gates, subscription, priority)
+        if len(known) >= MAX_FLOWS:
+            known.clear()
+        known[subscription.id, keys, priority] = found
+    return found
+
+
+def _flow(options: FlowOptions, gates: _Gates, subscription: Subscription, priority: int) -> Flow:
+    throttle, rate, once = options.throttle, options.rate_limit, options.idempotency
+    flow_throttle = flow_rate = flow_once = None
+    if throttle is not None:
+        per = seconds_of(throttle.per)
+        flow_throttle = Rate(gates.of(throttle), throttle.limit, per, throttle.burst)
+    if rate is not None:
+        flow_rate = Rate(gates.of(rate), rate.limit, seconds_of(rate.per))
+    if once is not None and gates.has(once):
+        flow_once = Once(gates.of(once), seconds_of(once.ttl))
+    return Flow(
+        places=_places(options, gates),
+        throttle=flow_throttle,
+        rate_limit=flow_rate,
+        once=flow_once,
+        collect=_collect(options, gates),
+        lane=_lane(options, gates, subscription),
+        priority=priority,
+        start_timeout=options.start_timeout,
+        finish_timeout=options.finish_timeout,
+    )
+
+
+class _Gates:
+    """The gates of an event's run, by their limits: a key may be an object that has no hash."""
+
+    def __init__(self) -> None:
+        self._gates: dict[int, Gate] = {}
+
+    def add(self, limit: Limit, gate: Gate) -> None:
+        self._gates[id(limit)] = gate
+
+    def has(self, limit: Limit) -> bool:
+        return id(limit) in self._gates
+
+    def of(self, limit: Limit) -> Gate:
+        return self._gates[id(limit)]
+
+
+def _places(options: FlowOptions, gates: _Gates) -> tuple[Place, ...]:
+    limits: list[Concurrency | Singleton] = [*options.concurrency]
+    if options.singleton is not None:
+        limits.append(options.singleton)
+    limits.sort(key=_how_many_share)  # a run waits where the fewest share first
+    return tuple(
+        Place(gates.of(limit), limit.limit)
+        if isinstance(limit, Concurrency)
+        else Place(gates.of(limit), 1, kept=True, full=_FULL[limit.mode])
+        for limit in limits
+    )
+
+
+def _how_many_share(limit: Concurrency | Singleton) -> tuple[bool, int]:
+    """Return what orders limits: those of one key first, then those of one subscription."""
+    scope = limit.scope if isinstance(limit, Concurrency) else "subscription"
+    return limit.key is None, {"subscription": 0, "app": 2}.get(scope, 1)
+
+
+def _collect(options: FlowOptions, gates: _Gates) -> Collect | None:
+    debounce, batch = options.debounce, options.batch
+    if debounce is not None:
+        timeout = None if debounce.timeout is None else seconds_of(debounce.timeout)
+        return Collect(gates.of(debounce), "debounce", seconds_of(debounce.period), timeout)
+    if batch is not None:
+        period = seconds_of(batch.timeout)
+        return Collect(gates.of(batch), "batch", period, max_size=batch.max_size)
+    return None
+
+
+def _lane(options: FlowOptions, gates: _Gates, subscription: Subscription) -> str:
+    """Return with whom a run waits in line; lines take turns.
+
+    Only keys of limits that runs wait for in numbers count: with an idempotency or a debounce by
+    document each run would be a line of its own, and priorities would mean nothing. (The ledger
+    adds what a run has still to pass. So runs that queue for singletons by document are lines of
+    their own.)
+    """
+    limits = (*options.concurrency, options.throttle, options.batch)
+    keys = [gates.of(limit).key for limit in limits if limit is not None and limit.key is not None]
+    return encode([subscription.id, *keys]) if keys else subscription.id
+
+
+#: Limits of whose key it was said that an event has nothing there.
+_told: set[str] = set()
+
+
+def _key_of(
+    key: Key, limit: Limit, name: str, subscription: Subscription, event: Event
+) -> str | None:
+    """Return the value of a limit's key; ``None`` if the limit does not concern the event.
+
+    Events that have nothing at the path share one value. For an idempotency that would be to drop
+    all of them but the first, so each of them counts by itself.
+    """
+    if not isinstance(key, str):
+        return _as_text(_returned(key, name, subscription, event))
+    found = look_up(event.data, key)
+    if found is MISSING:
+        apart = isinstance(limit, Idempotency)
+        if name not in _told:  # once for each limit and process: it is so for every event, mostly
+            _told.add(name)
+            logger.warning(
+                "The event %s has nothing at %r, the key of the limit %r. Such events count %s.",
+                event.name,
+                key,
+                name,
+                "each by itself" if apart else "as one",
+            )
+        return None if apart else "null"
+    return _as_text(found)
+
+
+def _returned(
+    key: Callable[[Event], object], limit: str, subscription: Subscription, event: Event
+) -> Any:
+    """Return what the function that is a limit's key says of an event."""
+    what = f"the key of the limit {limit!r} of {subscription.id}"
+    found = _called(key, what, event)
+    try:
+        return as_json_data(event.name, found)
+    except InvalidEventData as exc:
+        raise InvalidEvent(
+            event.name,
+            f"cannot be emitted: {function_name(key)}, {what}, returned a "
+            f"{type(found).__name__} that JSON cannot carry",
+            "Let it return a text, a number, or a list of them.",
+        ) from exc
+
+
+def _as_text(found: Any) -> str:
+    """Return the value of a key as text."""
+    text = found if isinstance(found, str) else _canonical(found)
+    if len(text) <= MAX_KEY:
+        return text
+    return f"{text[:MAX_KEY]}… {sha1(text.encode(), usedforsecurity=False).hexdigest()}"
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
+
+
+def _called(function: Callable[[Event], object], what: str, event: Event) -> object:
+    try:
+        return function(event)
+    except INTERRUPTS:
+        raise
+    except Exception as exc:
+        raise InvalidEvent(
+            event.name,
+            f"cannot be emitted: {function_name(function)}, {what}, raised {type(exc).__name__}",
+            "Let it return a value for every event that the subscription matches.",
+        ) from exc
+
+
+def _priority(given: Any, subscription: Subscription, event: Event) -> int:
+    if not callable(given):
+        return given or 0
+    what = f"the priority of {subscription.id}"
+    found: Any = _called(given, what, event)
+    if not is_priority(found):
+        shown = found if isinstance(found, int) else f"a {type(found).__name__}"
+        raise InvalidEvent(
+            event.name,
+            f"cannot be emitted: {function_name(given)}, {what}, returned {shown}",
+            f"Let it return a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}.",
+        )
+    return int(found)
+
+
+def broker_priority(subscription: Subscription, event: Event, driver: str) -> int | None:
+    """Return the priority of a message by the broker's own measure; ``None``: none of its own.
+
+    Messages without one have 0. That is the last on RabbitMQ, and the first on Redis, so what is to
+    go first has a number of its own there, and here what is to go last.
+
+    Args:
+        subscription: whose run it is.
+        event: the event.
+        driver: what kombu calls the broker's kind.
+    """
+    options = subscription.flow
+    if options is None or options.priority is None or "priority" in subscription.options:
+        return None
+    try:
+        priority = _priority(options.priority, subscription, event)
+    except InvalidEvent:  # the event is recorded already, and a message is only a wake-up
+        return None
+    if driver == "amqp" and priority > 0:
+        return priority
+    if driver == "redis" and priority < 0:
+        return min(-priority, LAST_ON_REDIS)
+    return None

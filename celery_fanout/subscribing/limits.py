@@ -1,0 +1,389 @@
+"""Value objects for the options of a subscription: frozen, and validated where they are written."""
+
+from __future__ import annotations
+
+import datetime as dt
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, cast
+
+from celery_fanout.exceptions import InvalidSubscription
+from celery_fanout.model.events import NAME, Event, check_name
+from celery_fanout.model.jsondata import encode
+
+__all__ = [
+    "MISSING",
+    "Batch",
+    "CancelOn",
+    "Concurrency",
+    "Debounce",
+    "Duration",
+    "Idempotency",
+    "Key",
+    "RateLimit",
+    "Singleton",
+    "Throttle",
+    "check_match",
+    "check_seconds",
+    "look_up",
+    "seconds_of",
+]
+
+#: What tells apart the runs that share a limit: a dotted path into the event's data, or a function
+#: of the event. It is worked out where the event is emitted.
+Key: TypeAlias = str | Callable[[Event], object]
+
+#: Seconds, or a timedelta.
+Duration: TypeAlias = float | dt.timedelta
+
+#: The largest whole number that a match can tell apart from its neighbours: JSON numbers are
+#: compared as doubles.
+MAX_NUMBER = 2**53 - 1
+
+
+@dataclass(frozen=True)
+class CancelOn:
+    """An event that cancels a run which has not ended.
+
+    Args:
+        event: the event's name; no pattern.
+        match: which of these events: a dotted path, such as ``"document.id"``, at which both
+            events' data must have the same value; or a mapping from a path in the cancelling
+            event's data to a path in the data of the event that the run handles. Any by default.
+
+    Raises:
+        InvalidEventName: if ``event`` is no name.
+        InvalidSubscription: if ``match`` is neither.
+    """
+
+    event: str
+    match: str | Mapping[str, str] | None = None
+    _pairs: tuple[tuple[str, str], ...] = field(init=False, repr=False, default=())
+
+    def __post_init__(self) -> None:
+        check_name(self.event)
+        given: Any = self.match  # not everybody runs a type checker
+        if given is None:
+            pairs: list[tuple[Any, Any]] = []
+        elif isinstance(given, str):
+            pairs = [(given, given)]
+        elif isinstance(given, Mapping):
+            pairs = list(cast("Any", given).items())
+        else:
+            pairs = [(given, given)]
+        for pair in pairs:
+            for path in pair:
+                if not isinstance(path, str) or not all(path.split(".")):
+                    raise InvalidSubscription(
+                        f"cancel_on {self.event!r}",
+                        f"cannot match {path!r}",
+                        "Use dotted paths into the data, such as 'document.id'.",
+                    )
+        object.__setattr__(self, "_pairs", tuple(pairs))
+
+    def match_for(self, data: Any) -> str | None:
+        """Return what the cancelling event must match for a run with this data, as JSON.
+
+        ``None`` if the data lacks a value to match, or has a number there that cannot be told
+        apart from its neighbours, so that no event can.
+        """
+        wanted: dict[str, Any] = {}
+        for theirs, ours in self._pairs:
+            value = look_up(data, ours)
+            if value is MISSING or isinstance(value, (dict, list)) or _is_blurred(value):
+                return None
+            wanted[theirs] = value
+        return encode(wanted)
+
+
+#: What :func:`look_up` finds where there is nothing.
+MISSING = object()
+
+
+def look_up(data: Any, path: str) -> Any:
+    """Return the value at a dotted path; :data:`MISSING` if there is none."""
+    for part in path.split("."):
+        if isinstance(data, Mapping):
+            data = data.get(part, MISSING)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        elif isinstance(data, list) and part.isdecimal() and int(part) < len(data):  # pyright: ignore[reportUnknownArgumentType]
+            data = data[int(part)]  # pyright: ignore[reportUnknownVariableType]
+        else:
+            return MISSING
+    return data  # pyright: ignore[reportUnknownVariableType]
+
+
+def _is_blurred(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) > MAX_NUMBER
+
+
+def check_match(match: Any) -> str:
+    """Return the problem of a match that a wait was given, or ``""``."""
+    if not isinstance(match, Mapping):
+        return f"matches {match!r}"
+    for path, value in cast("Any", match).items():
+        if not isinstance(path, str) or not all(path.split(".")):
+            return f"matches the path {path!r}"
+        plain = value is None or isinstance(value, (str, bool, int, float))
+        if not plain or (isinstance(value, float) and not math.isfinite(value)):
+            return f"matches {path!r} with {value!r}"
+        if _is_blurred(value):
+            return f"matches {path!r} with {value}, which JSON numbers cannot tell apart"
+    return ""
+
+
+# -- flow control --------------------------------------------------------------------------------
+
+
+def _check_whole(option: str, name: str, value: Any, least: int, most: float = math.inf) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not least <= value <= most:
+        bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most:,}"
+        raise InvalidSubscription(
+            option, f"cannot have {name}={value!r}", f"It takes a whole number {bounds}."
+        )
+
+
+#: The longest duration, in seconds: 100 years. Redis takes no expiry that is very much longer.
+MAX_SECONDS = 100 * 365.25 * 86_400
+
+
+def check_seconds(option: str, name: str, value: Any) -> float:
+    """Return a duration in seconds.
+
+    Raises:
+        InvalidSubscription: if it is none, or not longer than nothing.
+    """
+    number = isinstance(value, (int, float, dt.timedelta)) and not isinstance(value, bool)
+    if not number or not 0 < seconds_of(value) <= MAX_SECONDS:
+        raise InvalidSubscription(
+            option,
+            f"cannot have {name}={value!r}",
+            "It takes seconds, as a number above 0, or a timedelta; at most 100 years.",
+        )
+    return seconds_of(value)
+
+
+def seconds_of(value: Duration) -> float:
+    """Return a duration in seconds."""
+    return value.total_seconds() if isinstance(value, dt.timedelta) else float(value)
+
+
+def _check_key(option: str, value: Any, *, needed: bool = False) -> None:
+    if value is None and not needed:
+        return
+    if isinstance(value, str):
+        valid = all(value.split("."))
+    else:
+        valid = callable(value) and not inspect.iscoroutinefunction(value)
+    if not valid:
+        raise InvalidSubscription(
+            option,
+            f"cannot have key={value!r}",
+            "Use a dotted path into the data, such as 'document.id', or a function of the Event.",
+        )
+
+
+@dataclass(frozen=True)
+class Concurrency:
+    """At most so many runs at once, over all workers.
+
+    A run that finds no place waits in the ledger, without a message and without a worker. A
+    suspension or a retry gives the place back, and takes one on the way back; the place of a dead
+    worker is free when its lease is over, if the run cannot go on.
+
+    Args:
+        limit: how many, 1 or more.
+        key: a limit for each of its values: a dotted path into the event's data, such as
+            ``"tenant.id"``, or a function of the :class:`~celery_fanout.Event`. A path that the
+            data does not have counts as ``None``.
+        scope: whose runs are counted: ``"subscription"``, ``"app"``, or a name that several
+            subscriptions share. They should have the same ``limit``: what counts is that of the
+            run that wants to start.
+
+    Raises:
+        InvalidSubscription: if one of them cannot be used.
+    """
+
+    limit: int
+    key: Key | None = None
+    scope: str = "subscription"
+
+    def __post_init__(self) -> None:
+        _check_whole("Concurrency", "limit", self.limit, 1)
+        _check_key("Concurrency", self.key)
+        scope: Any = self.scope
+        if not isinstance(scope, str) or NAME.fullmatch(scope) is None:
+            raise InvalidSubscription(
+                "Concurrency",
+                f"cannot have scope={scope!r}",
+                "Use 'subscription', 'app', or a name of letters, digits, '.', '_', '/' and '-'.",
+            )
+
+
+@dataclass(frozen=True)
+class Throttle:
+    """At most so many starts in a period, spread evenly over it; the rest waits.
+
+    A run is counted once, when it is first let go: retries and resumed suspensions are not.
+
+    Args:
+        limit: how many starts, 1 or more.
+        per: in how many seconds, or a timedelta.
+        burst: how many more may start at once after a quiet time.
+        key: a limit for each of its values, as in :class:`~celery_fanout.Concurrency`.
+
+    Raises:
+        InvalidSubscription: if one of them cannot be used.
+    """
+
+    limit: int
+    per: Duration
+    burst: int = 0
+    key: Key | None = None
+
+    def __post_init__(self) -> None:
+        _check_whole("Throttle", "limit", self.limit, 1)
+        check_seconds("Throttle", "per", self.per)
+        _check_whole("Throttle", "burst", self.burst, 0)
+        _check_key("Throttle", self.key)
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """At most so many runs in a period; what is more is dropped.
+
+    A dropped run is kept in the ledger as cancelled, with the limit as its reason. Only new events
+    are counted: retries, resumed suspensions and replays are neither counted nor dropped.
+
+    Args:
+        limit: how many runs, 1 or more.
+        per: in how many seconds, or a timedelta: in any stretch of that length.
+        key: a limit for each of its values, as in :class:`~celery_fanout.Concurrency`.
+
+    Raises:
+        InvalidSubscription: if one of them cannot be used.
+    """
+
+    limit: int
+    per: Duration
+    key: Key | None = None
+
+    def __post_init__(self) -> None:
+        _check_whole("RateLimit", "limit", self.limit, 1)
+        check_seconds("RateLimit", "per", self.per)
+        _check_key("RateLimit", self.key)
+
+
+@dataclass(frozen=True)
+class Debounce:
+    """One run for the events of a busy time, with the last of them, when it is quiet again.
+
+    The run exists from its first event on, and has one id. Retries and resumed suspensions do not
+    wait again; an event that comes when the run has been let go begins the next one.
+
+    Args:
+        period: for how many seconds, or a timedelta, no event must have come.
+        key: one run for each of its values, as in :class:`~celery_fanout.Concurrency`.
+        timeout: after how many seconds, or a timedelta, it starts though it is not quiet; not
+            shorter than ``period``.
+
+    Raises:
+        InvalidSubscription: if one of them cannot be used.
+    """
+
+    period: Duration
+    key: Key | None = None
+    timeout: Duration | None = None
+
+    def __post_init__(self) -> None:
+        period = check_seconds("Debounce", "period", self.period)
+        _check_key("Debounce", self.key)
+        if self.timeout is not None and check_seconds("Debounce", "timeout", self.timeout) < period:
+            raise InvalidSubscription(
+                "Debounce",
+                f"cannot have timeout={self.timeout!r}, which is shorter than period="
+                f"{self.period!r}",
+                "It would always start at the timeout: make that longer, or the period shorter.",
+            )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One run for several events: the task receives the list of their data, oldest first.
+
+    The run exists from its first event on, and has one id; ``current_run().events`` are the ids
+    of all. Retries and resumed suspensions have the same list.
+
+    Args:
+        max_size: with how many events it starts at once, from 2 to 1,000.
+        timeout: after how many seconds, or a timedelta, it starts with fewer.
+        key: a batch for each of its values, as in :class:`~celery_fanout.Concurrency`.
+
+    Raises:
+        InvalidSubscription: if one of them cannot be used.
+    """
+
+    max_size: int
+    timeout: Duration
+    key: Key | None = None
+
+    def __post_init__(self) -> None:
+        _check_whole("Batch", "max_size", self.max_size, 2, 1000)
+        check_seconds("Batch", "timeout", self.timeout)
+        _check_key("Batch", self.key)
+
+
+#: What a Singleton may do with a second run.
+MODES = ("skip", "cancel", "queue")
+
+
+@dataclass(frozen=True)
+class Singleton:
+    """One run at a time, from its start to its end.
+
+    It has its place also while it is suspended or waits for a retry, unlike that of a
+    :class:`~celery_fanout.Concurrency`.
+
+    Args:
+        key: one run for each of its values, as in :class:`~celery_fanout.Concurrency`.
+        mode: what happens to a second run: ``"skip"``: it is dropped, and kept in the ledger as
+            cancelled; ``"cancel"``: the first is cancelled; ``"queue"``: it waits.
+
+    Raises:
+        InvalidSubscription: if one of them cannot be used.
+    """
+
+    key: Key | None = None
+    mode: Literal["skip", "cancel", "queue"] = "skip"
+
+    def __post_init__(self) -> None:
+        _check_key("Singleton", self.key)
+        if self.mode not in MODES:
+            raise InvalidSubscription(
+                "Singleton", f"cannot have mode={self.mode!r}", "Use 'skip', 'cancel' or 'queue'."
+            )
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """At most one run for each value; a later one is dropped.
+
+    A dropped run is kept in the ledger as cancelled, with the limit as its reason. However the
+    first run ended, its value is taken: retries and resumed suspensions are the same run.
+
+    Args:
+        key: of what there is one, as in :class:`~celery_fanout.Concurrency`.
+        ttl: for how many seconds, or a timedelta; a day by default.
+
+    Raises:
+        InvalidSubscription: if one of them cannot be used.
+    """
+
+    key: Key
+    ttl: Duration = 86_400
+
+    def __post_init__(self) -> None:
+        _check_key("Idempotency", self.key, needed=True)
+        check_seconds("Idempotency", "ttl", self.ttl)

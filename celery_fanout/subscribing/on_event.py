@@ -1,0 +1,353 @@
+"""``on_event``: which task wants which event, as it was written.
+
+Decorating stores the task proxy unopened, because opening it at import would load the app's
+configuration early. A :class:`~celery_fanout.Registry` opens it when its app is finalised.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from celery import Task
+from celery.canvas import Signature
+from celery.local import Proxy
+
+from celery_fanout.exceptions import (
+    DuplicateSubscription,
+    InvalidPattern,
+    InvalidSubscription,
+    NotATask,
+)
+from celery_fanout.model.event_types import name_of
+from celery_fanout.model.events import check_pattern
+from celery_fanout.subscribing.combinations import flow_options
+from celery_fanout.subscribing.limits import CancelOn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pydantic import BaseModel
+
+    from celery_fanout.model.events import Event
+    from celery_fanout.subscribing.combinations import FlowOptions
+    from celery_fanout.subscribing.limits import (
+        Batch,
+        Concurrency,
+        Debounce,
+        Duration,
+        Idempotency,
+        Key,
+        RateLimit,
+        Singleton,
+        Throttle,
+    )
+
+    Filter = Callable[[Event], object]
+    AnyTask = Task[..., Any] | type[Task[..., Any]]
+    Link = AnyTask | Signature[Any]
+
+__all__ = ["Declaration", "on_event"]
+
+
+class OtherTask(Protocol):
+    """A task of something else than Celery: of ``django.tasks``; see :data:`adapters`."""
+
+    @property
+    def takes_context(self) -> bool:
+        """Whether it wants to know what calls it."""
+        ...
+
+    @property
+    def module_path(self) -> str:
+        """Where its function is."""
+        ...
+
+
+TaskT = TypeVar("TaskT", bound="AnyTask | OtherTask")
+
+#: Who knows how Celery calls tasks that are none of Celery's: each returns a Celery task and the
+#: options that follow from the other, or ``None``.
+adapters: list[Callable[[object], tuple[Any, Mapping[str, Any]] | None]] = []
+
+#: Options of ``apply_async`` that a subscription may set.
+_OPTIONS = {
+    "compression",
+    "confirm_timeout",
+    "countdown",
+    "declare",
+    "delivery_mode",
+    "eta",
+    "exchange",
+    "exchange_type",
+    "expires",
+    "headers",
+    "ignore_result",
+    "immediate",
+    "mandatory",
+    "priority",
+    "queue",
+    "reply_to",
+    "retry",
+    "retry_policy",
+    "routing_key",
+    "serializer",
+    "shadow",
+    "soft_time_limit",
+    "stamped_headers",
+    "time_limit",
+    "timeout",
+}
+
+#: Options of ``apply_async`` that a subscription may not set, and what to use instead.
+_REFUSED_OPTIONS = {
+    "args": "A subscriber receives the event's data.",
+    "kwargs": "A subscriber receives the event's data.",
+    "task_id": "The task id is the run's id.",
+    "link": "Use then=.",
+    "chain": "Use then=.",
+    "link_error": "Use on_failure=.",
+    "group_id": "A run belongs to no group.",
+    "chord": "A run belongs to no chord.",
+    "producer": "emit() publishes with a producer of its own.",
+    "publisher": "emit() publishes with a producer of its own.",
+    "connection": "emit() publishes with a producer of its own.",
+    "retries": "A run starts at its first attempt.",
+    "argsrepr": "Monitors are shown the event's name and id.",
+    "kwargsrepr": "Monitors are shown the event's name and id.",
+    "add_to_parent": "A run is no part of the task that emits.",
+    "root_id": "It follows from where emit() is called.",
+    "parent_id": "It follows from where emit() is called.",
+}
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What one use of ``on_event`` said. The task is not opened."""
+
+    task: Any
+    pattern: str
+    filter: Filter | None
+    then: tuple[Any, ...]
+    on_failure: Any
+    options: Mapping[str, Any]
+    where: str
+    cancel_on: tuple[CancelOn, ...] = ()
+    flow: FlowOptions | None = None
+
+
+class Declarations:
+    """What every use of ``on_event`` in this process said, for all its apps.
+
+    Attributes:
+        all: in the order of their declaration.
+        version: changes with every declaration.
+        hooks: called after every declaration.
+    """
+
+    def __init__(self) -> None:
+        self.all: list[Declaration] = []
+        self.version = 0
+        self.hooks: list[Callable[[], None]] = []
+
+    def add(self, new: Declaration) -> None:
+        """Add one, or put it in the place of the same one from before its module was reloaded.
+
+        Raises:
+            DuplicateSubscription: if the task has one with this pattern from another place.
+        """
+        for index, old in enumerate(self.all):
+            if old.task is new.task and old.pattern == new.pattern:
+                if old.where != new.where:
+                    opened = isinstance_opened(new.task)
+                    name = new.task.name if opened else "a task"
+                    raise DuplicateSubscription(f"{name}@{new.pattern}", old.where, new.where)
+                self.all[index] = new
+                break
+        else:
+            self.all.append(new)
+        self.version += 1
+        for hook in self.hooks:
+            hook()
+
+
+declared = Declarations()
+
+
+def _check_options(pattern: str, options: Mapping[str, Any]) -> None:
+    for option in options:
+        remedy = _REFUSED_OPTIONS.get(option)
+        if remedy is None and option not in _OPTIONS:
+            near = difflib.get_close_matches(option, _OPTIONS, n=1)
+            remedy = f"Did you mean {near[0]!r}?" if near else "apply_async has no such option."
+        if remedy is not None:
+            raise InvalidSubscription(
+                f"A subscription to {pattern!r}", f"cannot have the option {option!r}", remedy
+            )
+
+
+def on_event(
+    event: str | type[BaseModel],
+    *,
+    filter: Filter | None = None,
+    then: Link | Sequence[Link] | None = None,
+    on_failure: AnyTask | None = None,
+    options: Mapping[str, Any] | None = None,
+    cancel_on: CancelOn | str | Sequence[CancelOn | str] | None = None,
+    concurrency: Concurrency | Sequence[Concurrency] | None = None,
+    throttle: Throttle | None = None,
+    rate_limit: RateLimit | None = None,
+    debounce: Debounce | None = None,
+    batch: Batch | None = None,
+    singleton: Singleton | None = None,
+    idempotency: Idempotency | Key | None = None,
+    priority: int | Callable[[Event], int] | None = None,
+    start_timeout: Duration | None = None,
+    finish_timeout: Duration | None = None,
+) -> Callable[[TaskT], TaskT]:
+    """Subscribe a Celery task to an event.
+
+    Stack it on top of ``@app.task``, ``@shared_task`` or a task class; the task itself stays as
+    it is. With ``celery_fanout.contrib.django``, a Task of ``django.tasks`` will do as well.
+    The task receives the event's data as its first argument.
+
+    Args:
+        event: an event name, a pattern such as ``"document/*"`` or ``"*"``, or a class
+            registered with :func:`~celery_fanout.event_type`.
+        filter: called with the :class:`~celery_fanout.Event` where it is emitted; the task is
+            subscribed only to events for which it returns a true value. One that raises is
+            logged and counts as no match for this subscription.
+        then: a task, a signature, or a list of them, that follow the subscriber in its chain,
+            each with the previous one's result as its first argument.
+        on_failure: a task that is called with a description of the failure when the run, or a
+            link of its tail, has failed for good.
+        options: options of ``apply_async`` for this subscription: ``queue``, ``priority``, ...
+        cancel_on: events that cancel a run which has not ended: names, or
+            :class:`~celery_fanout.CancelOn` with a ``match``. Level 2.
+        concurrency: how many runs there may be at once: a :class:`~celery_fanout.Concurrency`, or
+            up to three of them. This option and those below are for level 2.
+        throttle: how often runs may start: a :class:`~celery_fanout.Throttle`.
+        rate_limit: how many runs there may be in a period: a :class:`~celery_fanout.RateLimit`.
+        debounce: one run with the last event of a busy time: a :class:`~celery_fanout.Debounce`.
+        batch: one run for several events: a :class:`~celery_fanout.Batch`.
+        singleton: one run at a time: a :class:`~celery_fanout.Singleton`.
+        idempotency: one run for each value of a key: an :class:`~celery_fanout.Idempotency`, or
+            the key alone, for a day.
+        priority: which of the runs that wait start first: a number from -255 to 255, the higher
+            the earlier, or a function of the event that returns one. Also the broker's priority,
+            as far as it has one, unless ``options`` have another.
+        start_timeout: seconds, or a timedelta, after which a run that has not started is cancelled.
+        finish_timeout: seconds, or a timedelta, after which a run that has started and not ended is
+            cancelled. Retries and suspensions do not begin it anew.
+
+    Raises:
+        NotATask: if it is put on a function, or below ``@app.task`` instead of above.
+        InvalidPattern: if ``event`` is neither a name nor a pattern.
+        InvalidEventType: if ``event`` is a class that is the type of no event.
+        InvalidSubscription: if an option cannot be set for a subscription, or not beside another.
+        DuplicateSubscription: if this task already has a subscription with this pattern.
+    """
+    pattern = _pattern(event)
+    _check_filter(pattern, filter)
+    chosen = dict(options or {})
+    _check_options(pattern, chosen)
+    tail = _as_tuple(then)
+    for item in tail:
+        if not isinstance_unopened(item, (Task, Signature)):
+            raise NotATask("then=", describe(item), "Pass tasks or signatures.")
+    if on_failure is not None and not isinstance_unopened(on_failure, (Task,)):
+        raise NotATask("on_failure=", describe(on_failure), "Pass a task.")
+    cancels = tuple(
+        item if isinstance(item, CancelOn) else CancelOn(item) for item in _as_tuple(cancel_on)
+    )
+    flow = flow_options(
+        f"A subscription to {pattern!r}",
+        cancel_on=cancels,
+        concurrency=_as_tuple(concurrency),
+        throttle=throttle,
+        rate_limit=rate_limit,
+        debounce=debounce,
+        batch=batch,
+        singleton=singleton,
+        idempotency=idempotency,
+        priority=priority,
+        start_timeout=start_timeout,
+        finish_timeout=finish_timeout,
+    )
+    frame: Any = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+    where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+    def subscribe(task: TaskT) -> TaskT:
+        subscriber: Any = task
+        options = chosen
+        if not isinstance_unopened(task, (Task,)):
+            adapted = next((found for adapt in adapters if (found := adapt(task))), None)
+            if adapted is None:
+                raise NotATask(
+                    "on_event",
+                    describe(task),
+                    f"Put @app.task or @shared_task between @on_event({pattern!r}) and the "
+                    "function.",
+                )
+            subscriber, options = adapted[0], {**adapted[1], **chosen}
+        declared.add(
+            Declaration(
+                subscriber, pattern, filter, tail, on_failure, options, where, cancels, flow
+            )
+        )
+        return task
+
+    return subscribe
+
+
+def _check_filter(pattern: str, given: Any) -> None:
+    if given is None or (callable(given) and not inspect.iscoroutinefunction(given)):
+        return
+    raise InvalidSubscription(
+        f"A subscription to {pattern!r}",
+        f"cannot have the filter {describe(given)}",
+        "Use a function that takes the Event and returns whether to deliver it.",
+    )
+
+
+def _pattern(event: Any) -> str:
+    # not isinstance(), which would open a proxy: @on_event without its event
+    kind = type(cast("object", event))
+    if issubclass(kind, type):
+        return name_of(event)[0]
+    if issubclass(kind, Proxy):
+        raise InvalidPattern("a task")
+    if inspect.isroutine(event):
+        raise InvalidPattern(describe(event))
+    return check_pattern(event)
+
+
+def _as_tuple(then: Any) -> tuple[Any, ...]:
+    if then is None:
+        return ()
+    kind = type(cast("object", then))
+    return tuple(then) if issubclass(kind, (list, tuple)) else (then,)
+
+
+def isinstance_unopened(item: object, kinds: tuple[type, ...]) -> bool:
+    """``isinstance`` that takes a Celery proxy for a task without opening it."""
+    if issubclass(type(item), Proxy):
+        return Task in kinds
+    if isinstance(item, type):
+        return issubclass(item, kinds)
+    return isinstance(item, kinds)
+
+
+def describe(item: object) -> str:
+    """Return what an error calls an object."""
+    if inspect.isroutine(item):
+        return f"the function {item.__module__}.{item.__qualname__}"
+    return repr(item)
+
+
+def isinstance_opened(item: object) -> bool:
+    """Whether an object is a task that needs no opening."""
+    return not issubclass(type(item), Proxy) and isinstance(item, Task)

@@ -1,0 +1,399 @@
+"""An app on level 2 in memory: the real ledger and engine, without a broker, on a moved clock.
+
+What would be published lies in :attr:`Simulation.inbox`; what a worker would do with it,
+:meth:`Simulation.execute` does, through Celery's own tracer.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+import uuid
+from collections import deque
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from celery.app.trace import build_tracer
+from celery.canvas import signature
+from kombu.utils import json as kombu_json
+
+from celery_fanout.app.ledger_parts import Level2
+from celery_fanout.emitting.chains import KIND_HEADER
+from celery_fanout.emitting.publishing import Publisher
+from celery_fanout.exceptions import describe
+from celery_fanout.model.boot import boot_id
+from celery_fanout.model.ids import event_key
+from celery_fanout.model.jsondata import encode
+from celery_fanout.running.execution import Engine, engine_override
+from celery_fanout.stores.ledger import NewEvent, NewRun
+from celery_fanout.stores.memory import MemoryLedger
+from celery_fanout.stores.opening import rules_of
+from celery_fanout.stores.states import FINAL, RunState
+from celery_fanout.testing.capturing import CapturedEvents, Capturing, nothing, watching
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping, Sequence
+
+    from celery_fanout.app.fanout import Fanout
+    from celery_fanout.emitting.emission import Emission
+    from celery_fanout.emitting.publishing import Delivery
+    from celery_fanout.model.events import Event
+    from celery_fanout.operating.control import RunControl
+    from celery_fanout.stores.ledger import Ledger, Recorded
+    from celery_fanout.subscribing.registry import Subscription
+
+__all__ = ["Clock", "Message", "Simulation"]
+
+
+class Clock:
+    """A clock that only moves when it is told to.
+
+    Args:
+        now: the POSIX time at which it stands; the real time by default.
+    """
+
+    def __init__(self, now: float | None = None) -> None:
+        self.now = time.time() if now is None else now
+
+    def __call__(self) -> float:
+        """Return the POSIX time in seconds."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock forward."""
+        self.now += seconds
+
+    def advance_to(self, timestamp: float) -> None:
+        """Move the clock forward to a POSIX time; never back."""
+        self.now = max(self.now, timestamp)
+
+
+@dataclass
+class Message:
+    """What a worker would receive."""
+
+    run_id: str
+    task: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    headers: Mapping[str, Any]
+    retries: int = 0
+    chain: list[Any] = field(default_factory=list[Any])
+
+
+class _Inbox(Publisher):
+    """Keeps what it is to publish."""
+
+    def __init__(self, fanout: Fanout, ledger: MemoryLedger, *, alone: bool) -> None:
+        run_eagerly: Any = None  # nothing is recorded eagerly
+        hop: Any = None
+        super().__init__(fanout.app, fanout.settings, fanout.registry, run_eagerly, hop, ledger)
+        self.messages: deque[Message] = deque()
+        self._alone = alone
+
+    @property
+    def ledger_results(self) -> bool:
+        """Whether the ledger keeps what runs return: always, as Celery stores nothing here."""
+        return True
+
+    def deliver(self, deliveries: list[Delivery], resume_at: float | None = None) -> None:
+        """Keep chains."""
+        del resume_at
+        for delivery in deliveries:
+            chain = delivery.chain
+            self.messages.append(
+                Message(
+                    chain.run_id,
+                    chain.subscription.task.name,
+                    chain.args,
+                    {},
+                    {**(chain.subscription.options.get("headers") or {}), **chain.headers},
+                    chain.retries,
+                    [] if self._alone else list(chain.chain or ()),
+                )
+            )
+            delivery.state = "published"
+
+    def send(self, signature: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str:
+        """Keep a task that is no subscriber."""
+        whole = signature.clone(args)
+        self.messages.append(
+            Message(
+                options["task_id"],
+                whole["task"],
+                tuple(whole.args),
+                whole.kwargs,
+                options["headers"],
+                options.get("retries", 0),
+                options.get("chain") or [],
+            )
+        )
+        return ""
+
+
+class _Recording(Level2):
+    """Level 2 that keeps what is emitted, for the test to look at.
+
+    Attributes:
+        events: all of them, in order.
+        alone: whether they have no subscribers.
+    """
+
+    events: CapturedEvents
+    alone: Capturing | None = None
+
+    def emit(self, events: Sequence[Event], **schedule: Any) -> list[Emission]:
+        """Record events."""
+        if self.alone is None:
+            self.events.extend(events)
+            return super().emit(events, **schedule)
+        emissions = self.alone.emit(events)
+        for event in events:  # the run may wait for what it has emitted itself
+            self.wakeups.wake(record_event(self.ledger, event).woken)
+        return emissions
+
+
+def record_event(ledger: Ledger, event: Event, runs: Sequence[NewRun] = ()) -> Recorded:
+    """Record an event with these runs only."""
+    key = event_key(event.name, event.id)
+    new = NewEvent(key, event.name, encode(event.attributes()), encode(event.data), runs)
+    return ledger.record([new])[0]
+
+
+class Simulation:
+    """Events and runs of an app in memory, until the block of :func:`simulate` ends.
+
+    Nothing is published: :meth:`work`, :meth:`advance` and :meth:`finish` execute what is due, one
+    run after another in this thread, with the real engine. ``emit()`` and ``get_fanout(app).runs``
+    of the app reach the simulation's ledger meanwhile.
+
+    Attributes:
+        clock: the time.
+        runs: lists, shows, cancels, retries, replays and reruns what the simulation has, as
+            ``get_fanout(app).runs`` does with a real ledger.
+        events: what was emitted, in order.
+    """
+
+    def __init__(
+        self,
+        fanout: Fanout,
+        clock: Clock | None = None,
+        *,
+        invoked: Mapping[Any, Any] | None = None,
+        alone: bool = False,
+    ) -> None:
+        self._fanout = fanout
+        self._alone = alone
+        self._invoked = _stand_ins(fanout, invoked or {})
+        self.clock = clock or Clock()
+        self.ledger = MemoryLedger(rules_of(fanout.settings), self.clock)
+        self._publish_waiting = nothing
+        self.events = CapturedEvents(look=self._look)
+        self._inbox = _Inbox(fanout, self.ledger, alone=alone)
+        self.level2 = _Recording(
+            fanout.app, fanout.settings, fanout.registry, self._inbox, self.ledger
+        )
+        self.level2.events = self.events
+        if alone:
+            self.level2.alone = Capturing(fanout, self.events)
+        self._engine = Engine(
+            fanout.memory_store,
+            fanout.settings,
+            fanout.emit_from_step,
+            self.clock,
+            ledger=self.ledger,
+            wake=self.level2.wakeups.wake,
+            ended=None if alone else self.level2.endings.tell,
+            dispatches=False,
+        )
+
+    @property
+    def runs(self) -> RunControl:
+        """Lists, shows and changes the runs."""
+        return self.level2.control
+
+    @property
+    def inbox(self) -> deque[Message]:
+        """What workers would receive next."""
+        return self._inbox.messages
+
+    @contextmanager
+    def current(self) -> Generator[None]:
+        """Make the app emit into this simulation in a block."""
+        with self._fanout.working_with(self.level2), watching(self._fanout) as look:
+            self._publish_waiting = look
+            yield
+
+    def _look(self) -> None:
+        self._publish_waiting()
+
+    def begin(self, event: Event, subscription: Subscription) -> str:
+        """Record an event for one subscription alone, and publish its run. Returns its id."""
+        alone = subscription.alone(event)
+        deliveries = self._inbox.freeze_for(alone, [subscription], 0, None)
+        run_id = deliveries[0].chain.run_id
+        new = NewRun(run_id, subscription.id, cancel_on=subscription.cancels(event))
+        record_event(self.ledger, event, [new])
+        self._inbox.deliver(deliveries)
+        self.ledger.mark_published([run_id])
+        return run_id
+
+    # -- time -----------------------------------------------------------------------------------
+
+    def collect(self) -> float | None:
+        """Do what a keeper does now; return when it has something to do next."""
+        self._look()
+        taken = self.ledger.take(limit=1000)
+        self.level2.wakeups.publish(taken)
+        if not self._alone:
+            for run_id in self.ledger.untold(older_than=0):
+                self.level2.endings.tell(run_id)
+        return taken.next_due
+
+    def work(self, limit: int = 10_000) -> int:
+        """Execute everything that is due now, and what follows from it. Returns how many attempts.
+
+        Args:
+            limit: how many attempts are too many.
+
+        Raises:
+            AssertionError: if there were as many and it went on: a loop of events, most likely.
+        """
+        self.collect()
+        done = 0
+        while self.inbox:
+            if done >= limit:
+                raise AssertionError(
+                    f"{done} attempts were executed and there is still more: does an event cause "
+                    f"itself? The next is {self.inbox[0].task}."
+                )
+            self.execute(self.inbox.popleft())
+            done += 1
+            if not self.inbox:
+                self.collect()
+        return done
+
+    def advance(self, seconds: float) -> int:
+        """Move the clock forward, and execute what falls due on the way, each at its time.
+
+        Returns:
+            How many attempts were executed.
+        """
+        return self._advance_to(self.clock.now + seconds)
+
+    def finish(self, within: float = 30 * 86_400.0) -> int:
+        """Move the clock from timer to timer until no run is left that time brings to its end.
+
+        Waits for events time out on the way. Runs of paused subscriptions stay as they are.
+
+        Args:
+            within: how many seconds later is too late.
+
+        Returns:
+            How many attempts were executed.
+
+        Raises:
+            AssertionError: if runs are left then.
+        """
+        end = self.clock.now + within
+        done = self.work()
+        while (due := self.ledger.take(()).next_due) is not None:
+            if due > end:
+                left = [run for run in self.ledger.runs(limit=10**6) if run.state not in FINAL]
+                states = ", ".join(f"{run.subscription or run.id} is {run.state}" for run in left)
+                raise AssertionError(f"Not all has ended after {within:,.0f} s. {states}.")
+            done += self._advance_to(due)
+        return done
+
+    def _advance_to(self, end: float) -> int:
+        done = self.work()
+        while (due := self.ledger.take(()).next_due) is not None and due <= end:
+            self.clock.advance_to(due)
+            done += self.work()
+        self.clock.advance_to(end)
+        return done + self.work()
+
+    # -- the worker -----------------------------------------------------------------------------
+
+    def execute(self, message: Message) -> Any:
+        """Execute a message as a worker does, and return what Celery's tracer does."""
+        if message.headers.get(KIND_HEADER) == "invoke" and message.task in self._invoked:
+            return self._stand_in(message, self._invoked[message.task])
+        app = self._fanout.app
+        task: Any = app.tasks[message.task]
+        self._fanout.executor.wrap(task)
+        request: dict[str, Any] = {
+            "id": message.run_id,
+            "task": task.name,
+            "root_id": message.run_id,
+            "parent_id": None,
+            "retries": message.retries,
+            "is_eager": True,
+            "hostname": "test",
+            "callbacks": [],
+            "errbacks": [],
+            "chain": list(message.chain),
+            "headers": dict(message.headers),
+            "delivery_info": {"is_eager": True},
+        }
+        tracer = build_tracer(task.name, task, eager=True, propagate=False, app=app)
+        token = engine_override.set(self._engine)
+        try:
+            traced: Any = tracer(message.run_id, list(message.args), dict(message.kwargs), request)
+        finally:
+            engine_override.reset(token)
+        if traced.info is None and message.chain:
+            self._go_on(message, traced.retval)
+        return traced
+
+    def _go_on(self, message: Message, value: Any) -> None:
+        """Do what Celery does when a link has returned: publish the next one."""
+        *rest, last = message.chain  # Celery's chain option has the last link first
+        link: Any = signature(last, app=self._fanout.app)
+        args = () if link.immutable else (value,)
+        options = {**link.options, "chain": rest}
+        self._inbox.send(link, args, options)
+
+    def _stand_in(self, message: Message, end: Any) -> None:
+        """End an invoked run with what the test gave for its task, without executing that."""
+        claim = self.ledger.claim(
+            message.run_id, boot_id(), uuid.uuid4().hex, retries=message.retries
+        )
+        if claim.status != "claimed":
+            return
+        if isinstance(end, BaseException):
+            error = {**describe(end), "traceback": ""}
+            settled = self.ledger.settle(
+                message.run_id, claim.token, RunState.FAILED, error=error, reason="error"
+            )
+        else:
+            settled = self.ledger.settle(
+                message.run_id, claim.token, RunState.SUCCEEDED, result=str(kombu_json.dumps(end))
+            )
+        self.level2.wakeups.wake(settled.woken)
+
+    def crash(self, run_id: str, error: Mapping[str, str]) -> None:
+        """Tell the ledger that the process which executed a run has died."""
+        settled = self.ledger.abandon(run_id, boot_id(), error, final=False)
+        self.level2.wakeups.wake(settled.woken)
+
+    def put_back(self, run_id: str) -> None:
+        """Begin an execution of a run anew, as if its message was delivered again."""
+        run = self.ledger.run(run_id)
+        assert run is not None  # noqa: S101 - it is being executed
+        self.ledger.settle(run_id, run.token, RunState.PENDING, reason="replayed")
+        self.level2.wakeups.wake([run_id])
+
+
+def _stand_ins(fanout: Fanout, invoked: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return by name what stands in for tasks. With a typo the task itself would be called."""
+    found = {str(getattr(task, "name", task)): end for task, end in invoked.items()}
+    registered: Any = fanout.app.tasks
+    tasks = [str(name) for name in registered]
+    for name in found:
+        if name not in tasks:
+            near = difflib.get_close_matches(name, tasks, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else "Pass the task itself."
+            raise LookupError(f"invoked= names {name!r}, which is no task of the app. {hint}")
+    return found
