@@ -1,32 +1,45 @@
-"""Event fan-out and durable, resumable steps for Celery apps that already exist."""
+"""Event fan-out and durable, resumable steps for Celery apps that already exist.
 
-from celery_fanout.app.api import aemit, emit, emit_many, explain
-from celery_fanout.app.fanout import Fanout, get_fanout
-from celery_fanout.emitting.emission import Emission, Outcome, RunHandle
-from celery_fanout.exceptions import (
-    EmitError,
-    FanoutError,
-    NonRetriable,
-    RetryAfter,
-    RunFailed,
-    StepFailed,
-)
-from celery_fanout.model.event_types import event_type
-from celery_fanout.model.events import Event
-from celery_fanout.running.execution import Run, current_event, current_run
-from celery_fanout.running.steps.step import Step, step
-from celery_fanout.subscribing.limits import (
-    Batch,
-    CancelOn,
-    Concurrency,
-    Debounce,
-    Idempotency,
-    RateLimit,
-    Singleton,
-    Throttle,
-)
-from celery_fanout.subscribing.on_event import on_event
-from celery_fanout.subscribing.registry import Explanation, Registry, Subscription
+The names below are imported when they are first used (PEP 562). Importing this package, or any
+module of it, attaches it to every Celery app of the process.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from celery_fanout.app.attaching import attach
+
+if TYPE_CHECKING:
+    from celery_fanout.app.api import aemit, emit, emit_many, explain, step
+    from celery_fanout.app.fanout import Fanout, get_fanout
+    from celery_fanout.emitting.emission import Emission, Outcome, RunHandle
+    from celery_fanout.exceptions import (
+        EmitError,
+        FanoutError,
+        NonRetriable,
+        RetryAfter,
+        RunFailed,
+        StepFailed,
+    )
+    from celery_fanout.model.event_types import event_type
+    from celery_fanout.model.events import Event
+    from celery_fanout.model.run import Run
+    from celery_fanout.running.current import current_event, current_run
+    from celery_fanout.running.steps.step import Step
+    from celery_fanout.subscribing.limits import (
+        Batch,
+        CancelOn,
+        Concurrency,
+        Debounce,
+        Idempotency,
+        RateLimit,
+        Singleton,
+        Throttle,
+    )
+    from celery_fanout.subscribing.on_event import on_event
+    from celery_fanout.subscribing.registry import Explanation, Registry, Subscription
 
 __version__ = "0.1.0"
 
@@ -66,3 +79,50 @@ __all__ = [
     "on_event",
     "step",
 ]
+
+#: Where each name is.
+_MODULES = {
+    "app.api": ("aemit", "emit", "emit_many", "explain", "step"),
+    "app.fanout": ("Fanout", "get_fanout"),
+    "emitting.emission": ("Emission", "Outcome", "RunHandle"),
+    "exceptions": (
+        "EmitError",
+        "FanoutError",
+        "NonRetriable",
+        "RetryAfter",
+        "RunFailed",
+        "StepFailed",
+    ),
+    "model.event_types": ("event_type",),
+    "model.events": ("Event",),
+    "model.run": ("Run",),
+    "running.current": ("current_event", "current_run"),
+    "running.steps.step": ("Step",),
+    "subscribing.limits": (
+        "Batch",
+        "CancelOn",
+        "Concurrency",
+        "Debounce",
+        "Idempotency",
+        "RateLimit",
+        "Singleton",
+        "Throttle",
+    ),
+    "subscribing.on_event": ("on_event",),
+    "subscribing.registry": ("Explanation", "Registry", "Subscription"),
+}
+_HOMES = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+attach()

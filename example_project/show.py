@@ -103,7 +103,7 @@ class Show:
             self._line(run, f"{mark} {step:14} {how}")
 
     def _retried(self, request: Any, reason: Any, **_: Any) -> None:
-        from celery_fanout.running.execution import run_of
+        from celery_fanout.model.run import run_of
 
         run = run_of(_Named(request.task), request)
         if run is None:

@@ -24,7 +24,6 @@ DOORS = (
     "celery_fanout.cli",
     "celery_fanout.contrib",
     "celery_fanout.dashboard",
-    "celery_fanout.testing.pytest_plugin",
     "celery_fanout.testing",
 )
 # Names that say nothing, and so attract everything.
@@ -82,6 +81,11 @@ def test_only_doors_use_the_package_as_a_user_does() -> None:
     assert {module for module in importers if not module.startswith(DOORS)} == set()
 
 
+def test_the_top_of_the_package_is_read_at_a_glance() -> None:
+    entries = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert len(entries) <= 15, sorted(entries)
+
+
 def test_the_public_names_are_in_alphabetical_order() -> None:
     names = celery_fanout.__all__
     assert list(names) == sorted(names)
@@ -94,16 +98,26 @@ class TestTheContracts:
     @pytest.fixture
     def package(self, tmp_path: Path) -> Path:
         package = tmp_path / "celery_fanout"
-        package.mkdir()
-        modules = ("app", "cli", "drafts", "events", "exceptions", "publisher", "steps")
-        for name in ("__init__", *modules):
-            (package / f"{name}.py").touch()
+        modules = (
+            "app/fanout",
+            "cli/main",
+            "emitting/drafting",
+            "emitting/publishing",
+            "exceptions/root",
+            "model/events",
+            "running/executing",
+        )
+        for name in modules:
+            file = package / f"{name}.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+            (file.parent / "__init__.py").touch()
+        (package / "__init__.py").touch()
         return package
 
     def test_an_honest_package(self, package: Path) -> None:
-        (package / "app.py").write_text(
-            "import celery_fanout.running.steps.step, celery_fanout.model.events\n"
-        )
+        text = "import celery_fanout.running.executing, celery_fanout.model.events\n"
+        (package / "app" / "fanout.py").write_text(text)
         result = lint_imports(package.parent)
         assert result.returncode == 0, result.stdout
 
@@ -111,19 +125,19 @@ class TestTheContracts:
         ("module", "text", "complaint"),
         [
             (
-                "publisher",
+                "emitting/publishing",
                 "import celery_fanout.app.fanout\n",
                 "celery_fanout.emitting.publishing -> celery_fanout.app.fanout",
             ),
             (
-                "events",
-                "import typing\nif typing.TYPE_CHECKING:\n    import celery_fanout.running.steps.step\n",
-                "celery_fanout.model.events -> celery_fanout.running.steps.step",
+                "model/events",
+                "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n import celery_fanout.running.executing\n",
+                "celery_fanout.model.events -> celery_fanout.running.executing",
             ),
             (
-                "app",
-                "from celery_fanout import cli\n",
-                "celery_fanout.app.fanout -> celery_fanout.cli",
+                "app/fanout",
+                "from celery_fanout.cli import main\n",
+                "celery_fanout.app.fanout -> celery_fanout.cli.main",
             ),
             ("homeless", "", "celery_fanout.homeless"),
         ],
@@ -135,9 +149,10 @@ class TestTheContracts:
         assert "Imports go down only BROKEN" in result.stdout
         assert complaint in result.stdout
 
-    def test_a_circle_on_one_level_is_found(self, package: Path) -> None:
-        (package / "drafts.py").write_text("import celery_fanout.emitting.publishing\n")
-        (package / "publisher.py").write_text("import celery_fanout.emitting.drafting\n")
+    def test_a_circle_in_one_room_is_found(self, package: Path) -> None:
+        room = package / "emitting"
+        (room / "drafting.py").write_text("import celery_fanout.emitting.publishing\n")
+        (room / "publishing.py").write_text("import celery_fanout.emitting.drafting\n")
         result = lint_imports(package.parent)
         assert result.returncode == 1
         assert "Imports go down only KEPT" in result.stdout

@@ -1,21 +1,13 @@
-"""The doors ``emit``, ``emit_many``, ``aemit`` and ``explain``, for whatever app is current.
-
-Also where this package attaches itself to every app.
-"""
+"""``emit``, ``emit_many``, ``aemit``, ``explain`` and ``step``, for whatever app is current."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
-from celery import _state
-from celery import signals as celery_signals
-
 from celery_fanout.app.fanout import get_fanout
 from celery_fanout.emitting.delivery import deliver_in_thread
-from celery_fanout.model.boot import new_boot
-from celery_fanout.running import execution as context
-from celery_fanout.subscribing.on_event import declared
+from celery_fanout.running.steps.step import Step
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -29,7 +21,7 @@ if TYPE_CHECKING:
     from celery_fanout.model.events import Event
     from celery_fanout.subscribing.registry import Explanation
 
-__all__ = ["aemit", "emit", "emit_many", "explain"]
+__all__ = ["aemit", "emit", "emit_many", "explain", "step"]
 
 Delivery: TypeAlias = Literal["on_commit", "outbox", "now"]
 
@@ -196,56 +188,5 @@ def explain(
     return get_fanout(app).explain(event, data)
 
 
-# -- attaching to apps -------------------------------------------------------------------------
-
-
-def _refresh(sender: Celery | None = None, **_: Any) -> None:
-    if sender is not None:
-        get_fanout(sender).registry.refresh()
-
-
-@_state.connect_on_app_finalize
-def _on_finalize(app: Celery) -> None:
-    # finalisers run in no order, perhaps before those of shared tasks; this signal comes last
-    app.on_after_finalize.connect(_refresh, weak=False)
-    app.steps["worker"].add("celery_fanout.app.bootstep:KeeperStep")
-
-
-def _refresh_finalized() -> None:
-    state: Any = _state
-    for app in list(state._get_active_apps()):
-        if app.finalized:
-            get_fanout(app).registry.refresh()
-
-
-def _refresh_worker(sender: Any, **_: Any) -> None:
-    # tasks that were registered without a new declaration, such as classes; and those whose
-    # subscription was removed while runs of theirs are still under way
-    new_boot()
-    get_fanout(sender.app).prepare_worker()
-
-
-def _on_failure(sender: Any = None, exception: Any = None, **_: Any) -> None:
-    _supervise(sender.app, "failed", sender.request, exception)
-
-
-def _on_revoked(sender: Any = None, request: Any = None, expired: bool = False, **_: Any) -> None:  # noqa: FBT001, FBT002 - Celery's
-    _supervise(sender.app, "revoked", request, expired=bool(expired))
-
-
-def _on_unknown(sender: Any = None, message: Any = None, id: Any = None, **_: Any) -> None:
-    _supervise(sender.app, "unknown", message, str(id))
-
-
-def _supervise(app: Celery, what: str, *args: Any, **kwargs: Any) -> None:
-    level2 = get_fanout(app).level2
-    if level2 is not None:
-        getattr(level2.supervisor, what)(*args, **kwargs)
-
-
-celery_signals.worker_init.connect(_refresh_worker, weak=False)
-celery_signals.task_failure.connect(_on_failure, weak=False)
-celery_signals.task_revoked.connect(_on_revoked, weak=False)
-celery_signals.task_unknown.connect(_on_unknown, weak=False)
-declared.hooks.append(_refresh_finalized)
-context.set_default_emit(emit)
+#: Durable steps of the current run.
+step = Step(emit)

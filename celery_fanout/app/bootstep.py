@@ -9,7 +9,7 @@ from celery.signals import worker_shutdown
 
 from celery_fanout.app.fanout import get_fanout
 from celery_fanout.keeping.keeper import Held, Keeper
-from celery_fanout.keeping.supervisor import LostMessages
+from celery_fanout.keeping.lost_messages import LostMessages
 from celery_fanout.model.boot import boot_id
 from celery_fanout.running.execution import active_runs
 

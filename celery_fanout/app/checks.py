@@ -12,7 +12,6 @@ import celery
 
 from celery_fanout.exceptions import ConfigurationError
 from celery_fanout.operating.redaction import redactor_of
-from celery_fanout.running.retrying import longest_delay, retry_horizon
 from celery_fanout.running.suspending import VISIBILITY_TIMEOUT
 from celery_fanout.subscribing.admission import limits_of
 from celery_fanout.subscribing.limits import Concurrency
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.app.fanout import Fanout
 
-__all__ = ["Finding", "findings", "store_url"]
+__all__ = ["Finding", "findings", "longest_delay", "retry_horizon", "store_url"]
 
 Level = Literal["error", "warning", "info"]
 
@@ -335,3 +334,22 @@ def _others(fanout: Fanout) -> Iterator[Finding]:
             "task_always_eager is on: emit() runs every subscriber in place.",
             "Turn it off outside of tests.",
         )
+
+
+def longest_delay(task: Any) -> float:
+    """Return the longest countdown of a retry, in seconds."""
+    if getattr(task, "retry_backoff", False):
+        return float(getattr(task, "retry_backoff_max", 600))
+    return float(task.default_retry_delay or 0)
+
+
+def retry_horizon(task: Any) -> float:
+    """Return how long after its start a run may still be retried, in seconds."""
+    retries = task.max_retries
+    if retries is None:
+        return float("inf") if getattr(task, "autoretry_for", ()) else 0.0
+    factor = float(getattr(task, "retry_backoff", False) or 0)
+    longest = longest_delay(task)
+    if not factor:
+        return float(retries) * longest
+    return float(sum(min(longest, factor * 2**n) for n in range(min(retries, 10_000))))

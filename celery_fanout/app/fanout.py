@@ -27,7 +27,7 @@ from celery_fanout.keeping import (
 from celery_fanout.keeping.requests import supervise_requests
 from celery_fanout.model.settings import Settings
 from celery_fanout.operating.explaining import foretell
-from celery_fanout.running import execution as context
+from celery_fanout.running.current import app_in_use, current_run
 from celery_fanout.running.execution import Engine
 from celery_fanout.running.suspending import Suspension
 from celery_fanout.running.wrapping import Runs
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from celery_fanout.emitting.chains import FrozenChain
     from celery_fanout.emitting.emission import Emission
     from celery_fanout.model.events import Event
+    from celery_fanout.model.run import Run
     from celery_fanout.operating.control import RunControl
-    from celery_fanout.running.execution import Run
-    from celery_fanout.stores import CheckpointStore
+    from celery_fanout.stores.checkpoints import CheckpointStore
     from celery_fanout.stores.ledger import Ledger
 
 __all__ = ["Fanout", "get_fanout"]
@@ -272,12 +272,14 @@ class Fanout:
         then: Any = None,
         delivery: str | None = None,
         using: str | None = None,
+        cause: Run | None = None,
         **attributes: Any,
     ) -> Emission:
         """Publish an event to the app's subscribers; see :func:`emit`."""
         self._load_to_emit()
         waits, patience = times_of(event, delay, expires)
-        drafted = draft(self.settings, event, data, **attributes)
+        cause = cause or current_run()
+        drafted = draft(self.settings, event, data, cause=cause, **attributes)
         needs_ledger = patience is not None or then is not None
         if needs_ledger and not self._records and not self.app.conf.task_always_eager:
             self._level2("emit(expires=)" if then is None else "emit(then=)")
@@ -327,6 +329,7 @@ class Fanout:
     ) -> list[Emission]:
         """Publish several events in one batch; see :func:`emit_many`."""
         self._load_to_emit()
+        cause = current_run()
         drafts: list[Event] = []
         for item in events:
             pair: Any = cast("Any", item) if isinstance(item, tuple) else (item, None)
@@ -336,7 +339,7 @@ class Fanout:
                     f"is one of {len(pair)} values",
                     "Pass pairs of name and data, typed events, or Event objects.",
                 )
-            drafts.append(draft(self.settings, *pair))
+            drafts.append(draft(self.settings, *pair, cause=cause))
         if not drafts:
             return []
         return deliver(Publication(self, drafts), delivery, using)
@@ -344,7 +347,9 @@ class Fanout:
     def explain(self, event: str | BaseModel | Event, data: Any = None) -> list[Explanation]:
         """Return for every subscription why it does or does not match; see :func:`explain`."""
         self.load()
-        return foretell(self.registry, draft(self.settings, event, data), self.level2)
+        level2 = self.level2
+        drafted = draft(self.settings, event, data, cause=current_run())
+        return foretell(self.registry, drafted, None if level2 is None else level2.ledger)
 
 
 @contextmanager
@@ -374,7 +379,7 @@ def get_fanout(app: Celery | None = None) -> Fanout:
     Raises:
         NoApp: if there is none, or several and none is current.
     """
-    found: Celery = app if app is not None else context.app_in_use()
+    found: Celery = app if app is not None else app_in_use()
     fanout: Fanout | None = found.__dict__.get(_ATTRIBUTE)
     if fanout is None:
         with _lock:

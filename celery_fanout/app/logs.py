@@ -15,7 +15,7 @@ from celery_fanout import signals
 
 if TYPE_CHECKING:
     from celery_fanout.model.events import Event
-    from celery_fanout.running.execution import Run
+    from celery_fanout.model.run import Run
 
 __all__: list[str] = []
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_fanout.app.checks import store_url
 from celery_fanout.exceptions import InvalidSetting, StoreUnsupported
-from celery_fanout.keeping.supervisor import LostMessages
+from celery_fanout.keeping.lost_messages import LostMessages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -246,7 +246,7 @@ def pause(fanout: Fanout, subscription: str | None, as_json: bool) -> None:
 
     Running ones go on. Without a subscription, list what is paused.
     """
-    from celery_fanout.operating.timeline import moment
+    from celery_fanout.operating.texts import moment
 
     fanout.load()
     if subscription is None:

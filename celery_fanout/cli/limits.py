@@ -93,7 +93,7 @@ def _refuse(
 
 
 def _holders(fanout: Fanout, name: str, limit: int, *, as_json: bool) -> None:
-    from celery_fanout.operating.timeline import age
+    from celery_fanout.operating.texts import age
 
     found = fanout.runs.holders(name, limit=limit + 1)
     if len(found) > limit:
@@ -175,7 +175,7 @@ def _number(record: LimitRecord) -> str:
 
 
 def _use(found: LimitRecord | GateRecord, now: float) -> list[str]:
-    from celery_fanout.operating.timeline import age
+    from celery_fanout.operating.texts import age
 
     oldest = "" if found.oldest is None else age(max(0.0, now - found.oldest))
     starts = ""

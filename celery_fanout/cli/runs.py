@@ -68,7 +68,7 @@ def events(
     fanout: Fanout, name: str | None, since: float | None, limit: int, as_json: bool
 ) -> None:
     """List events, the latest first."""
-    from celery_fanout.operating.timeline import moment
+    from celery_fanout.operating.texts import moment
 
     found = _first(limit, fanout.runs.events(name=name, since=since, limit=limit + 1))
     if as_json:
@@ -128,7 +128,7 @@ def runs(
 
 
 def _print_runs(found: Sequence[RunRecord]) -> None:
-    from celery_fanout.operating.timeline import moment
+    from celery_fanout.operating.texts import moment
 
     print_table(
         ["CHANGED (UTC)", "RUN", "SUBSCRIPTION", "STATE", "RETRIES", "REASON"],
@@ -158,7 +158,7 @@ def _whose(run: RunRecord) -> str:
 @command
 def dead_letters(fanout: Fanout, limit: int, as_json: bool, **filters: Any) -> None:
     """List runs that failed, with their errors."""
-    from celery_fanout.operating.timeline import moment
+    from celery_fanout.operating.texts import moment
 
     found = _first(limit, fanout.runs.list(state="failed", limit=limit + 1, **filters))
     errors = [dict(o.error or {}) for o in fanout.runs.outcomes([run.id for run in found])]

@@ -58,8 +58,8 @@ class Publication:
         expires: seconds, from the emit on, within which they must have started; ``None``: whenever.
         then: the signature that gets the outcome of all runs, as JSON; ``""``: none. One event
             only.
-        trace: the trace to publish them in, see :mod:`celery_fanout.model.tracing`; ``""``: the one that
-            is current then.
+        trace: the trace to publish them in, see :mod:`celery_fanout.model.tracing`; ``""``: the
+            one that is current then.
         emitted: the POSIX time of the emit.
     """
 

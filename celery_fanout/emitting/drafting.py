@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from celery_fanout.exceptions import InvalidEvent
 from celery_fanout.model.event_types import checked_data, model_of, name_of
 from celery_fanout.model.events import EXTENSIONS, Event, check_name, parse_time
-from celery_fanout.running.execution import Run, current_run
 
 if TYPE_CHECKING:
+    from celery_fanout.model.run import Run
     from celery_fanout.model.settings import Settings
 
 __all__ = ["draft", "times_of"]
@@ -44,7 +44,7 @@ def draft(
         subject: what the event is about.
         source: where it happened.
         time: when it happened.
-        cause: the run that emits it; the current one by default.
+        cause: the run that emits it, if one does.
 
     Raises:
         InvalidEvent: if it cannot be emitted.
@@ -56,7 +56,7 @@ def draft(
                 "was given as an Event together with other attributes",
                 "Put them into the Event, for example with dataclasses.replace().",
             )
-        return _checked(event, settings, cause or current_run())
+        return _checked(event, settings, cause)
     if isinstance(event, BaseModel):
         name, schema = name_of(type(event))
         if data is not None:
@@ -66,7 +66,6 @@ def draft(
         name = check_name(event)
         model = model_of(name)
         schema = name_of(model)[1] if model else None
-    cause = cause or current_run()
     depth = _depth(name, settings, cause)
     found = Event(
         name=name,

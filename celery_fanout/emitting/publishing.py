@@ -1,8 +1,8 @@
 """``emit()`` as a list of verbs: validate, match, freeze, publish, report.
 
 Messages are Celery's own. For tasks whose ``apply_async`` nothing has replaced, what is the same
-for every event of a subscription is computed once (:mod:`celery_fanout.emitting.broker.templates`); for all
-others ``Task.apply_async`` is called. A test holds that both put equal messages on the wire.
+for every event of a subscription is computed once (``broker.templates``); for all others
+``Task.apply_async`` is called. A test holds that both put equal messages on the wire.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.emitting.broker.connections import Deadline, ProducerPool, confirm_window
-from celery_fanout.emitting.broker.prepared import Seals, reason_of
+from celery_fanout.emitting.broker.confirms import confirm_window
+from celery_fanout.emitting.broker.connections import Deadline, ProducerPool
+from celery_fanout.emitting.broker.prepared import Seals
+from celery_fanout.emitting.broker.routing import routed_to
 from celery_fanout.emitting.broker.sending import Sending
-from celery_fanout.emitting.broker.templates import Templates, routed_to
-from celery_fanout.emitting.chains import DATA_HEADER, RESUME_HEADER, FrozenChain, freeze
+from celery_fanout.emitting.broker.templates import Templates
+from celery_fanout.emitting.chains import FrozenChain, freeze
 from celery_fanout.emitting.emission import Emission, RunHandle
 from celery_fanout.exceptions import INTERRUPTS, EmitError, InvalidEvent, StoreUnsupported
+from celery_fanout.exceptions.describing import reason_of
+from celery_fanout.model.headers import DATA_HEADER, RESUME_HEADER
 from celery_fanout.signals import event_emitted
 from celery_fanout.subscribing.admission import broker_priority, flow_of, require_flow
 

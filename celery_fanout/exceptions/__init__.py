@@ -94,6 +94,7 @@ from celery_fanout.exceptions.control import (
     WrongKind,
     WrongState,
 )
+from celery_fanout.exceptions.describing import describe
 from celery_fanout.exceptions.emission import (
     DeliveryUnsupported,
     EmissionTimeout,
@@ -136,7 +137,6 @@ from celery_fanout.exceptions.runs import (
     StepTimeoutUnsupported,
     StoreUnavailable,
     Superseded,
-    describe,
 )
 from celery_fanout.exceptions.warnings import (
     FanoutWarning,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from typing import Any
 
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
@@ -250,12 +249,3 @@ class NonRetriable(FanoutError, Ignore):
 
     def __str__(self) -> str:
         return str(self.cause)
-
-
-def describe(error: BaseException) -> dict[str, Any]:
-    """Return an exception as data: its type's name and its message."""
-    try:
-        message = str(error)
-    except Exception as broken:  # noqa: BLE001 - a broken __str__ must not hide the error itself
-        message = f"<its text cannot be made: {type(broken).__name__}>"
-    return {"type": type(error).__name__, "message": message}

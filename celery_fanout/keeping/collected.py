@@ -6,16 +6,16 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from celery_fanout.model.events import from_attributes
+from celery_fanout.stores.records import recorded_event
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from celery_fanout.model.events import Event
-    from celery_fanout.stores.ledger import EventRecord, Ledger, RunRecord
+    from celery_fanout.stores.ledger import Ledger, RunRecord
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["collected_by", "recorded_event"]
+__all__ = ["collected_by"]
 
 
 def collected_by(
@@ -42,8 +42,3 @@ def collected_by(
     if flow.batch is None:
         return keys, last
     return keys, replace(last, data=[json.loads(record.data) for record in found])
-
-
-def recorded_event(record: EventRecord) -> Event:
-    """Rebuild an event from what the ledger has of it."""
-    return from_attributes(json.loads(record.attributes), json.loads(record.data))

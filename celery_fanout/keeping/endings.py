@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.log import get_logger
 from kombu.utils import json as kombu_json
 
-from celery_fanout.emitting.chains import FAILURE_HEADER
 from celery_fanout.exceptions import FanoutError, StoreUnavailable
-from celery_fanout.keeping.collected import collected_by, recorded_event
+from celery_fanout.keeping.collected import collected_by
 from celery_fanout.model.events import Event
+from celery_fanout.model.headers import FAILURE_HEADER
 from celery_fanout.model.ids import child_id
 from celery_fanout.model.jsondata import as_json_data
 from celery_fanout.stores.ledger import NewRun
+from celery_fanout.stores.records import recorded_event
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery import current_task, shared_task
 
-from celery_fanout.emitting.chains import (
+from celery_fanout.exceptions import describe
+from celery_fanout.model.headers import (
     ERRBACK,
     FAILURE_HEADER,
     RUN_HEADER,
@@ -14,9 +15,8 @@ from celery_fanout.emitting.chains import (
     VERSION,
     VERSION_HEADER,
 )
-from celery_fanout.exceptions import describe
 from celery_fanout.model.ids import child_id
-from celery_fanout.running.execution import event_of
+from celery_fanout.model.run import event_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from celery import signals as celery_signals
 from celery.utils.log import get_logger
 
-from celery_fanout.emitting.chains import RUN_HEADER
 from celery_fanout.exceptions import FanoutError, StoreUnavailable
+from celery_fanout.model.headers import RUN_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,7 +16,7 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 
-from celery_fanout.emitting.chains import RUN_HEADER
+from celery_fanout.model.headers import RUN_HEADER
 
 if TYPE_CHECKING:
     from celery_fanout.keeping.supervisor import Supervisor

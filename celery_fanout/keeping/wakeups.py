@@ -9,7 +9,12 @@ from celery.canvas import signature
 from celery.utils.log import get_logger
 from kombu.utils import json as kombu_json
 
-from celery_fanout.emitting.chains import (
+from celery_fanout.emitting.results import error_of, value_of
+from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
+from celery_fanout.keeping.collected import collected_by
+from celery_fanout.model.events import HEADER_PREFIX, Event, from_attributes
+from celery_fanout.model.failpoints import hit
+from celery_fanout.model.headers import (
     BATCHED,
     BRANCH_HEADER,
     DATA_HEADER,
@@ -21,11 +26,6 @@ from celery_fanout.emitting.chains import (
     VERSION,
     VERSION_HEADER,
 )
-from celery_fanout.emitting.results import error_of, value_of
-from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
-from celery_fanout.keeping.collected import collected_by
-from celery_fanout.model.events import HEADER_PREFIX, Event, from_attributes
-from celery_fanout.model.failpoints import hit
 from celery_fanout.model.ids import place_in
 from celery_fanout.model.tracing import continued, is_traced
 

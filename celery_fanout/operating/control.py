@@ -18,10 +18,10 @@ from celery_fanout.exceptions import (
     WrongKind,
     WrongState,
 )
-from celery_fanout.keeping.collected import recorded_event
 from celery_fanout.operating.limits import LimitControl
 from celery_fanout.operating.looking import MAX_BULK
 from celery_fanout.operating.replaying import begin_again, checkpoints_before
+from celery_fanout.stores.records import recorded_event
 from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:

@@ -6,27 +6,26 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_fanout.exceptions import InvalidEvent, StoreUnavailable
-from celery_fanout.operating.texts import outlook
+from celery_fanout.operating.texts import age
 from celery_fanout.subscribing.admission import flow_of
 
 if TYPE_CHECKING:
-    from celery_fanout.app.ledger_parts import Level2
     from celery_fanout.model.events import Event
+    from celery_fanout.stores.flow import Gate, Preview
     from celery_fanout.stores.ledger import Ledger
     from celery_fanout.subscribing.registry import Explanation, Registry
 
-__all__ = ["foretell"]
+__all__ = ["foretell", "outlook"]
 
 
-def foretell(registry: Registry, event: Event, level2: Level2 | None) -> list[Explanation]:
+def foretell(registry: Registry, event: Event, ledger: Ledger | None) -> list[Explanation]:
     """Return whom an event would reach, and what would happen there now; nothing is changed.
 
     Args:
         registry: the app's subscriptions.
         event: the event.
-        level2: the app's ledger and what works with it, or ``None`` on level 1.
+        ledger: the app's ledger, or ``None`` on level 1.
     """
-    ledger = None if level2 is None else level2.ledger
     return [
         replace(item, flow=_outlook(item, event, ledger)) if item.matches else item
         for item in registry.explain(event)
@@ -56,3 +55,45 @@ def _from(ledger: Ledger, item: Explanation, event: Event) -> str:
     if preview.verdict in ("start", "wait") and item.subscription.id in ledger.paused():
         return "would wait: its subscription is paused"
     return outlook(preview, ledger.time())
+
+
+def outlook(preview: Preview, now: float) -> str:
+    """Return what would happen to a run now, and because of what.
+
+    Args:
+        preview: what the ledger says.
+        now: its time.
+    """
+    gate, verdict = preview.gate, preview.verdict
+    if gate is None or verdict == "start":
+        return "would start"
+    name, kind = _name(gate), gate.kind
+    used, at_most = f"{preview.used:,}", f"{preview.at_most:,}"
+    when = "" if preview.at is None else f" in {age(max(0.0, preview.at - now))}"
+    if verdict == "join":
+        full = f" of {at_most}" if kind == "batch" else ""
+        text = f"join the {used}{full} event(s) that {name} collects; they start{when}"
+    elif verdict == "collect":
+        text = f"be the first event that {name} collects; it starts{when}"
+    elif verdict == "cancel":
+        text = f"cancel the run that has {name}, and start"
+    elif verdict == "drop":
+        text = f"be dropped: {_drop(kind, name, used, at_most)}"
+    elif kind == "throttle":
+        after = f", after the {preview.waiting:,} that wait" if preview.waiting else ""
+        text = f"wait: {name} lets it start{when or ' later'}{after}"
+    else:
+        text = f"wait: {name} has {used} of {at_most} in use, {preview.waiting:,} wait"
+    return f"would {text}"
+
+
+def _drop(kind: str, name: str, used: str, at_most: str) -> str:
+    if kind == "rate_limit":
+        return f"{name} has had {used} of {at_most}"
+    if kind == "idempotency":
+        return f"{name} has had its run"
+    return f"{name} has its run"
+
+
+def _name(gate: Gate) -> str:
+    return f"{gate.limit} {gate.key!r}" if " by " in gate.limit else gate.limit

@@ -17,7 +17,7 @@ from kombu.utils import json as kombu_json
 
 from celery_fanout.exceptions import InvalidSetting
 from celery_fanout.model.jsondata import encode
-from celery_fanout.stores import Checkpoint
+from celery_fanout.stores.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

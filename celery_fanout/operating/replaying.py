@@ -6,10 +6,10 @@ import uuid
 from typing import TYPE_CHECKING
 
 from celery_fanout.exceptions import ReplayContended, UnknownStep
-from celery_fanout.keeping.collected import recorded_event
 from celery_fanout.model.ids import place_of, run_id
-from celery_fanout.stores import Checkpoint, key_of
+from celery_fanout.stores.checkpoints import Checkpoint, key_of
 from celery_fanout.stores.ledger import NewEvent, NewRun
+from celery_fanout.stores.records import recorded_event
 from celery_fanout.subscribing.admission import flow_of, require_flow
 
 if TYPE_CHECKING:

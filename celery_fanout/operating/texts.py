@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import datetime as dt
 
-from celery_fanout.operating.timeline import age
-
-if TYPE_CHECKING:
-    from celery_fanout.stores.flow import Gate, Preview
-
-__all__ = ["number_of", "outlook", "period_of"]
+__all__ = ["age", "moment", "number_of", "period_of"]
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
@@ -35,43 +30,21 @@ def number_of(kind: str, at_most: int, per: float) -> str:
     return f"{at_most:,}"
 
 
-def outlook(preview: Preview, now: float) -> str:
-    """Return what would happen to a run now, and because of what.
-
-    Args:
-        preview: what the ledger says.
-        now: its time.
-    """
-    gate, verdict = preview.gate, preview.verdict
-    if gate is None or verdict == "start":
-        return "would start"
-    name, kind = _name(gate), gate.kind
-    used, at_most = f"{preview.used:,}", f"{preview.at_most:,}"
-    when = "" if preview.at is None else f" in {age(max(0.0, preview.at - now))}"
-    if verdict == "join":
-        full = f" of {at_most}" if kind == "batch" else ""
-        text = f"join the {used}{full} event(s) that {name} collects; they start{when}"
-    elif verdict == "collect":
-        text = f"be the first event that {name} collects; it starts{when}"
-    elif verdict == "cancel":
-        text = f"cancel the run that has {name}, and start"
-    elif verdict == "drop":
-        text = f"be dropped: {_drop(kind, name, used, at_most)}"
-    elif kind == "throttle":
-        after = f", after the {preview.waiting:,} that wait" if preview.waiting else ""
-        text = f"wait: {name} lets it start{when or ' later'}{after}"
-    else:
-        text = f"wait: {name} has {used} of {at_most} in use, {preview.waiting:,} wait"
-    return f"would {text}"
+def age(seconds: float) -> str:
+    """Return a duration in its two largest units."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < MINUTE:
+        return f"{seconds:.1f} s"
+    if seconds < HOUR:
+        return f"{int(seconds // MINUTE)} min {int(seconds % MINUTE)} s"
+    if seconds < DAY:
+        return f"{int(seconds // HOUR)} h {int(seconds % HOUR // MINUTE)} min"
+    return f"{int(seconds // DAY)} d {int(seconds % DAY // HOUR)} h"
 
 
-def _drop(kind: str, name: str, used: str, at_most: str) -> str:
-    if kind == "rate_limit":
-        return f"{name} has had {used} of {at_most}"
-    if kind == "idempotency":
-        return f"{name} has had its run"
-    return f"{name} has its run"
-
-
-def _name(gate: Gate) -> str:
-    return f"{gate.limit} {gate.key!r}" if " by " in gate.limit else gate.limit
+def moment(timestamp: float | None) -> str:
+    """Return a POSIX time as text, in UTC; ``""`` for none."""
+    if timestamp is None:
+        return ""
+    return dt.datetime.fromtimestamp(timestamp, dt.timezone.utc).strftime("%Y-%m-%d %H:%M:%S")

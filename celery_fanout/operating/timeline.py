@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
-from celery_fanout.stores import Checkpoint, key_of
+from celery_fanout.operating.texts import age, moment
+from celery_fanout.stores.checkpoints import Checkpoint, key_of
 from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_EVENTS",
-    "age",
     "describe_event",
     "gated",
     "happenings",
-    "moment",
     "step_name",
     "task_of",
     "timeline",
@@ -47,26 +45,6 @@ MINUTE, HOUR, DAY = 60, 3600, 86_400
 # what stands first of what happened at the same time
 RECORDED, BEGAN, INSIDE, ENDED, FINISHED = range(5)
 Row = tuple[float, int, str]
-
-
-def age(seconds: float) -> str:
-    """Return a duration in its two largest units."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < MINUTE:
-        return f"{seconds:.1f} s"
-    if seconds < HOUR:
-        return f"{int(seconds // MINUTE)} min {int(seconds % MINUTE)} s"
-    if seconds < DAY:
-        return f"{int(seconds // HOUR)} h {int(seconds % HOUR // MINUTE)} min"
-    return f"{int(seconds // DAY)} d {int(seconds % DAY // HOUR)} h"
-
-
-def moment(timestamp: float | None) -> str:
-    """Return a POSIX time as text, in UTC; ``""`` for none."""
-    if timestamp is None:
-        return ""
-    return dt.datetime.fromtimestamp(timestamp, dt.timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def describe_event(event: EventRecord) -> str:

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from celery.app import base as celery_base
 from pydantic import BaseModel, TypeAdapter
 
-from celery_fanout.emitting.broker.redis_pipeline import is_stock
+from celery_fanout.emitting.broker.stock import is_stock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -15,8 +15,7 @@ from celery.utils.log import get_task_logger
 from kombu.utils import json as kombu_json
 
 from celery_fanout import signals
-from celery_fanout.emitting.broker.templates import routed_to
-from celery_fanout.emitting.chains import IGNORED_HEADER, KIND_HEADER
+from celery_fanout.emitting.broker.routing import routed_to
 from celery_fanout.exceptions import (
     INTERRUPTS,
     FanoutError,
@@ -26,42 +25,28 @@ from celery_fanout.exceptions import (
     describe,
 )
 from celery_fanout.model.failpoints import hit
+from celery_fanout.model.headers import IGNORED_HEADER, KIND_HEADER
 from celery_fanout.model.tracing import current_trace
 from celery_fanout.running.claiming import claim
 from celery_fanout.running.execution import Execution, activate
-from celery_fanout.running.suspending import Suspended
+from celery_fanout.running.suspending import BranchDone, NotClaimed, Suspended
 from celery_fanout.stores.ledger import NewRun
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from celery_fanout.running.claiming import ClaimedRun
-    from celery_fanout.running.execution import Engine, Run
+    from celery_fanout.model.run import Run
+    from celery_fanout.running.claimed import ClaimedRun
+    from celery_fanout.running.execution import Engine
     from celery_fanout.stores.ledger import Claim, Settled
 
-__all__ = ["BranchDone", "NotClaimed", "execute", "failed_late", "finished"]
+__all__ = ["execute", "failed_late", "finished"]
 
 logger = get_task_logger(__name__)
 
 #: How much of an error is kept, in characters.
 MAX_MESSAGE, MAX_TRACEBACK = 10_000, 50_000
-
-
-class NotClaimed(Ignore):
-    """A message that is not to be executed: a duplicate, a stale one, one that came early."""
-
-
-class BranchDone(Ignore):
-    """Raised through the body when the item of ``step.parallel`` that it was replayed for is done.
-
-    Args:
-        value: the item's value.
-    """
-
-    def __init__(self, value: Any) -> None:
-        super().__init__(value)
-        self.value = value
 
 
 def execute(

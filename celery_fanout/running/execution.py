@@ -9,52 +9,21 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from celery import _state
-from celery._state import get_current_task
-
-from celery_fanout.emitting.chains import (
-    DATA_HEADER,
-    EVENTS_HEADER,
-    FAILURE_HEADER,
-    RUN_HEADER,
+from celery_fanout.model.headers import (
     STORE_RETRIES_HEADER,
-    SUBSCRIPTION_HEADER,
 )
-from celery_fanout.exceptions import NoApp
-from celery_fanout.model.events import Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from celery_fanout.model.events import Event
+    from celery_fanout.model.run import Run
     from celery_fanout.model.settings import Settings
-    from celery_fanout.stores import CheckpointStore, StepKey
+    from celery_fanout.stores.checkpoints import CheckpointStore, StepKey
     from celery_fanout.stores.flow import Flow
     from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["Run", "current_event", "current_run"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One subscription's handling of one event.
-
-    Attributes:
-        id: the same over retries, redeliveries and suspensions; also the Celery task id.
-        subscription: id of the subscription, ``"{task name}@{pattern}"``.
-        task: name of the task that is running: the subscriber, or a link of its tail.
-        attempt: 1 for the first execution; Celery's retries count up, suspensions do not.
-        event: the event that is handled; the last of several, with the list of their data if it is
-            a batch.
-        events: for a run that collected events the ledger's keys of them, in their order, at most
-            the last 1,000; ``get_fanout(app).runs.event()`` takes them. Only in the subscriber.
-    """
-
-    id: str
-    subscription: str
-    task: str
-    attempt: int
-    event: Event
-    events: tuple[str, ...] = ()
+__all__: list[str] = []
 
 
 class Clock(Protocol):
@@ -214,18 +183,6 @@ inside: ContextVar[tuple[str, str, StepKey] | None] = ContextVar("celery_fanout_
 #: Parts that replace those of the app, set by the testing module.
 engine_override: ContextVar[Engine | None] = ContextVar("celery_fanout_engine", default=None)
 
-_default_emit: list[Callable[..., Any]] = []
-
-
-def set_default_emit(emit: Callable[..., Any]) -> None:
-    """Say what :func:`default_emit` returns; the floor above knows it."""
-    _default_emit[:] = [emit]
-
-
-def default_emit() -> Callable[..., Any]:
-    """Return ``emit`` of the app that is current, for steps outside of a run."""
-    return _default_emit[0]
-
 
 class _Active:
     """How many bodies are being executed in this process."""
@@ -264,87 +221,3 @@ class activate:  # noqa: N801 - used like a function
         inside.reset(self.outer)
         current.reset(self.token)
         _active.add(-1)
-
-
-def event_of(request: Any) -> Event | None:
-    """Rebuild the event from the headers of a task's request; ``None`` if there is none.
-
-    The subscriber has the data as its first argument; later links carry it in a header.
-    """
-    headers: Mapping[str, Any] = request.headers or {}
-    if DATA_HEADER in headers:
-        import json  # only links of a tail get here
-
-        return Event.from_headers(headers, json.loads(headers[DATA_HEADER]))
-    args = request.args or ()
-    if FAILURE_HEADER in headers:
-        return Event.from_headers(headers, args[0]["event"].get("data") if args else None)
-    return Event.from_headers(headers, args[0] if args else None)
-
-
-def run_of(task: Any, request: Any) -> Run | None:
-    """Return the run that a task's request belongs to; ``None`` for an ordinary call."""
-    known: tuple[Any, Run | None] | None = request.__dict__.get("fanout_run")
-    # a request is reused: Celery's Context.update() changes it in place
-    if known is None or known[0] is not request.headers:
-        known = request.fanout_run = (request.headers, _run_of(task, request))
-    return known[1]
-
-
-def _run_of(task: Any, request: Any) -> Run | None:
-    headers: Mapping[str, Any] = request.headers or {}
-    run_id = headers.get(RUN_HEADER)
-    if run_id is None or run_id != request.id:
-        return None
-    event = event_of(request)
-    if event is None:
-        return None
-    return Run(
-        id=run_id,
-        subscription=headers.get(SUBSCRIPTION_HEADER, ""),
-        task=task.name,
-        attempt=(request.retries or 0) + 1,
-        event=event,
-        events=tuple(headers.get(EVENTS_HEADER) or ()),
-    )
-
-
-def current_run() -> Run | None:
-    """Return the run that the calling code belongs to, or ``None`` outside of runs."""
-    execution = current.get()
-    if execution is not None:
-        return execution.run
-    # hooks such as Task.before_start and on_failure run outside the body
-    task: Any = get_current_task()
-    return None if task is None else run_of(task, task.request)
-
-
-def current_event() -> Event | None:
-    """Return the event that the calling code handles, or ``None`` outside of runs."""
-    run = current_run()
-    return run.event if run is not None else None
-
-
-def app_in_use() -> Any:
-    """Return the app of the run, the current one, or the only one of the process.
-
-    Raises:
-        NoApp: if there is none, or several and none is current.
-    """
-    # Celery(...) makes an app current for its own thread only. In the other threads of a web
-    # server celery.current_app is a made-up app without tasks, named "default".
-    state: Any = _state
-    execution = current.get()
-    if execution is not None:
-        return execution.task.app
-    found = state._tls.current_app or state.default_app
-    if found is not None and not _is_made_up(found):
-        return found
-    apps = [app for app in state._get_active_apps() if not _is_made_up(app)]
-    if len(apps) == 1:
-        return apps[0]
-    raise NoApp(sorted(str(app.main) for app in apps))
-
-
-def _is_made_up(app: Any) -> bool:
-    return app.main == "default" and not app.set_as_current

@@ -13,7 +13,7 @@ from typing import Any
 
 from celery.exceptions import Retry
 
-__all__ = ["hold_retries", "longest_delay", "retry_horizon"]
+__all__ = ["hold_retries"]
 
 _held: ContextVar[bool] = ContextVar("celery_fanout_retry_held", default=False)
 
@@ -51,22 +51,3 @@ def hold_retries(task: Any) -> None:
 
 def _publish_nothing(*_: Any, **__: Any) -> None:
     """Stand in for ``Signature.apply_async``."""
-
-
-def longest_delay(task: Any) -> float:
-    """Return the longest countdown of a retry, in seconds."""
-    if getattr(task, "retry_backoff", False):
-        return float(getattr(task, "retry_backoff_max", 600))
-    return float(task.default_retry_delay or 0)
-
-
-def retry_horizon(task: Any) -> float:
-    """Return how long after its start a run may still be retried, in seconds."""
-    retries = task.max_retries
-    if retries is None:
-        return float("inf") if getattr(task, "autoretry_for", ()) else 0.0
-    factor = float(getattr(task, "retry_backoff", False) or 0)
-    longest = longest_delay(task)
-    if not factor:
-        return float(retries) * longest
-    return float(sum(min(longest, factor * 2**n) for n in range(min(retries, 10_000))))

@@ -7,21 +7,23 @@ and RabbitMQ closes the channel after ``consumer_timeout``.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, Reject
 from kombu.exceptions import OperationalError
 
-from celery_fanout.emitting.chains import RESUME_HEADER, STORE_LEFT_HEADER, STORE_RETRIES_HEADER
+from celery_fanout.exceptions.warnings import SwallowedSuspensionWarning
+from celery_fanout.model.headers import RESUME_HEADER, STORE_LEFT_HEADER, STORE_RETRIES_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from celery import Celery
 
-    from celery_fanout.running.execution import Clock
+    from celery_fanout.running.execution import Clock, Execution
 
-__all__ = ["Suspended", "Suspension"]
+__all__ = ["BranchDone", "NotClaimed", "Suspended", "Suspension", "warn_swallowed"]
 
 #: The longest that one message waits in a worker, in seconds. RabbitMQ's consumer_timeout is 30
 #: minutes by default.
@@ -126,3 +128,36 @@ class Suspension:
             if task.acks_late:
                 raise Reject(exc, requeue=True) from exc
             raise
+
+
+class NotClaimed(Ignore):
+    """A message that is not to be executed: a duplicate, a stale one, one that came early."""
+
+
+class BranchDone(Ignore):
+    """Raised through the body when the item of ``step.parallel`` that it was replayed for is done.
+
+    Args:
+        value: the item's value.
+    """
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+def warn_swallowed(execution: Execution, place: str, *, stacklevel: int = 2) -> None:
+    """Warn that the body caught a suspension."""
+    error = execution.suspension
+    frame = error.__traceback__ if error else None
+    while frame is not None and frame.tb_next and __file__ == frame.tb_frame.f_code.co_filename:
+        frame = frame.tb_next
+    where = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "the body"
+    warnings.warn(
+        SwallowedSuspensionWarning(
+            f"{execution.run.task} caught the suspension raised at {where} {place}; it is raised "
+            "again. Let celery.exceptions.Ignore pass: put `except Ignore: raise` before "
+            "`except Exception`."
+        ),
+        stacklevel=stacklevel,
+    )

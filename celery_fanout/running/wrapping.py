@@ -15,13 +15,6 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.utils.log import get_task_logger
 
 from celery_fanout import signals
-from celery_fanout.emitting.chains import (
-    BATCH_HEADER,
-    RESUME_HEADER,
-    RUN_HEADER,
-    STORE_LEFT_HEADER,
-    STORE_RETRIES_HEADER,
-)
 from celery_fanout.exceptions import (
     NonRetriable,
     RetryAfter,
@@ -31,20 +24,19 @@ from celery_fanout.exceptions import (
     StoreUnavailable,
     Superseded,
 )
-from celery_fanout.running.batch_models import as_models
-from celery_fanout.running.executing import BranchDone, execute, failed_late, finished
-from celery_fanout.running.execution import (
-    Engine,
-    Execution,
-    Run,
-    activate,
-    current,
-    engine_override,
-    run_of,
+from celery_fanout.model.headers import (
+    BATCH_HEADER,
+    RESUME_HEADER,
+    RUN_HEADER,
+    STORE_LEFT_HEADER,
+    STORE_RETRIES_HEADER,
 )
+from celery_fanout.model.run import Run, run_of
+from celery_fanout.running.batch_models import as_models
+from celery_fanout.running.executing import execute, failed_late, finished
+from celery_fanout.running.execution import Engine, Execution, activate, current, engine_override
 from celery_fanout.running.retrying import hold_retries
-from celery_fanout.running.steps.entering import warn_swallowed
-from celery_fanout.running.suspending import Suspended, Suspension
+from celery_fanout.running.suspending import BranchDone, Suspended, Suspension, warn_swallowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_fanout.model.settings import Settings
-    from celery_fanout.stores import StepKey
+    from celery_fanout.stores.checkpoints import StepKey
 
 __all__ = ["BackendStore"]
 

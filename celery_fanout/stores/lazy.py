@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from celery_fanout.stores import CheckpointStore
+    from celery_fanout.stores.checkpoints import CheckpointStore
 
 __all__ = ["lazy_store"]
 

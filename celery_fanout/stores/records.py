@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+from celery_fanout.model.events import Event, from_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +28,7 @@ __all__ = [
     "Settled",
     "Taken",
     "Wakeup",
+    "recorded_event",
 ]
 
 #: What a run is: a subscription's handling of an event, a link of its tail, or what a run, its
@@ -369,3 +373,8 @@ class EventRecord:
     runs: Sequence[str]
     replayed: Sequence[str] = ()
     open: int = 0
+
+
+def recorded_event(record: EventRecord) -> Event:
+    """Rebuild an event from what the ledger has of it."""
+    return from_attributes(json.loads(record.attributes), json.loads(record.data))

@@ -17,6 +17,7 @@ from celery_fanout.exceptions import (
     StoreUnsupported,
 )
 from celery_fanout.model.jsondata import as_json_data, encode
+from celery_fanout.model.matching import MISSING, look_up
 from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
 from celery_fanout.subscribing.combinations import (
     MAX_PRIORITY,
@@ -24,7 +25,7 @@ from celery_fanout.subscribing.combinations import (
     function_name,
     is_priority,
 )
-from celery_fanout.subscribing.limits import MISSING, Concurrency, Idempotency, look_up, seconds_of
+from celery_fanout.subscribing.limits import Concurrency, Idempotency, seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeAlias, cast
 from celery_fanout.exceptions import InvalidSubscription
 from celery_fanout.model.events import NAME, Event, check_name
 from celery_fanout.model.jsondata import encode
+from celery_fanout.model.matching import MISSING, _is_blurred, look_up
 
 __all__ = [
-    "MISSING",
     "Batch",
     "CancelOn",
     "Concurrency",
@@ -25,9 +25,7 @@ __all__ = [
     "RateLimit",
     "Singleton",
     "Throttle",
-    "check_match",
     "check_seconds",
-    "look_up",
     "seconds_of",
 ]
 
@@ -37,10 +35,6 @@ Key: TypeAlias = str | Callable[[Event], object]
 
 #: Seconds, or a timedelta.
 Duration: TypeAlias = float | dt.timedelta
-
-#: The largest whole number that a match can tell apart from its neighbours: JSON numbers are
-#: compared as doubles.
-MAX_NUMBER = 2**53 - 1
 
 
 @dataclass(frozen=True)
@@ -96,41 +90,6 @@ class CancelOn:
                 return None
             wanted[theirs] = value
         return encode(wanted)
-
-
-#: What :func:`look_up` finds where there is nothing.
-MISSING = object()
-
-
-def look_up(data: Any, path: str) -> Any:
-    """Return the value at a dotted path; :data:`MISSING` if there is none."""
-    for part in path.split("."):
-        if isinstance(data, Mapping):
-            data = data.get(part, MISSING)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        elif isinstance(data, list) and part.isdecimal() and int(part) < len(data):  # pyright: ignore[reportUnknownArgumentType]
-            data = data[int(part)]  # pyright: ignore[reportUnknownVariableType]
-        else:
-            return MISSING
-    return data  # pyright: ignore[reportUnknownVariableType]
-
-
-def _is_blurred(value: Any) -> bool:
-    return isinstance(value, int) and abs(value) > MAX_NUMBER
-
-
-def check_match(match: Any) -> str:
-    """Return the problem of a match that a wait was given, or ``""``."""
-    if not isinstance(match, Mapping):
-        return f"matches {match!r}"
-    for path, value in cast("Any", match).items():
-        if not isinstance(path, str) or not all(path.split(".")):
-            return f"matches the path {path!r}"
-        plain = value is None or isinstance(value, (str, bool, int, float))
-        if not plain or (isinstance(value, float) and not math.isfinite(value)):
-            return f"matches {path!r} with {value!r}"
-        if _is_blurred(value):
-            return f"matches {path!r} with {value}, which JSON numbers cannot tell apart"
-    return ""
 
 
 # -- flow control --------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import inspect
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from weakref import WeakSet
 
 from celery import Task
 from celery.canvas import Signature
@@ -139,19 +140,27 @@ class Declaration:
     flow: FlowOptions | None = None
 
 
+class Refreshable(Protocol):
+    """The registry of one app."""
+
+    def refresh(self) -> None:
+        """Open the tasks declared since the last time, if the app is finalised."""
+        ...
+
+
 class Declarations:
     """What every use of ``on_event`` in this process said, for all its apps.
 
     Attributes:
         all: in the order of their declaration.
         version: changes with every declaration.
-        hooks: called after every declaration.
+        registries: those of all apps; refreshed after every declaration.
     """
 
     def __init__(self) -> None:
         self.all: list[Declaration] = []
         self.version = 0
-        self.hooks: list[Callable[[], None]] = []
+        self.registries: WeakSet[Refreshable] = WeakSet()
 
     def add(self, new: Declaration) -> None:
         """Add one, or put it in the place of the same one from before its module was reloaded.
@@ -170,8 +179,8 @@ class Declarations:
         else:
             self.all.append(new)
         self.version += 1
-        for hook in self.hooks:
-            hook()
+        for registry in list(self.registries):
+            registry.refresh()
 
 
 declared = Declarations()

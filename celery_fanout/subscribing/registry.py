@@ -122,6 +122,7 @@ class Registry:
         self._logged: set[str] = set()
         self._wrong: dict[str, Exception] = {}
         self.errors: list[Exception] = []
+        declared.registries.add(self)
 
     def __iter__(self) -> Iterator[Subscription]:
         self.refresh()

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from celery_fanout.testing.capturing import CapturedEvents, capture
+    from celery_fanout.testing.inbox import Clock
     from celery_fanout.testing.runs import NonDeterministicBody, SimulatedCrash, TestRun
-    from celery_fanout.testing.simulation import Clock, Simulation
+    from celery_fanout.testing.simulation import Simulation
     from celery_fanout.testing.tester import FanoutTester, run, simulate
 
 __all__ = [

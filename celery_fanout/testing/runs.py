@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
     from celery_fanout.model.events import Event
     from celery_fanout.running.execution import Execution
-    from celery_fanout.stores import StepKey
+    from celery_fanout.stores.checkpoints import StepKey
     from celery_fanout.stores.ledger import RunRecord
     from celery_fanout.subscribing.registry import Subscription
-    from celery_fanout.testing.simulation import Clock, Message
+    from celery_fanout.testing.inbox import Clock, Message
 
 __all__ = ["NonDeterministicBody", "SimulatedCrash", "TestRun"]
 

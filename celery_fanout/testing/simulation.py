@@ -7,11 +7,8 @@ What would be published lies in :attr:`Simulation.inbox`; what a worker would do
 from __future__ import annotations
 
 import difflib
-import time
 import uuid
-from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from celery.app.trace import build_tracer
@@ -19,10 +16,9 @@ from celery.canvas import signature
 from kombu.utils import json as kombu_json
 
 from celery_fanout.app.ledger_parts import Level2
-from celery_fanout.emitting.chains import KIND_HEADER
-from celery_fanout.emitting.publishing import Publisher
 from celery_fanout.exceptions import describe
 from celery_fanout.model.boot import boot_id
+from celery_fanout.model.headers import KIND_HEADER
 from celery_fanout.model.ids import event_key
 from celery_fanout.model.jsondata import encode
 from celery_fanout.running.execution import Engine, engine_override
@@ -31,105 +27,20 @@ from celery_fanout.stores.memory import MemoryLedger
 from celery_fanout.stores.opening import rules_of
 from celery_fanout.stores.states import FINAL, RunState
 from celery_fanout.testing.capturing import CapturedEvents, Capturing, nothing, watching
+from celery_fanout.testing.inbox import Clock, Inbox, Message
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Generator, Mapping, Sequence
 
     from celery_fanout.app.fanout import Fanout
     from celery_fanout.emitting.emission import Emission
-    from celery_fanout.emitting.publishing import Delivery
     from celery_fanout.model.events import Event
     from celery_fanout.operating.control import RunControl
     from celery_fanout.stores.ledger import Ledger, Recorded
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["Clock", "Message", "Simulation"]
-
-
-class Clock:
-    """A clock that only moves when it is told to.
-
-    Args:
-        now: the POSIX time at which it stands; the real time by default.
-    """
-
-    def __init__(self, now: float | None = None) -> None:
-        self.now = time.time() if now is None else now
-
-    def __call__(self) -> float:
-        """Return the POSIX time in seconds."""
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        """Move the clock forward."""
-        self.now += seconds
-
-    def advance_to(self, timestamp: float) -> None:
-        """Move the clock forward to a POSIX time; never back."""
-        self.now = max(self.now, timestamp)
-
-
-@dataclass
-class Message:
-    """What a worker would receive."""
-
-    run_id: str
-    task: str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    headers: Mapping[str, Any]
-    retries: int = 0
-    chain: list[Any] = field(default_factory=list[Any])
-
-
-class _Inbox(Publisher):
-    """Keeps what it is to publish."""
-
-    def __init__(self, fanout: Fanout, ledger: MemoryLedger, *, alone: bool) -> None:
-        run_eagerly: Any = None  # nothing is recorded eagerly
-        hop: Any = None
-        super().__init__(fanout.app, fanout.settings, fanout.registry, run_eagerly, hop, ledger)
-        self.messages: deque[Message] = deque()
-        self._alone = alone
-
-    @property
-    def ledger_results(self) -> bool:
-        """Whether the ledger keeps what runs return: always, as Celery stores nothing here."""
-        return True
-
-    def deliver(self, deliveries: list[Delivery], resume_at: float | None = None) -> None:
-        """Keep chains."""
-        del resume_at
-        for delivery in deliveries:
-            chain = delivery.chain
-            self.messages.append(
-                Message(
-                    chain.run_id,
-                    chain.subscription.task.name,
-                    chain.args,
-                    {},
-                    {**(chain.subscription.options.get("headers") or {}), **chain.headers},
-                    chain.retries,
-                    [] if self._alone else list(chain.chain or ()),
-                )
-            )
-            delivery.state = "published"
-
-    def send(self, signature: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str:
-        """Keep a task that is no subscriber."""
-        whole = signature.clone(args)
-        self.messages.append(
-            Message(
-                options["task_id"],
-                whole["task"],
-                tuple(whole.args),
-                whole.kwargs,
-                options["headers"],
-                options.get("retries", 0),
-                options.get("chain") or [],
-            )
-        )
-        return ""
+__all__ = ["Simulation"]
 
 
 class _Recording(Level2):
@@ -190,7 +101,7 @@ class Simulation:
         self.ledger = MemoryLedger(rules_of(fanout.settings), self.clock)
         self._publish_waiting = nothing
         self.events = CapturedEvents(look=self._look)
-        self._inbox = _Inbox(fanout, self.ledger, alone=alone)
+        self._inbox = Inbox(fanout, self.ledger, alone=alone)
         self.level2 = _Recording(
             fanout.app, fanout.settings, fanout.registry, self._inbox, self.ledger
         )

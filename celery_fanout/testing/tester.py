@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from celery_fanout.app.fanout import get_fanout
 from celery_fanout.emitting.drafting import draft
+from celery_fanout.running.current import current_run
 from celery_fanout.testing.capturing import CapturedEvents, capture
+from celery_fanout.testing.inbox import Clock
 from celery_fanout.testing.runs import NonDeterministicBody, SimulatedCrash, TestRun
-from celery_fanout.testing.simulation import Clock, Simulation
+from celery_fanout.testing.simulation import Simulation
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -77,7 +79,9 @@ def run(
     fanout = get_fanout(app or getattr(subscriber, "app", None))
     fanout.load()
     subscription = _subscription(fanout, subscriber, event)
-    drafted = draft(fanout.settings, event or subscription.pattern, data, id=id)
+    drafted = draft(
+        fanout.settings, event or subscription.pattern, data, id=id, cause=current_run()
+    )
     found = TestRun(
         fanout,
         subscription,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from celery_fanout import FanoutError, get_fanout
 from celery_fanout.exceptions import EventNotFound
 from celery_fanout.operating.timeline import timeline
-from celery_fanout.stores import Checkpoint, key_of
+from celery_fanout.stores.checkpoints import Checkpoint, key_of
 from example_project.inbox.models import Document, Reading
 from example_project.inbox.tasks import FIELDS
 from example_project.website import celery_app

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from celery_fanout.stores import Checkpoint
+from celery_fanout.stores.checkpoints import Checkpoint
 from celery_fanout.stores.ledger import Claim, Ledger, LedgerRules, NewEvent, NewRun, Recorded
 from celery_fanout.stores.memory import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger

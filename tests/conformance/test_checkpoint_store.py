@@ -26,7 +26,7 @@ from celery.states import SUCCESS
 from celery_fanout import get_fanout
 from celery_fanout.exceptions import StoreUnavailable, StoreUnsupported
 from celery_fanout.model.ids import child_id
-from celery_fanout.stores import CheckpointStore, StepKey
+from celery_fanout.stores.checkpoints import CheckpointStore, StepKey
 from tests.processes import wait_until
 from tests.servers import ROOT, MemcachedServer, PostgresServer, RedisServer
 

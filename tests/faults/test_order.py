@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 
-from celery_fanout.emitting.chains import STORE_LEFT_HEADER, STORE_RETRIES_HEADER
+from celery_fanout.model.headers import STORE_LEFT_HEADER, STORE_RETRIES_HEADER
 from celery_fanout.stores.states import RunState
 from tests.faults.conftest import Jobs
 from tests.processes import wait_until

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from celery_fanout import get_fanout
-from celery_fanout.keeping.supervisor import LostMessages
+from celery_fanout.keeping.lost_messages import LostMessages
 from tests.integration.inprocess import Shop
 from tests.processes import free_port
 from tests.servers import RedisServer

@@ -11,7 +11,8 @@ from kombu import Queue
 
 from celery_fanout import EmitError, emit, emit_many
 from celery_fanout.app.fanout import get_fanout
-from celery_fanout.emitting.broker.connections import Deadline, confirm_window
+from celery_fanout.emitting.broker.confirms import confirm_window
+from celery_fanout.emitting.broker.connections import Deadline
 from tests.integration.publishing import (
     Careful,
     add_task,

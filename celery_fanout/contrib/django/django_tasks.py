@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from celery import shared_task
 
 from celery_fanout.exceptions import InvalidSubscription
-from celery_fanout.running.execution import current_event, current_run
+from celery_fanout.running.current import current_event, current_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

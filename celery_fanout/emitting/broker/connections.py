@@ -10,7 +10,6 @@ import os
 import threading
 import time
 from contextlib import contextmanager, nullcontext, suppress
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from kombu import Producer
@@ -21,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from celery import Celery
-    from typing_extensions import Self
 
-__all__ = ["Deadline", "ProducerPool", "confirm_window", "hurry"]
+__all__ = ["Deadline", "ProducerPool", "hurry"]
 
 #: How often a connection is tried again when the app's own policy has no bound.
 MAX_RETRIES = 3
@@ -275,87 +273,3 @@ def keep_client(channel: Any) -> None:
             return nullcontext(given or client)
 
         channel.conn_or_acquire = conn_or_acquire
-
-
-class ConfirmWindow:
-    """Publisher confirms of RabbitMQ, awaited once for many messages.
-
-    py-amqp waits for the confirm of each message before it sends the next. Here the messages are
-    sent first, and then their confirms are awaited: four times as fast (measured).
-
-    Args:
-        channel: an open channel of a connection with ``confirm_publish``.
-        deadline: when waiting ends.
-    """
-
-    def __init__(self, channel: Any, deadline: Deadline) -> None:
-        self._channel = channel
-        self._deadline = deadline
-        self._outstanding: dict[int, Any] = {}
-        self._refused = 0
-        #: What is being published: an object whose ``state`` follows the broker's answer.
-        self.delivery: Any = None
-
-    def __enter__(self) -> Self:
-        channel = self._channel
-        if not channel._confirm_selected:
-            channel._confirm_selected = True
-            channel.confirm_select()
-        channel.basic_publish = self._publish  # py-amqp itself chooses the method this way
-        channel.events["basic_ack"].add(self._on_ack)
-        channel.events["basic_nack"].add(self._on_nack)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        channel = self._channel
-        channel.basic_publish = channel.basic_publish_confirm
-        channel.events["basic_ack"].discard(self._on_ack)
-        channel.events["basic_nack"].discard(self._on_nack)
-
-    def _publish(self, *args: Any, **kwargs: Any) -> Any:
-        kwargs.pop("confirm_timeout", None)
-        # the broker numbers what is published on a channel in confirm mode, from 1
-        tag = self._channel.__dict__.get("fanout_published", 0) + 1
-        self._channel.fanout_published = tag
-        self._outstanding[tag] = self.delivery
-        return self._channel._basic_publish(*args, **kwargs)
-
-    def _settle(self, tag: int, state: str, *, multiple: bool) -> None:
-        tags = takewhile(lambda found: found <= tag, self._outstanding) if multiple else [tag]
-        for found in list(tags):
-            delivery = self._outstanding.pop(found, None)
-            if delivery is not None:
-                delivery.state = state
-
-    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it
-        self._settle(tag, "published", multiple=multiple)
-
-    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it
-        self._refused += 1
-        self._settle(tag, "unpublished", multiple=multiple)
-
-    def wait(self) -> None:
-        """Wait until the broker has answered for every message.
-
-        Raises:
-            OperationalError: if it refused one, or did not answer in time.
-        """
-        while self._outstanding:
-            self._deadline.check()
-            try:
-                self._channel.connection.drain_events(timeout=max(self._deadline.left(), 0.001))
-            except TimeoutError:
-                continue  # the deadline has the better message
-            self._deadline.renew()
-        if self._refused:
-            raise OperationalError("the broker refused the message (basic.nack)")
-
-
-def confirm_window(producer: Any, deadline: Deadline) -> ConfirmWindow | None:
-    """Return a window for a producer whose channel confirms publishes; else ``None``."""
-    channel = producer.channel
-    if not getattr(getattr(channel, "connection", None), "confirm_publish", False):
-        return None
-    if not all(hasattr(channel, name) for name in ("_basic_publish", "basic_publish_confirm")):
-        return None
-    return ConfirmWindow(channel, deadline)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from celery_fanout.emitting.broker.connections import Deadline
 from celery_fanout.emitting.broker.sending import Sending
 from celery_fanout.exceptions import INTERRUPTS
+from celery_fanout.exceptions.describing import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -26,19 +27,10 @@ if TYPE_CHECKING:
     from celery_fanout.model.settings import Settings
     from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["Sealed", "Sealing", "Seals", "reason_of"]
+__all__ = ["Sealed", "Sealing", "Seals"]
 
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
-
-
-def reason_of(exc: BaseException) -> str:
-    """Return an error as text; the one behind it where kombu has only given it another type."""
-    while type(exc).__name__ in {"OperationalError", "BatchPublishError"} and exc.__cause__:
-        exc = exc.__cause__
-    # redis-py quotes the command, which may contain the event's data
-    text = str(exc).rpartition(" of pipeline caused error: ")[2]
-    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import functools
 import itertools
-from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, cast
 
 import kombu
 from kombu import messaging
 from kombu.utils.json import JSONEncoder
 
+from celery_fanout.emitting.broker.stock import is_stock
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Envelope", "Pipeline", "dumps", "is_stock", "open_pipeline"]
+__all__ = ["Envelope", "Pipeline", "dumps", "open_pipeline"]
 
 #: Versions of kombu whose Redis transport was read, and is tested.
 KNOWN = {(5, 5), (5, 6), (5, 7)}
@@ -38,17 +39,6 @@ dumps = JSONEncoder().encode
 
 
 _quoted = functools.lru_cache(maxsize=64)(dumps)
-
-
-def is_stock(function: Any, module: Any) -> bool:
-    """Whether a function is one that a library ships, not a subclass's or a tool's wrapper.
-
-    Wrappers copy names and attributes, but not the module that their code belongs to; some are
-    no functions at all.
-    """
-    if type(function) is MethodType:
-        function = function.__func__
-    return type(function) is FunctionType and function.__globals__ is vars(module)
 
 
 def open_pipeline(producer: Any) -> Pipeline | None:

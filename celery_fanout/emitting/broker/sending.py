@@ -1,9 +1,9 @@
 """The chains of one emission, on their way to the broker through one producer.
 
-The fast way fills in a template (:mod:`celery_fanout.emitting.broker.templates`) and hands it to a pipeline on
-Redis (:mod:`celery_fanout.emitting.broker.redis_pipeline`) or to ``Producer.publish``. Where something listens to
-Celery's publish signals, ``app.amqp.send_task_message`` is called for every message, and sends
-them. The compatible way is ``Task.apply_async``.
+The fast way fills in a template (``templates``) and hands it to a pipeline on Redis
+(``redis_pipeline``) or to ``Producer.publish``. Where something listens to Celery's publish
+signals, ``app.amqp.send_task_message`` is called for every message, and sends them. The compatible
+way is ``Task.apply_async``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from kombu.serialization import dumps
 
 from celery_fanout.emitting.broker.connections import hurry
 from celery_fanout.emitting.broker.redis_pipeline import dumps as dumps_json
-from celery_fanout.emitting.broker.redis_pipeline import is_stock, open_pipeline
+from celery_fanout.emitting.broker.redis_pipeline import open_pipeline
+from celery_fanout.emitting.broker.stock import is_stock
 from celery_fanout.emitting.broker.templates import KWARGSREPR
 
 if TYPE_CHECKING:

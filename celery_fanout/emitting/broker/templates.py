@@ -15,7 +15,9 @@ from celery.app import task as celery_task
 from celery.app.amqp import task_message
 from celery.app.routes import MapRoute
 
-from celery_fanout.emitting.broker.redis_pipeline import dumps, is_stock
+from celery_fanout.emitting.broker.redis_pipeline import dumps
+from celery_fanout.emitting.broker.routing import chosen_options, routed_to
+from celery_fanout.emitting.broker.stock import is_stock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from celery_fanout.emitting.broker.redis_pipeline import Envelope, Pipeline
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["KWARGSREPR", "OWN_HEADERS", "Template", "Templates", "routed_to"]
+__all__ = ["KWARGSREPR", "OWN_HEADERS", "Template", "Templates"]
 
 #: Options that a template can hold. Anything else goes through ``apply_async``.
 _PLAIN_OPTIONS = {
@@ -203,7 +205,7 @@ class Templates:
         """
         if self._queue is None:
             return None
-        chosen = _chosen(self._app, name, options)
+        chosen = chosen_options(self._app, name, options)
         if any(chosen.get(key) for key in ("queue", "exchange", "routing_key")):
             return None
         routed = routed_to(self._app, name, options)
@@ -243,27 +245,6 @@ class Templates:
         )
         serializer = route.get("serializer") or app.conf.task_serializer
         return Template(message.headers, route, serializer, methods)
-
-
-def routed_to(app: Celery, name: str, options: Mapping[str, Any]) -> str:
-    """Return the queue that messages of a task go to with these options.
-
-    ``""`` if that is not simple: an exchange or a routing key may lead anywhere.
-    """
-    chosen = _chosen(app, name, options)
-    if not chosen.get("queue") and (chosen.get("exchange") or chosen.get("routing_key")):
-        return ""
-    given = {"queue": chosen["queue"]} if chosen.get("queue") else {}
-    task: Any = app.tasks.get(name)
-    queue: Any = app.amqp.router.route(given, name, (), {}, task).get("queue")
-    return "" if queue is None else str(getattr(queue, "name", queue))
-
-
-def _chosen(app: Celery, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a task's message: the task's own, and over them those given."""
-    task: Any = app.tasks.get(name)
-    own: Mapping[str, Any] = {} if task is None else task._get_exec_options()
-    return {**own, **options}
 
 
 def _methods(task: Any) -> tuple[Any, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,8 @@ from celery.utils.log import get_task_logger
 from celery_fanout import signals
 from celery_fanout.emitting.emission import Emission
 from celery_fanout.exceptions import (
-    InvalidStep,
     NonRetriable,
     RetryAfter,
-    SleepTooLong,
     StepFailed,
     StepOrderWarning,
     StoreUnavailable,
@@ -29,13 +26,13 @@ from celery_fanout.running.steps.policy import NO_RETRIES
 from celery_fanout.running.steps.timeouts import time_limit
 from celery_fanout.running.steps.values import decode, encode
 from celery_fanout.running.suspending import Suspended
-from celery_fanout.stores import Checkpoint
+from celery_fanout.stores.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from celery_fanout.running.steps.policy import StepPolicy
-    from celery_fanout.stores import CheckpointStore, StepKey
+    from celery_fanout.stores.checkpoints import CheckpointStore, StepKey
 
 __all__ = [
     "announce_completed",
@@ -43,7 +40,6 @@ __all__ = [
     "load",
     "run_in_place",
     "run_step",
-    "sleep_step",
     "step_failed",
 ]
 
@@ -71,7 +67,7 @@ def load(execution: Execution, key: StepKey) -> Checkpoint | None:
         return None
 
 
-def _save(execution: Execution, key: StepKey, checkpoint: Checkpoint, text: str = "") -> None:
+def save(execution: Execution, key: StepKey, checkpoint: Checkpoint, text: str = "") -> None:
     checkpoint.stored = execution.now()
     with _reachable(execution) as store:
         store.put(execution.run.id, key, text or checkpoint.dumps(), final=checkpoint.final)
@@ -87,7 +83,7 @@ def _reachable(execution: Execution) -> Generator[CheckpointStore]:
         raise
 
 
-def _suspend(execution: Execution, suspended: Suspended) -> Suspended:
+def leave(execution: Execution, suspended: Suspended) -> Suspended:
     """Mark the run as suspended, and return what to raise."""
     execution.suspension = suspended
     store = execution.store
@@ -119,11 +115,11 @@ def run_step(  # noqa: C901 - the whole path of a step, to be read in one go
         if checkpoint.final:
             return _cached(execution, key, checkpoint, fn)
         if not execution.is_due(checkpoint.due):
-            raise _suspend(execution, Suspended(checkpoint.due or 0.0, "step-retry", id))
+            raise leave(execution, Suspended(checkpoint.due or 0.0, "step-retry", id))
         checkpoint.attempts += 1
         if execution.was_put_back:
             # the store may answer and yet refuse to write: find out before there is an effect
-            _save(execution, key, checkpoint)
+            save(execution, key, checkpoint)
         try:
             value = _call(execution, key, policy, fn, args, kwargs)
         except NonRetriable as exc:
@@ -252,7 +248,7 @@ def _complete(
                 f"its result has {size:,} bytes and fanout_max_step_size allows {limit:,}; "
                 "store it elsewhere and return a reference to it"
             )
-        _save(execution, key, checkpoint, text)
+        save(execution, key, checkpoint, text)
     except (StoreUnavailable, Superseded, SoftTimeLimitExceeded):
         raise
     except Exception as exc:  # values may bring encoders of their own
@@ -283,10 +279,10 @@ def _tried(
         raise _failed(execution, key, checkpoint, error) from error
     checkpoint.error = _brief(error)
     checkpoint.due = execution.now() + again
-    _save(execution, key, checkpoint)
+    save(execution, key, checkpoint)
     _announce_failed(execution, key, checkpoint, error, final=False)
     if again > 0:
-        raise _suspend(execution, Suspended(checkpoint.due, "step-retry", key[0])) from error
+        raise leave(execution, Suspended(checkpoint.due, "step-retry", key[0])) from error
 
 
 def _failed(
@@ -295,7 +291,7 @@ def _failed(
     """Store that a step failed for good, and return what to raise into the body."""
     checkpoint.status, checkpoint.due, checkpoint.value = "failed", None, None
     checkpoint.error = _brief(error)
-    _save(execution, key, checkpoint)
+    save(execution, key, checkpoint)
     _announce_failed(execution, key, checkpoint, error, final=True)
     return step_failed(key, checkpoint)
 
@@ -310,41 +306,6 @@ def step_failed(key: StepKey, checkpoint: Checkpoint) -> StepFailed:
     """Return what a step that failed for good raises into the body."""
     error = checkpoint.error or {}
     return StepFailed(key[0], error.get("type", "?"), error.get("message", ""), checkpoint.attempts)
-
-
-def sleep_step(execution: Execution, id: str, wake: Callable[[], float]) -> None:
-    """Return if the sleep is over; ``wake`` says when it is, asked once in the run.
-
-    Raises:
-        Suspended: if it is not.
-        SleepTooLong: if the store would drop the run's checkpoints before.
-    """
-    key = execution.next_key(id)
-    checkpoint = load(execution, key)
-    if checkpoint is not None and checkpoint.final:
-        announce_completed(execution, key, checkpoint, cached=True)
-        return
-    if checkpoint is None:
-        due = wake()
-        if not math.isfinite(due):
-            raise InvalidStep(
-                id, f"sleeps until {due}, which is no time", "Use a finite number of seconds."
-            )
-        checkpoint = Checkpoint("waiting", due=due)
-        _refuse_too_long(execution, id, due - execution.now())
-        if not execution.is_due(checkpoint.due):
-            _save(execution, key, checkpoint)
-    if not execution.is_due(checkpoint.due):
-        raise _suspend(execution, Suspended(checkpoint.due or 0.0, "sleep", id))
-    checkpoint.status = "done"
-    _save(execution, key, checkpoint)
-    announce_completed(execution, key, checkpoint, cached=False)
-
-
-def _refuse_too_long(execution: Execution, id: str, seconds: float) -> None:
-    store = execution.store
-    if store.longest is not None and seconds > store.longest:
-        raise SleepTooLong(id, seconds, store.longest, store.keeps_setting)
 
 
 def announce_completed(

@@ -7,120 +7,32 @@ from typing import TYPE_CHECKING, Any, cast
 from kombu.utils import json as kombu_json
 
 from celery_fanout import signals
-from celery_fanout.exceptions import InvalidStep, StoreUnsupported, Superseded
-from celery_fanout.model.events import Event, check_name, from_attributes
+from celery_fanout.exceptions import InvalidStep
 from celery_fanout.model.ids import child_id
 from celery_fanout.model.jsondata import encode
-from celery_fanout.running.executing import BranchDone
 from celery_fanout.running.steps.checkpoints import (
     announce_completed,
     invoke_function,
     load,
     step_failed,
 )
-from celery_fanout.running.steps.entering import check_function
+from celery_fanout.running.steps.entering import check_function, claimed_of, lost_run, suspend
 from celery_fanout.running.steps.values import decode
 from celery_fanout.running.steps.values import encode as encode_value
-from celery_fanout.running.suspending import Suspended
-from celery_fanout.stores import Checkpoint, field_of
+from celery_fanout.running.suspending import BranchDone
+from celery_fanout.stores.checkpoints import field_of
 from celery_fanout.stores.ledger import NewRun
-from celery_fanout.subscribing.limits import check_match
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from celery_fanout.running.execution import Claimed, Execution
-    from celery_fanout.stores import StepKey
+    from celery_fanout.stores.checkpoints import StepKey
 
-__all__ = ["invoke_step", "parallel_step", "wait_step"]
+__all__ = ["invoke_step", "parallel_step"]
 
 #: Items of one ``step.parallel``, at most: the outcome of each is a checkpoint of the run.
 MAX_ITEMS = 10_000
-
-
-def _claimed(execution: Execution, feature: str) -> Claimed:
-    if execution.claimed is None:
-        raise StoreUnsupported(
-            execution.store.name,
-            feature,
-            "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
-        )
-    return execution.claimed
-
-
-def _suspend(execution: Execution, until: float, reason: str, step: str, group: str) -> Suspended:
-    suspended = Suspended(until, reason, step, group)
-    execution.suspension = suspended
-    return suspended
-
-
-def _lost(execution: Execution, claimed: Claimed) -> Superseded:
-    error = Superseded(claimed.run_id)
-    execution.suspension = error
-    return error
-
-
-def wait_step(
-    execution: Execution,
-    id: str,
-    name: str,
-    match: Mapping[str, Any] | None,
-    timeout: float,
-) -> Event | None:
-    """Return the event, or ``None`` if none came in time.
-
-    Raises:
-        Suspended: while it waits.
-    """
-    claimed = _claimed(execution, "step.wait_for_event")
-    check_name(name)
-    problem = check_match(match or {})
-    if problem:
-        raise InvalidStep(
-            id, problem, "Use a dict of dotted paths into the data to texts, numbers or booleans."
-        )
-    if not 0 < timeout < float("inf"):
-        raise InvalidStep(id, f"has the timeout {timeout}", "Use a number of seconds above 0.")
-    key = execution.next_key(id)
-    field = field_of(key)
-    checkpoint = load(execution, key)
-    if checkpoint is None:
-        text = claimed.patiently(
-            claimed.ledger.wait,
-            claimed.run_id,
-            claimed.token,
-            field,
-            name,
-            encode(dict(match or {})),
-            since=claimed.created,
-            due=claimed.now() + timeout,
-        )
-        checkpoint = _told(execution, claimed, field, text)
-    elif not checkpoint.final and execution.is_due(checkpoint.due):
-        text = claimed.patiently(claimed.ledger.end_wait, claimed.run_id, claimed.token, field)
-        checkpoint = _told(execution, claimed, field, text)
-    else:
-        return _event(execution, key, checkpoint, cached=checkpoint.final)
-    return _event(execution, key, checkpoint, cached=False)
-
-
-def _told(execution: Execution, claimed: Claimed, field: str, text: str | None) -> Checkpoint:
-    if text is None:
-        raise _lost(execution, claimed)
-    claimed.learn(field, text)
-    return Checkpoint.loads(text)
-
-
-def _event(
-    execution: Execution, key: StepKey, checkpoint: Checkpoint, *, cached: bool
-) -> Event | None:
-    if not checkpoint.final:
-        raise _suspend(execution, checkpoint.due or 0.0, "event", key[0], field_of(key))
-    announce_completed(execution, key, checkpoint, cached=cached)
-    found: dict[str, Any] | None = checkpoint.value
-    if found is None:
-        return None
-    return from_attributes(found["a"], found["d"])
 
 
 def invoke_step(
@@ -132,7 +44,7 @@ def invoke_step(
         StepFailed: if it failed.
         Suspended: until it has ended.
     """
-    claimed = _claimed(execution, "step.invoke")
+    claimed = claimed_of(execution, "step.invoke")
     key = execution.next_key(id)
     field = field_of(key)
     checkpoint = load(execution, key)
@@ -156,7 +68,7 @@ def invoke_step(
             group=field,
         )
         _spawn(execution, claimed, field, [child])
-        raise _suspend(execution, float("inf"), "invoke", id, field)
+        raise suspend(execution, float("inf"), "invoke", id, field)
     if checkpoint.status == "failed":
         raise step_failed(key, checkpoint)
     announce_completed(execution, key, checkpoint, cached=True)
@@ -178,7 +90,7 @@ def _spawn(execution: Execution, claimed: Claimed, group: str, children: Sequenc
         claimed.ledger.spawn, claimed.run_id, claimed.token, group, children
     )
     if not settled.ok:
-        raise _lost(execution, claimed)
+        raise lost_run(execution, claimed)
     if execution.engine.wake is not None:
         execution.engine.wake([child.id for child in children])
 
@@ -192,7 +104,7 @@ def parallel_step(
         StepFailed: if one failed; the first, by position.
         Suspended: until all have ended.
     """
-    claimed = _claimed(execution, "step.parallel")
+    claimed = claimed_of(execution, "step.parallel")
     calls = [_call(id, item) for item in items]
     if len(calls) > MAX_ITEMS:
         raise InvalidStep(id, f"has {len(calls):,} items", f"Use at most {MAX_ITEMS:,}.")
@@ -216,7 +128,7 @@ def parallel_step(
             for index, key in enumerate(keys)
         ]
         _spawn(execution, claimed, group, children)
-        raise _suspend(execution, float("inf"), "parallel", id, group)
+        raise suspend(execution, float("inf"), "parallel", id, group)
     results: list[Any] = []
     for key, checkpoint, (fn, _) in zip(keys, found, calls, strict=True):
         assert checkpoint is not None  # noqa: S101 - seen above
@@ -285,7 +197,7 @@ def _branch(
 
 
 def _parsed(group: str) -> tuple[str, int]:
-    from celery_fanout.stores import key_of
+    from celery_fanout.stores.checkpoints import key_of
 
     key = key_of(group)
     return key[0], key[1]

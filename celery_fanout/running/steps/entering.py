@@ -1,4 +1,4 @@
-"""Before a step: where it was called, and with what."""
+"""Before a step: where it was called, and with what; and how it leaves the body."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from celery_fanout.exceptions import (
     InvalidStep,
     NestedStep,
     NotDurableWarning,
-    SwallowedSuspensionWarning,
 )
-from celery_fanout.running.execution import Execution, active_runs, current, current_run, inside
+from celery_fanout.exceptions.configuration import StoreUnsupported
+from celery_fanout.exceptions.runs import Superseded
+from celery_fanout.running.current import current_run
+from celery_fanout.running.execution import Claimed, Execution, active_runs, current, inside
+from celery_fanout.running.suspending import Suspended, warn_swallowed
 
-__all__ = ["check_function", "enter", "warn_swallowed"]
+__all__ = ["check_function", "claimed_of", "enter", "lost_run", "suspend"]
 
 #: The longest step id, in characters.
 MAX_ID = 200
@@ -60,23 +63,6 @@ def _may_be_a_lost_thread() -> bool:
     return task is None
 
 
-def warn_swallowed(execution: Execution, place: str, *, stacklevel: int = 2) -> None:
-    """Warn that the body caught a suspension."""
-    error = execution.suspension
-    frame = error.__traceback__ if error else None
-    while frame is not None and frame.tb_next and __file__ == frame.tb_frame.f_code.co_filename:
-        frame = frame.tb_next
-    where = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "the body"
-    warnings.warn(
-        SwallowedSuspensionWarning(
-            f"{execution.run.task} caught the suspension raised at {where} {place}; it is raised "
-            "again. Let celery.exceptions.Ignore pass: put `except Ignore: raise` before "
-            "`except Exception`."
-        ),
-        stacklevel=stacklevel,
-    )
-
-
 def check_function(id: str, fn: Any) -> None:
     """Refuse what calling would not execute.
 
@@ -93,3 +79,28 @@ def check_function(id: str, fn: Any) -> None:
             f"was given {name}, and calling it only makes {kind}",
             "Pass a function that does the work: lambda: asyncio.run(...), or lambda: list(...).",
         )
+
+
+def claimed_of(execution: Execution, feature: str) -> Claimed:
+    """Return the claimed run of an execution; refuse by name what level 1 does not have."""
+    if execution.claimed is None:
+        raise StoreUnsupported(
+            execution.store.name,
+            feature,
+            "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
+        )
+    return execution.claimed
+
+
+def suspend(execution: Execution, until: float, reason: str, step: str, group: str) -> Suspended:
+    """Mark the run as suspended for its child runs or a wait, and return what to raise."""
+    suspended = Suspended(until, reason, step, group)
+    execution.suspension = suspended
+    return suspended
+
+
+def lost_run(execution: Execution, claimed: Claimed) -> Superseded:
+    """Mark the run as no longer this worker's, and return what to raise."""
+    error = Superseded(claimed.run_id)
+    execution.suspension = error
+    return error

@@ -13,11 +13,13 @@ from celery_fanout.exceptions import EmitError, InvalidStep, StoreUnavailable
 from celery_fanout.model.event_types import name_of
 from celery_fanout.model.events import Event
 from celery_fanout.model.ids import child_id
-from celery_fanout.running.execution import default_emit, inside
-from celery_fanout.running.steps.checkpoints import run_in_place, run_step, sleep_step
-from celery_fanout.running.steps.children import invoke_step, parallel_step, wait_step
+from celery_fanout.running.execution import inside
+from celery_fanout.running.steps.checkpoints import run_in_place, run_step
+from celery_fanout.running.steps.children import invoke_step, parallel_step
 from celery_fanout.running.steps.entering import enter
 from celery_fanout.running.steps.policy import NO_RETRIES, StepPolicy
+from celery_fanout.running.steps.sleeping import sleep_step
+from celery_fanout.running.steps.waiting import wait_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.running.execution import Execution
 
-__all__ = ["BoundStep", "Step", "step"]
+__all__ = ["BoundStep", "Step"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,7 +57,13 @@ class Step:
     Outside of a run every method simply does its work, so that tasks can be called and tested
     directly: ``run`` calls the function, with the retries of ``options`` but without waiting
     between them, ``sleep`` returns at once, ``emit`` emits.
+
+    Args:
+        emit: publishes an event of the app that is current, for steps outside of a run.
     """
+
+    def __init__(self, emit: Callable[..., Any]) -> None:
+        self._emit = emit
 
     def run(self, id: str, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call ``fn(*args, **kwargs)`` once in this run and return its result.
@@ -195,7 +203,7 @@ class Step:
         options = {"subject": subject, "source": source, "time": time, "delay": delay}
         execution = enter(id)
         if execution is None:
-            return str(default_emit()(event, data, **options).event.id)
+            return str(self._emit(event, data, **options).event.id)
         run = execution.run
         if isinstance(event, Event):  # it has an id and everything else
             whole = event
@@ -334,7 +342,3 @@ def _emitted(execution: Execution, event: Any, data: Any, **options: Any) -> str
     except StoreUnavailable as exc:
         execution.suspension = exc  # it leaves the body though that catches it
         raise
-
-
-#: Durable steps of the current run.
-step = Step()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from celery_fanout.stores import StepKey
+    from celery_fanout.stores.checkpoints import StepKey
 
 __all__ = ["MemoryStore"]
 

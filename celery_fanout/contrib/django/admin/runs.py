@@ -26,7 +26,7 @@ from celery_fanout.operating.control import PARTS_OF_STEPS
 from celery_fanout.operating.paging import page_of
 from celery_fanout.operating.redaction import redacted_run
 from celery_fanout.operating.timeline import gated, happenings, step_name, task_of
-from celery_fanout.stores import Checkpoint
+from celery_fanout.stores.checkpoints import Checkpoint
 from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:

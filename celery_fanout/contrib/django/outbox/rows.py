@@ -16,7 +16,7 @@ from celery_fanout.emitting.delivery import Publication
 from celery_fanout.exceptions import InvalidEvent, NoApp, UnreadableRow
 from celery_fanout.model.events import Event
 from celery_fanout.model.tracing import current_trace
-from celery_fanout.running.execution import app_in_use
+from celery_fanout.running.current import app_in_use
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -14,7 +14,7 @@ from django.db import connections
 
 from celery_fanout.cli import fanout
 from celery_fanout.exceptions import NoApp
-from celery_fanout.running.execution import app_in_use
+from celery_fanout.running.current import app_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from celery_fanout.contrib.django.management.arguments import positive
 from celery_fanout.contrib.django.models import OutboxEvent
 from celery_fanout.contrib.django.outbox.requeueing import dead_rows, requeue, status
 from celery_fanout.exceptions import FanoutError
-from celery_fanout.operating.timeline import age
+from celery_fanout.operating.texts import age
 
 if TYPE_CHECKING:
     from django.core.management.base import CommandParser

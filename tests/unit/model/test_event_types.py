@@ -73,7 +73,7 @@ def test_two_classes_for_one_name():
         @event_type("typed/uploaded")
         class Other(BaseModel): ...
 
-    place = "tests.unit.test_eventtypes"
+    place = "tests.unit.model.test_event_types"
     assert str(caught.value) == (
         f"The event 'typed/uploaded' already has the type {place}.Uploaded, so "
         f"{place}.test_two_classes_for_one_name.<locals>.Other cannot be its type too. Give one "
@@ -154,7 +154,7 @@ def test_data_that_does_not_fit_its_type():
         checked_data("typed/uploaded", {"pages": 1, "labels": ["a", 2]}, LIMIT)
     assert str(caught.value) == (
         "The event 'typed/uploaded' cannot carry data['id']: Field required (2 problem(s) in "
-        "all). The event's type is tests.unit.test_eventtypes.Uploaded."
+        "all). The event's type is tests.unit.model.test_event_types.Uploaded."
     )
 
 

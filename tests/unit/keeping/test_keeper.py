@@ -10,10 +10,10 @@ import pytest
 from celery import signals
 from celery.worker import state
 
-from celery_fanout.emitting.chains import RUN_HEADER
 from celery_fanout.exceptions import StoreUnavailable
 from celery_fanout.keeping import keeper as module
 from celery_fanout.keeping.keeper import BATCH, UNTOLD_AT_ONCE, Held, Keeper
+from celery_fanout.model.headers import RUN_HEADER
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.memory import MemoryLedger
 from celery_fanout.stores.states import RunState

@@ -5,8 +5,9 @@ from textwrap import dedent
 
 import pytest
 
-from celery_fanout.operating.timeline import age, describe_event, moment, timeline
-from celery_fanout.stores import Checkpoint, field_of
+from celery_fanout.operating.texts import age, moment
+from celery_fanout.operating.timeline import describe_event, timeline
+from celery_fanout.stores.checkpoints import Checkpoint, field_of
 from celery_fanout.stores.flow import Collect, Flow, Gate, Place, Rate
 from celery_fanout.stores.ledger import EventRecord, NewEvent, NewRun, RunRecord
 from celery_fanout.stores.memory import MemoryLedger

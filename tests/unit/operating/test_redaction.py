@@ -16,7 +16,7 @@ from celery_fanout.operating.redaction import (
     redacted_run,
     redactor_of,
 )
-from celery_fanout.stores import Checkpoint
+from celery_fanout.stores.checkpoints import Checkpoint
 from celery_fanout.stores.records import EventRecord, RunRecord
 from celery_fanout.stores.states import RunState
 

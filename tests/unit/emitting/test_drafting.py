@@ -6,9 +6,10 @@ import uuid
 from dataclasses import replace
 
 import pytest
+from celery import Celery
 from pydantic import BaseModel
 
-from celery_fanout import Event, Run, event_type
+from celery_fanout import Event, Run, event_type, get_fanout
 from celery_fanout.emitting.drafting import draft
 from celery_fanout.exceptions import (
     EventTooLarge,
@@ -116,7 +117,7 @@ def test_data_that_does_not_fit():
     assert str(caught.value) == (
         "The event 'drafts/paid' cannot carry data['id']: Input should be a valid integer, unable "
         "to parse string as an integer (1 problem(s) in all). The event's type is "
-        "tests.unit.test_drafts.Paid."
+        "tests.unit.emitting.test_drafting.Paid."
     )
 
 
@@ -264,9 +265,10 @@ def test_outside_of_a_run_there_is_no_cause():
 
 
 def test_inside_of_a_run_that_is_the_cause():
+    app = Celery("t", broker="memory://", set_as_current=False)
     engine = Engine(store=None, settings=SETTINGS, emit=None)
     with activate(Execution(CAUSE, None, None, engine)):
-        event = made("thing/made")
+        event = get_fanout(app).emit("thing/made").event
     assert (event.correlationid, event.causationid) == ("e-0", "r-1")
 
 

@@ -345,7 +345,7 @@ def test_the_same_subscription_twice_names_both_places(app, make, name):
 def test_a_module_that_is_reloaded_declares_anew(tmp_path, monkeypatch):
     (tmp_path / "reloaded_subscribers.py").write_text(
         "from celery_fanout import on_event\n"
-        "from tests.unit.test_declarations import ClassTask\n"
+        "from tests.unit.subscribing.test_on_event import ClassTask\n"
         "on_event('thing/made', options={'priority': 3})(ClassTask)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

@@ -10,7 +10,7 @@ from celery import Celery
 from celery_fanout import Event, Subscription
 from celery_fanout.emitting.chains import errback, freeze
 from celery_fanout.model.ids import child_id, run_id
-from celery_fanout.running.execution import run_of
+from celery_fanout.model.run import run_of
 
 EVENT = Event(
     "order/paid",

@@ -7,15 +7,12 @@ import pytest
 from celery import Celery, Task
 
 from celery_fanout import Event, Run, current_event, current_run
+from celery_fanout.model.run import event_of, run_of
 from celery_fanout.running.execution import (
     Engine,
     Execution,
     activate,
     active_runs,
-    default_emit,
-    event_of,
-    run_of,
-    set_default_emit,
 )
 
 EVENT = Event("order/paid", {"id": 7}, id="e-1")
@@ -203,12 +200,3 @@ def test_time_that_was_skipped_has_passed(execution, clock):
 )
 def test_is_due(execution, until, due):
     assert execution.is_due(until) is due
-
-
-def test_the_default_emit_can_be_set():
-    before = default_emit()
-    try:
-        set_default_emit(print)
-        assert default_emit() is print
-    finally:
-        set_default_emit(before)
