@@ -131,7 +131,7 @@ class TestTheContracts:
             ),
             (
                 "model/events",
-                "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n import celery_fanout.running.executing\n",
+                "if TYPE_CHECKING:\n    import celery_fanout.running.executing\n",
                 "celery_fanout.model.events -> celery_fanout.running.executing",
             ),
             (
