@@ -1,5 +1,8 @@
 """Every error of celery-fanout, with its message: the problem first, then the remedy.
 
+Classes only, a file for each part of the package that raises them. May import nothing else of it.
+Public: the names in ``__all__``. The modules inside may change without notice.
+
 ::
 
     CeleryError
