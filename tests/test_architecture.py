@@ -224,7 +224,7 @@ def only_elsewhere(uses: Uses) -> dict[str, str]:
             continue
         if rooms == {"app"} and kind != "constant":
             continue
-        found[f"{module}.{name}"] = rooms.pop()
+        found[f"{module}.{name}"] = next(iter(rooms))
     return found
 
 
@@ -239,6 +239,61 @@ def test_the_public_names_are_in_alphabetical_order() -> None:
     names = celery_fanout.__all__
     assert list(names) == sorted(names)
     assert [name for name in names if not hasattr(celery_fanout, name)] == []
+
+
+class TestNames:
+    """What the test above would find."""
+
+    @pytest.fixture
+    def package(self, tmp_path: Path) -> Path:
+        package = tmp_path / "celery_fanout"
+        for room in ("app", "emitting", "model", "running"):
+            (package / room).mkdir(parents=True)
+            (package / room / "__init__.py").touch()
+        (package / "__init__.py").touch()
+        (package / "emitting/parts.py").write_text("LIMIT = 1\ndef part(): ...\nclass Part: ...\n")
+        (package / "model/words.py").write_text("ONE = 1\nTWO = 2\n")
+        return package
+
+    @pytest.mark.parametrize(
+        ("user", "text", "expected"),
+        [
+            ("running", "from celery_fanout.emitting.parts import part", ["emitting.parts.part"]),
+            (
+                "running",
+                "from celery_fanout.emitting import parts\nparts.Part()",
+                ["emitting.parts.Part"],
+            ),
+            ("emitting", "from celery_fanout.emitting.parts import part, LIMIT", []),
+            ("app", "from celery_fanout.emitting.parts import part, Part", []),
+            ("app", "from celery_fanout.emitting.parts import LIMIT", ["emitting.parts.LIMIT"]),
+            (
+                "running",
+                "from celery_fanout.model.words import ONE",
+                ["model.words.ONE", "model.words.TWO"],
+            ),
+        ],
+    )
+    def test_one_user(self, package: Path, user: str, text: str, expected: list[str]) -> None:
+        (package / user / "user.py").write_text(text)
+        found = only_elsewhere(Uses(package))
+        assert [name.removeprefix("celery_fanout.") for name in found] == expected
+        assert set(found.values()) <= {user}
+
+    def test_several_users(self, package: Path) -> None:
+        text = "from celery_fanout.emitting.parts import part\n"
+        (package / "running/user.py").write_text(
+            text + "from celery_fanout.model.words import ONE\n"
+        )
+        (package / "app/user.py").write_text(text + "from celery_fanout.model.words import TWO\n")
+        assert only_elsewhere(Uses(package)) == {}
+
+    def test_a_name_that_is_passed_on(self, package: Path) -> None:
+        (package / "emitting/__init__.py").write_text(
+            "from celery_fanout.emitting.parts import part\n"
+        )
+        (package / "running/user.py").write_text("from celery_fanout.emitting import part\n")
+        assert only_elsewhere(Uses(package)) == {}
 
 
 class TestTheContracts:
