@@ -13,7 +13,7 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from celery_fanout.stores.ledger import EventRecord, Ledger, Outcome, RunRecord
+    from celery_fanout.stores.ledger import EventRecord, Ledger, RunOutcome, RunRecord
 
 __all__ = ["MAX_BULK", "RunReader"]
 
@@ -113,7 +113,7 @@ class RunReader:
         """Return how many runs are in each state."""
         return self._ledger.counts()
 
-    def outcomes(self, ids: Sequence[str]) -> Sequence[Outcome]:
+    def outcomes(self, ids: Sequence[str]) -> Sequence[RunOutcome]:
         """Return how runs ended, each followed to the last link of its tail."""
         return self._ledger.outcomes(ids)
 

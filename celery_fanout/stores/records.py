@@ -22,8 +22,8 @@ __all__ = [
     "LedgerRules",
     "NewEvent",
     "NewRun",
-    "Outcome",
     "Recorded",
+    "RunOutcome",
     "RunRecord",
     "Settled",
     "Taken",
@@ -278,7 +278,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """How a run ended, followed to the last link of its tail.
 
     Attributes:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from celery_fanout.operating.control import RunControl
-    from celery_fanout.stores.records import EventRecord, Outcome, RunRecord
+    from celery_fanout.stores.records import EventRecord, RunOutcome, RunRecord
 
 EVENT = "document/uploaded"
 
@@ -184,7 +184,7 @@ def card_of(
     runs: RunControl,
     event: EventRecord,
     run: RunRecord,
-    outcome: Outcome,
+    outcome: RunOutcome,
     subject: str,
     readings: Mapping[str, Any],
     *,
