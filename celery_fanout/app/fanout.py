@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from celery_fanout.model.events import Event
     from celery_fanout.model.run import Run
     from celery_fanout.operating.control import RunControl
+    from celery_fanout.operating.limits import LimitControl
     from celery_fanout.stores.checkpoints import CheckpointStore
     from celery_fanout.stores.ledger import Ledger
 
@@ -172,13 +173,20 @@ class Fanout:
         self.load()  # what a subscription id means is known from the task modules
         return level2.control
 
+    @property
+    def limits(self) -> LimitControl:
+        """To list the limits of flow control, and to change their numbers.
+
+        Raises:
+            StoreUnsupported: on level 1.
+        """
+        level2 = self._level2("limits")
+        self.load()  # the limits are in the task modules
+        return level2.limits
+
     def _level2(self, feature: str) -> Level2:
         if self.level2 is None:
-            raise StoreUnsupported(
-                f"The store of the app {self.app.main!r}",
-                feature,
-                "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
-            )
+            raise StoreUnsupported.on_level_1(f"The store of the app {self.app.main!r}", feature)
         return self.level2
 
     def _engine(self, eager: bool) -> Engine:  # noqa: FBT001 - a callback with one argument

@@ -1,4 +1,6 @@
-"""Every error of celery-fanout, with its message: the problem first, then the remedy.
+"""Public. Every error, with its message: the problem first, then the remedy.
+
+Those that only a Django project meets are in :mod:`celery_fanout.contrib.django.exceptions`.
 
 ::
 
@@ -7,14 +9,12 @@
           ├── ConfigurationError (ImproperlyConfigured)
           │    ├── UnknownSetting
           │    ├── InvalidSetting
-          │    ├── InvalidWebhook (ValueError)
           │    ├── NoApp
           │    └── StoreUnsupported
           ├── RegistrationError
           │    ├── NotATask (TypeError)
           │    ├── InvalidPattern (ValueError)
           │    ├── InvalidSubscription (ValueError)
-          │    ├── InvalidModelEvents (ValueError)
           │    ├── InvalidEventType (ValueError)
           │    ├── DuplicateEventType
           │    ├── EmitWhileImporting
@@ -25,12 +25,7 @@
           │    └── EventTooLarge
           ├── EmitError
           ├── DeliveryUnsupported
-          ├── TransactionError
-          │    ├── NotInTransaction
-          │    ├── NoCommitToWaitFor
-          │    └── NoOutbox
           ├── NotPublishedYet
-          ├── UnreadableRow
           ├── ControlError
           │    ├── RunNotFound (LookupError)
           │    ├── EventNotFound (LookupError)
@@ -76,7 +71,6 @@ from __future__ import annotations
 from celery_fanout.exceptions.configuration import (
     ConfigurationError,
     InvalidSetting,
-    InvalidWebhook,
     NoApp,
     StoreUnsupported,
     UnknownSetting,
@@ -103,19 +97,13 @@ from celery_fanout.exceptions.emission import (
     InvalidEvent,
     InvalidEventData,
     InvalidEventName,
-    NoCommitToWaitFor,
-    NoOutbox,
-    NotInTransaction,
     NotPublishedYet,
-    TransactionError,
-    UnreadableRow,
 )
 from celery_fanout.exceptions.registration import (
     DuplicateEventType,
     DuplicateSubscription,
     EmitWhileImporting,
     InvalidEventType,
-    InvalidModelEvents,
     InvalidPattern,
     InvalidSubscription,
     NotATask,
@@ -164,21 +152,16 @@ __all__ = [
     "InvalidEventData",
     "InvalidEventName",
     "InvalidEventType",
-    "InvalidModelEvents",
     "InvalidPattern",
     "InvalidSetting",
     "InvalidStep",
     "InvalidSubscription",
-    "InvalidWebhook",
     "LimitNotTuned",
     "NestedStep",
     "NoApp",
-    "NoCommitToWaitFor",
-    "NoOutbox",
     "NonRetriable",
     "NotATask",
     "NotDurableWarning",
-    "NotInTransaction",
     "NotPublishedYet",
     "RegistrationError",
     "ReplayContended",
@@ -198,12 +181,10 @@ __all__ = [
     "Superseded",
     "SwallowedSuspensionWarning",
     "TooMany",
-    "TransactionError",
     "UnknownLimit",
     "UnknownSetting",
     "UnknownStep",
     "UnknownSubscription",
-    "UnreadableRow",
     "WrongKind",
     "WrongState",
     "describe",

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from celery_fanout.operating.looking import RunReader
+from celery_fanout.operating.reading import RunReader
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.redis import RedisLedger
 from tests.processes import wait_until

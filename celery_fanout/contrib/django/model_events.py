@@ -21,7 +21,6 @@ signals only where nobody receives them. So it loads the rows first.
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import inspect
 import sys
 from contextlib import suppress
@@ -40,7 +39,8 @@ from django.db.models.signals import (
 from django.utils.duration import duration_iso_string
 
 from celery_fanout.app.api import emit
-from celery_fanout.exceptions import InvalidModelEvents
+from celery_fanout.contrib.django.exceptions import InvalidModelEvents
+from celery_fanout.exceptions.describing import did_you_mean, nearest
 from celery_fanout.model.events import check_name
 
 if TYPE_CHECKING:
@@ -332,11 +332,6 @@ def _plain(field: Any, value: Any) -> Any:
     return value
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"Did you mean {near[0]!r}?" if near else ""
-
-
 # -- what is refused -------------------------------------------------------------------------------
 
 
@@ -370,9 +365,9 @@ def _field(meta: Any, name: str) -> Any:
     try:
         field = meta.get_field(name)
     except FieldDoesNotExist:
-        known = [field.name for field in meta.concrete_fields]
-        hint = _nearest(name, known) or f"It has {', '.join(known)}."
-        raise InvalidModelEvents(meta.label, f"has no field {name!r}", hint) from None
+        names = [field.name for field in meta.concrete_fields]
+        remedy = did_you_mean(nearest(name, names), f"It has {', '.join(names)}.")
+        raise InvalidModelEvents(meta.label, f"has no field {name!r}", remedy) from None
     if not field.concrete or field.many_to_many:
         raise InvalidModelEvents(
             meta.label,
@@ -392,8 +387,8 @@ def _operations(label: str, on: Any) -> list[str]:
     wanted = [on] if isinstance(on, str) else list(on)
     for operation in wanted:
         if operation not in OPERATIONS:
-            hint = _nearest(str(operation), OPERATIONS)
-            remedy = hint or "Use 'created', 'updated' and 'deleted'."
+            near = nearest(str(operation), OPERATIONS)
+            remedy = did_you_mean(near, "Use 'created', 'updated' and 'deleted'.")
             raise InvalidModelEvents(label, f"has no operation {operation!r}", remedy)
     if not wanted:
         raise InvalidModelEvents(label, "emits nothing", "Name an operation in on=.")

@@ -14,7 +14,7 @@ import hmac
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
-from celery_fanout.exceptions import InvalidWebhook
+from celery_fanout.contrib.django.exceptions import InvalidWebhook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
