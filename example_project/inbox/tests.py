@@ -21,9 +21,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client, TestCase, override_settings
 from django.urls import reverse
 
-from celery_fanout import emit, get_fanout
-from celery_fanout.stores.records import RunOutcome
-from celery_fanout.stores.states import RunState
+from celery_fanout import RunOutcome, RunState, emit, get_fanout
 from celery_fanout.testing import simulate
 from example_project.inbox.documents import id_of_delivery
 from example_project.inbox.events import DocumentUploaded
