@@ -1,4 +1,7 @@
-"""Public. What ``fanout check`` finds, for programs; apart because it is imported by this path."""
+"""What ``fanout check`` finds, for programs: the public path to what ``app.checks`` does.
+
+Public: the names in ``__all__``.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""Public. What others can listen to: the Celery signals of celery-fanout.
+"""What others can listen to: the Celery signals of celery-fanout.
 
 They are sent in the process where the thing happens and carry no event data: connect a receiver
 with ``run_failed.connect(receiver, weak=False)``. A receiver that raises is logged by Celery and
 disturbs nothing. ``sender`` is the Celery app for ``event_emitted``, and the task for all others.
 :mod:`celery_fanout.contrib.django.signals` has one more.
+
+Public: the names in ``__all__``.
 """
 
 from __future__ import annotations

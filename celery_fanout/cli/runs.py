@@ -22,6 +22,9 @@ RecordT = TypeVar("RecordT")
 #: How much of an error's message stands in a table.
 MAX_ERROR = 100
 
+#: How many events of a run that collected them are shown one by one.
+MAX_EVENTS = 20
+
 #: How many runs of an event are listed with it.
 MAX_SHOWN = 1000
 
@@ -210,7 +213,7 @@ def show(fanout: Fanout, id: str, name: str | None, traceback: bool, as_json: bo
 
 def _show_run(fanout: Fanout, run: RunRecord, *, traceback: bool, as_json: bool) -> None:
     from celery_fanout.operating.redaction import redacted_run, redactor_of
-    from celery_fanout.operating.timeline import MAX_EVENTS, timeline
+    from celery_fanout.operating.timeline import timeline
 
     event = fanout.ledger.event(run.event)
     run = redacted_run(run, "" if event is None else event.name, redactor_of(fanout.settings))

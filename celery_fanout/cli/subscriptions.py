@@ -10,8 +10,10 @@ from celery_fanout.cli.command import command, print_json, print_table, read_jso
 
 if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
+    from celery_fanout.subscribing.combinations import Limit
+    from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "flow_control_of"]
 
 
 def _filter_name(subscription: Any) -> str:
@@ -24,7 +26,6 @@ def _filter_name(subscription: Any) -> str:
 @command
 def subscriptions(fanout: Fanout, as_json: bool) -> None:
     """List what every task subscribes to."""
-    from celery_fanout.operating.limits import described
     from celery_fanout.subscribing.admission import limits_of
 
     fanout.load()
@@ -37,7 +38,7 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
             "on_failure": sub.on_failure or "",
             "options": dict(sub.options),
             "limits": list(limits_of(sub)),
-            "flow": described(sub),
+            "flow": flow_control_of(sub),
             "where": sub.where,
         }
         for sub in fanout.registry
@@ -65,6 +66,45 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
         click.echo("No task subscribes to an event.")
     if fanout.registry.errors:
         raise click.exceptions.Exit(1)
+
+
+def flow_control_of(subscription: Subscription) -> list[str]:
+    """Return the flow control of a subscription as its code has it, an option each, in words."""
+    from celery_fanout.operating.texts import period_of
+    from celery_fanout.subscribing.admission import limits_of
+    from celery_fanout.subscribing.combinations import function_name
+    from celery_fanout.subscribing.limits import Singleton
+
+    words: list[str] = []
+    for name, limit in limits_of(subscription).items():
+        kind, _, whose = name.partition(" ")
+        whose, by, key = whose.partition(" by ")
+        shared = "" if whose == subscription.id else f" {whose}"
+        number = f"mode {limit.mode}" if isinstance(limit, Singleton) else _number(kind, limit)
+        words.append(f"{kind}{shared} {number}{by}{key}")
+    options = subscription.flow
+    if options is not None:
+        priority = options.priority
+        if priority is not None:
+            words.append(f"priority {function_name(priority) if callable(priority) else priority}")
+        for name in ("start_timeout", "finish_timeout"):
+            seconds: float | None = getattr(options, name)
+            if seconds is not None:
+                words.append(f"{name} {period_of(seconds)}")
+    return words + [f"cancel_on {item.event}" for item in subscription.cancel_on]
+
+
+def _number(kind: str, limit: Limit) -> str:
+    from celery_fanout.operating.limits import numbers_of
+    from celery_fanout.operating.texts import number_of, period_of
+    from celery_fanout.subscribing.limits import Debounce, Throttle, seconds_of
+
+    text = number_of(kind, *numbers_of(limit))
+    if isinstance(limit, Throttle) and limit.burst:
+        return f"{text}, burst {limit.burst:,}"
+    if isinstance(limit, Debounce) and limit.timeout is not None:
+        return f"{text}, at most {period_of(seconds_of(limit.timeout))}"
+    return text
 
 
 @click.command()

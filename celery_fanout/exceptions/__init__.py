@@ -1,6 +1,10 @@
-"""Public. Every error, with its message: the problem first, then the remedy.
+"""Every error of celery-fanout, with its message: the problem first, then the remedy.
 
-Those that only a Django project meets are in :mod:`celery_fanout.contrib.django.exceptions`.
+A file for each part of the package that raises them, and ``describing``, which makes texts. Those
+that only a Django project meets are in :mod:`celery_fanout.contrib.django.exceptions`.
+
+May import nothing else of the package.
+Public: the names in ``__all__``. The modules inside may change without notice.
 
 ::
 

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from celery_fanout.exceptions import LimitNotTuned, StoreUnsupported, UnknownLimit
 from celery_fanout.exceptions.describing import nearest
-from celery_fanout.operating.texts import number_of, period_of
+from celery_fanout.operating.texts import number_of
 from celery_fanout.subscribing.admission import limits_of
-from celery_fanout.subscribing.combinations import function_name
 from celery_fanout.subscribing.limits import (
     Batch,
     Concurrency,
     Debounce,
     Idempotency,
     RateLimit,
-    Singleton,
     Throttle,
     seconds_of,
 )
@@ -30,9 +28,9 @@ if TYPE_CHECKING:
     from celery_fanout.stores.flow import GateRecord, Holder, Tuned
     from celery_fanout.stores.ledger import Ledger, RunRecord
     from celery_fanout.subscribing.combinations import Limit
-    from celery_fanout.subscribing.registry import Registry, Subscription
+    from celery_fanout.subscribing.registry import Registry
 
-__all__ = ["MOST", "Declared", "LimitControl", "LimitRecord", "declared_limits", "described"]
+__all__ = ["MOST", "Declared", "LimitControl", "LimitRecord", "declared_limits", "numbers_of"]
 
 #: How many gates are read: of a limit with more keys those where most runs wait.
 MOST = 10_000
@@ -122,12 +120,13 @@ def declared_limits(registry: Registry) -> dict[str, Declared]:
                 name,
                 (*before.subscriptions, sub.id),
                 before.keyed,
-                tuple(dict.fromkeys([*before.numbers, _numbers(limit)])),
+                tuple(dict.fromkeys([*before.numbers, numbers_of(limit)])),
             )
     return limits
 
 
-def _numbers(limit: Limit) -> tuple[int, float]:
+def numbers_of(limit: Limit) -> tuple[int, float]:
+    """Return the number and the period of a limit, as in :class:`LimitRecord`."""
     if isinstance(limit, Concurrency):
         return limit.limit, 0.0
     if isinstance(limit, (Throttle, RateLimit)):
@@ -137,36 +136,6 @@ def _numbers(limit: Limit) -> tuple[int, float]:
     if isinstance(limit, Debounce):
         return 0, seconds_of(limit.period)
     return 1, seconds_of(limit.ttl) if isinstance(limit, Idempotency) else 0.0
-
-
-def described(subscription: Subscription) -> list[str]:
-    """Return the flow control of a subscription as its code has it, an option each, in words."""
-    words: list[str] = []
-    for name, limit in limits_of(subscription).items():
-        kind, _, whose = name.partition(" ")
-        whose, by, key = whose.partition(" by ")
-        shared = "" if whose == subscription.id else f" {whose}"
-        number = f"mode {limit.mode}" if isinstance(limit, Singleton) else _number(kind, limit)
-        words.append(f"{kind}{shared} {number}{by}{key}")
-    options = subscription.flow
-    if options is not None:
-        priority = options.priority
-        if priority is not None:
-            words.append(f"priority {function_name(priority) if callable(priority) else priority}")
-        for name in ("start_timeout", "finish_timeout"):
-            seconds: float | None = getattr(options, name)
-            if seconds is not None:
-                words.append(f"{name} {period_of(seconds)}")
-    return words + [f"cancel_on {item.event}" for item in subscription.cancel_on]
-
-
-def _number(kind: str, limit: Limit) -> str:
-    text = number_of(kind, *_numbers(limit))
-    if isinstance(limit, Throttle) and limit.burst:
-        return f"{text}, burst {limit.burst:,}"
-    if isinstance(limit, Debounce) and limit.timeout is not None:
-        return f"{text}, at most {period_of(seconds_of(limit.timeout))}"
-    return text
 
 
 class LimitControl:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Redact = Callable[[str, Any], Any]
 
-__all__ = ["REDACTED", "hide", "redact", "redacted_event", "redacted_run", "redactor_of"]
+__all__ = ["REDACTED", "redact", "redacted_event", "redacted_run", "redactor_of"]
 
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
@@ -72,11 +72,6 @@ def _is_secret(key: str, value: Any) -> bool:
     if found is None:
         return False
     return not (found[0] == "token" and isinstance(value, (int, float)))
-
-
-def hide(name: str, data: Any) -> Any:
-    """Return nothing, whatever the data: for those who may not see them."""
-    del name, data
 
 
 def redactor_of(settings: Settings) -> Redact:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import EventRecord, RunRecord
 
 __all__ = [
-    "MAX_EVENTS",
     "describe_event",
     "gated",
     "happenings",
@@ -30,9 +29,6 @@ MAX_VALUE = 100
 
 #: How many children of a kind are shown one by one.
 MAX_CHILDREN = 20
-
-#: How many events of a run that collected them are shown one by one.
-MAX_EVENTS = 20
 
 #: Kinds of limits whose runs collect events.
 COLLECTING = ("debounce", "batch")

@@ -128,8 +128,18 @@ def test_every_command_and_its_options() -> None:
     [
         *("attempt", "checkpoint", "emission", "emit", "event", "registry"),
         *("run", "step", "subscriber", "subscription", "suspension"),
+        *("claim", "dead letter", "fencing token", "keeper", "lease", "wait"),
+        *("deliver", "draft", "freeze", "publish", "record", "settle"),
     ],
 )
 def test_the_glossary_has_the_word(word: str) -> None:
     text = (REFERENCE / "glossary.md").read_text().lower()
     assert f"**{word}**\n:   " in text
+
+
+def test_the_glossary_says_each_word_once_and_in_order() -> None:
+    heads = re.findall(r"^(\*\*.+)$", (REFERENCE / "glossary.md").read_text(), re.MULTILINE)
+    words = [word.lower() for head in heads for word in re.findall(r"\*\*([^*]+)\*\*", head)]
+    assert len(words) == len(set(words))
+    first = [re.findall(r"\*\*([^*]+)\*\*", head)[0].lower() for head in heads]
+    assert first == sorted(first)

@@ -1,4 +1,6 @@
-"""Public. The errors that only a Django project meets, each with its message.
+"""The errors that only a Django project meets, each with its message.
+
+Public: the names in ``__all__``.
 
 ::
 

@@ -1,4 +1,7 @@
-"""Public. What only a Django project has to listen to, beside :mod:`celery_fanout.signals`."""
+"""What only a Django project can listen to, beside :mod:`celery_fanout.signals`.
+
+Public: the names in ``__all__``.
+"""
 
 from __future__ import annotations
 
