@@ -278,8 +278,8 @@ def _kind(name: str) -> str:
     return name.partition(" ")[0]
 
 
-def _unknown(name: str, known: Iterable[str]) -> UnknownLimit:
-    return UnknownLimit(name, nearest(name, known))
+def _unknown(name: str, names: Iterable[str]) -> UnknownLimit:
+    return UnknownLimit(name, nearest(name, names))
 
 
 def _checked(name: str, limit: Any, per: float | dt.timedelta | None) -> float | None:

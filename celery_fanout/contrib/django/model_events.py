@@ -115,18 +115,18 @@ def emit_model_events(
     named: Any = model  # not everybody runs a type checker
     _check_model(named)
     meta = named._meta
-    found = ModelEvents(
+    events = ModelEvents(
         named,
         meta.label_lower.replace(".", "/") if prefix is None else prefix,
         {name: _field(meta, name) for name in fields},
         _operations(meta.label, on),
     )
-    found.when, found.where, found.options = when, where, {"delivery": delivery, "app": app}
-    if track_changes and not found.fields:
+    events.when, events.where, events.options = when, where, {"delivery": delivery, "app": app}
+    if track_changes and not events.fields:
         raise InvalidModelEvents(meta.label, "tracks changes of no fields", "Name them in fields=.")
-    found.track_changes = track_changes
-    found.connect()
-    return found
+    events.track_changes = track_changes
+    events.connect()
+    return events
 
 
 class ModelEvents:
@@ -159,16 +159,16 @@ class ModelEvents:
         Raises:
             InvalidModelEvents: if another one emits events of these names.
         """
-        for known in [_emitted[name] for name in self.names.values() if name in _emitted]:
-            if known.where != self.where:
-                names = ", ".join(sorted({*known.names.values()} & {*self.names.values()}))
+        for earlier in [_emitted[name] for name in self.names.values() if name in _emitted]:
+            if earlier.where != self.where:
+                names = ", ".join(sorted({*earlier.names.values()} & {*self.names.values()}))
                 raise InvalidModelEvents(
                     self.model._meta.label,
-                    f"emits {names}, which {known.model._meta.label} emits already, from "
-                    f"{known.where}",
+                    f"emits {names}, which {earlier.model._meta.label} emits already, from "
+                    f"{earlier.where}",
                     "Remove one of the two, or give it another prefix=.",
                 )
-            known.disconnect()  # its module was reloaded
+            earlier.disconnect()  # its module was reloaded
         _emitted.update(dict.fromkeys(self.names.values(), self))
         for sender in _with_proxies(self.model):
             self._connect(sender)
