@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
-__all__ = ["Dispatched", "publish_rows", "text_of"]
+__all__ = ["Dispatched", "problem_of", "publish_rows"]
 
 #: What a broker or a ledger that is away is known by; OSError: what sockets and resolvers raise.
 AWAY = (StoreUnavailable, OperationalError, RedisConnectionError, RedisTimeoutError, OSError)
@@ -58,8 +58,8 @@ class _Parcel:
         chosen = set(rows)
         for row, event in zip(self.rows, self.publication.events, strict=True):
             if row in chosen:
-                whole = self.publication
-                yield _Parcel([row], Publication(whole.fanout, [event], trace=whole.trace))
+                found = self.publication
+                yield _Parcel([row], Publication(found.fanout, [event], trace=found.trace))
 
 
 def publish_rows(rows: Sequence[OutboxEvent], may_go_on: Callable[[], bool]) -> Dispatched:
@@ -80,20 +80,20 @@ def _parcels(rows: Sequence[OutboxEvent], done: Dispatched) -> list[_Parcel]:
     alone: list[_Parcel] = []
     for row in rows:
         try:
-            publication, passed = read_row(row)
+            found, passed = read_row(row)
         except Exception as exc:  # noqa: BLE001 - nothing that lies in a table may end a relay
             done.failed.append((row, exc))
             continue
-        if publication.delay is not None or publication.expires is not None or publication.then:
-            alone.append(_Parcel([row], publication, passed))
+        if found.delay is not None or found.expires is not None or found.then:
+            alone.append(_Parcel([row], found, passed))
             continue
         # events of several requests are of several traces, and a publication is in one
         parcel = together.setdefault(
-            (id(publication.fanout), publication.trace),
-            _Parcel([], Publication(publication.fanout, [], trace=publication.trace)),
+            (id(found.fanout), found.trace),
+            _Parcel([], Publication(found.fanout, [], trace=found.trace)),
         )
         parcel.rows.append(row)
-        parcel.publication.events.extend(publication.events)
+        parcel.publication.events.extend(found.events)
     return [*together.values(), *alone]
 
 
@@ -121,7 +121,7 @@ def _send(parcel: _Parcel, done: Dispatched, may_go_on: Callable[[], bool]) -> N
         done.published += [row for row in parcel.rows if row not in kept]
         if is_away(exc):
             done.away += unsent
-            done.reason = text_of(exc)
+            done.reason = problem_of(exc)
         elif len(unsent) == 1:
             done.failed.append((unsent[0], exc))
         else:
@@ -157,7 +157,7 @@ def _causes(exc: BaseException | None) -> Iterator[BaseException]:
         exc = exc.__cause__
 
 
-def text_of(exc: Exception) -> str:
+def problem_of(exc: Exception) -> str:
     """Return an error as text: of an :class:`EmitError`, what it comes from."""
     if isinstance(exc, EmitError):
         return exc.reason

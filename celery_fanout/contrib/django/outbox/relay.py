@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connections
 
-from celery_fanout.contrib.django.outbox.dispatch import publish_rows, text_of
+from celery_fanout.contrib.django.outbox.dispatch import problem_of, publish_rows
 from celery_fanout.contrib.django.outbox.notify import Listener
 from celery_fanout.model.failpoints import hit
 
@@ -232,7 +232,7 @@ class Relay:
             )
 
     def _fail(self, lease: Lease, row: OutboxEvent, error: Exception) -> None:
-        text = text_of(error)
+        text = problem_of(error)
         dead = row.attempts + 1 >= self._settings.outbox_max_attempts
         if dead:
             self._outbox.bury(lease, row, text)

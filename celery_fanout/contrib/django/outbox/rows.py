@@ -103,7 +103,7 @@ def read_row(row: OutboxEvent) -> tuple[Publication, float]:
 
 
 def _options(publication: Publication) -> str:
-    options: dict[str, Any] = {
+    found: dict[str, Any] = {
         # the time of this machine, not a column: without USE_TZ those are local, and ambiguous
         "emitted": publication.emitted,
         "delay": publication.delay,
@@ -111,7 +111,7 @@ def _options(publication: Publication) -> str:
         "then": publication.then,
         "trace": publication.trace or current_trace(),
     }
-    return json.dumps({key: value for key, value in options.items() if value not in (None, "")})
+    return json.dumps({key: value for key, value in found.items() if value not in (None, "")})
 
 
 def _checked_id(event: Event) -> str:
