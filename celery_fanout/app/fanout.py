@@ -26,7 +26,7 @@ from celery_fanout.keeping import (
 )
 from celery_fanout.keeping.requests import supervise_requests
 from celery_fanout.model.settings import Settings
-from celery_fanout.operating.explaining import foretell
+from celery_fanout.operating.explaining import explain
 from celery_fanout.running.current import app_in_use, current_run
 from celery_fanout.running.execution import Engine
 from celery_fanout.running.suspending import Suspension
@@ -357,7 +357,7 @@ class Fanout:
         self.load()
         level2 = self.level2
         drafted = draft(self.settings, event, data, cause=current_run())
-        return foretell(self.registry, drafted, None if level2 is None else level2.ledger)
+        return explain(self.registry, drafted, None if level2 is None else level2.ledger)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger
     from celery_fanout.subscribing.registry import Registry, Subscription
 
-__all__ = ["MAX_BULK", "PARTS_OF_STEPS", "Bulk", "RunControl"]
+__all__ = ["PARTS_OF_STEPS", "Bulk", "RunControl"]
 
 #: Kinds of runs that are retried with the run whose step they belong to.
 PARTS_OF_STEPS = ("invoke", "parallel")
@@ -57,7 +57,7 @@ class Bulk:
 
 
 class RunControl(RunReader):
-    """Finds, reads and changes events and runs.
+    """Finds, reads and changes events and runs; ``get_fanout(app).runs`` is one.
 
     Args:
         ledger: the ledger.
@@ -237,7 +237,7 @@ class RunControl(RunReader):
 
         Args:
             subscription: its id; one that the code no longer has will do, if it was paused.
-            progress: told how many have been let go so far.
+            progress: called with how many have been let go so far.
 
         Raises:
             UnknownSubscription: if it neither exists nor was paused.
@@ -270,7 +270,7 @@ class RunControl(RunReader):
             ids: the runs, for example those that :meth:`select` found.
             reason: why; kept with each run.
             limit: how many may be changed at most.
-            progress: told each time how many more are done.
+            progress: called again and again with how many more are done.
 
         Raises:
             TooMany: if there are more. Nothing was changed.

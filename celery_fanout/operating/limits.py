@@ -139,7 +139,7 @@ def numbers_of(limit: Limit) -> tuple[int, float]:
 
 
 class LimitControl:
-    """Lists limits, and changes their numbers.
+    """Lists limits, and changes their numbers; ``get_fanout(app).limits`` is one.
 
     Args:
         ledger: the ledger.

@@ -36,8 +36,6 @@ COLLECTING = ("debounce", "batch")
 #: Kinds of limits for which runs wait.
 LIMITING = ("concurrency", "singleton", "throttle")
 
-MINUTE, HOUR, DAY = 60, 3600, 86_400
-
 # what stands first of what happened at the same time
 RECORDED, BEGAN, INSIDE, ENDED, FINISHED = range(5)
 Row = tuple[float, int, str]
