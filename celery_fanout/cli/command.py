@@ -136,7 +136,7 @@ def progress(label: str, length: int) -> Generator[Callable[[int], None] | None,
     """Show a bar on standard error while something long goes on, if that is a terminal.
 
     Yields:
-        What is to be told each time how many more are done; ``None`` if nobody watches.
+        What is called again and again with how many more are done; ``None`` if nobody watches.
     """
     if not sys.stderr.isatty():
         yield None

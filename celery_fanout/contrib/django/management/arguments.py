@@ -1,4 +1,4 @@
-"""Numbers as the management commands take them."""
+"""Numbers as several management commands take them, so in none of these."""
 
 from __future__ import annotations
 
