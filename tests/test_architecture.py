@@ -54,6 +54,21 @@ DOORS = (
     "celery_fanout.dashboard",
     "celery_fanout.testing",
 )
+# The modules that docs/reference/api.md says are public.
+PUBLIC_MODULES = {
+    "celery_fanout",
+    "celery_fanout.checks",
+    "celery_fanout.exceptions",
+    "celery_fanout.signals",
+    "celery_fanout.testing",
+    *(
+        f"celery_fanout.contrib.django.{name}"
+        for name in (
+            *("admin", "apps", "exceptions", "model_events", "models", "signals", "signatures"),
+            *("testing", "webhooks"),
+        )
+    ),
+}
 # Names that say nothing, and so attract everything.
 BANNED = {
     "base",
@@ -185,16 +200,12 @@ ELSEWHERE = {
     "celery_fanout.app.processes.run_fast_worker": "a process; the command only starts it",
     "celery_fanout.app.processes.run_keeper": "a process; the command only starts it",
     "celery_fanout.emitting.emission.note_published": "changes the inside of an Emission",
+    "celery_fanout.operating.paging.page_of": "built on pages() and tested with it, without Django",
+    "celery_fanout.operating.timeline.describe_event": "an event in the lines of timeline()",
 }
 
 #: What has yet to go where it is used.
 TO_MOVE = {
-    "celery_fanout.operating.limits.described": "cli, which alone prints it",
-    "celery_fanout.operating.paging.page_of": "the admin, or lists of operating use it too",
-    "celery_fanout.operating.redaction.hide": "the admin",
-    "celery_fanout.operating.timeline.MAX_EVENTS": "public, or the default of an argument",
-    "celery_fanout.operating.timeline.describe_event": "cli",
-    "celery_fanout.operating.timeline.timeline": "public",
     "celery_fanout.subscribing.admission.broker_priority": "emitting",
 }
 
@@ -239,6 +250,48 @@ def test_the_public_names_are_in_alphabetical_order() -> None:
     names = celery_fanout.__all__
     assert list(names) == sorted(names)
     assert [name for name in names if not hasattr(celery_fanout, name)] == []
+
+
+def imported(source: str) -> set[str]:
+    """Return what Python source imports of the package: modules, and of its top the names."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "celery_fanout":
+            names |= {f"celery_fanout.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module))
+    return {name for name in names if name.partition(".")[0] == "celery_fanout"}
+
+
+#: An import in a page: in a block of Python, at a prompt, or in a command.
+IMPORT = re.compile(r"(?:from celery_fanout[\w.]* import [\w, ]+|import celery_fanout[\w.]*)")
+
+
+def shown() -> set[tuple[str, str]]:
+    """Return what the documentation and the example import of the package, each with its file."""
+    sources = {file: file.read_text() for file in (ROOT / "example_project").rglob("*.py")}
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        sources[page] = "\n".join(text.rstrip(", ") for text in IMPORT.findall(page.read_text()))
+    return {
+        (str(file.relative_to(ROOT)), name)
+        for file, source in sources.items()
+        for name in imported(source)
+    }
+
+
+def test_the_documentation_and_the_example_import_what_is_public() -> None:
+    names = PUBLIC_MODULES | {f"celery_fanout.{name}" for name in celery_fanout.__all__}
+    assert {(file, name) for file, name in shown() if name not in names} == set()
+
+
+def test_the_reference_says_what_is_public() -> None:
+    text = (ROOT / "docs" / "reference" / "api.md").read_text()
+    policy = text.partition("## What is public")[2].partition("\n## ")[0]
+    for module in PUBLIC_MODULES:
+        name = module.removeprefix("celery_fanout.contrib.django.")
+        assert f"`{name}`" in policy, module
 
 
 class TestNames:

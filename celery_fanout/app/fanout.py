@@ -26,7 +26,7 @@ from celery_fanout.keeping import (
 )
 from celery_fanout.keeping.requests import supervise_requests
 from celery_fanout.model.settings import Settings
-from celery_fanout.operating.explaining import foretell
+from celery_fanout.operating.explaining import explain
 from celery_fanout.running.current import app_in_use, current_run
 from celery_fanout.running.execution import Engine
 from celery_fanout.running.suspending import Suspension
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from celery_fanout.model.events import Event
     from celery_fanout.model.run import Run
     from celery_fanout.operating.control import RunControl
+    from celery_fanout.operating.limits import LimitControl
     from celery_fanout.stores.checkpoints import CheckpointStore
     from celery_fanout.stores.ledger import Ledger
 
@@ -172,13 +173,20 @@ class Fanout:
         self.load()  # what a subscription id means is known from the task modules
         return level2.control
 
+    @property
+    def limits(self) -> LimitControl:
+        """To list the limits of flow control, and to change their numbers.
+
+        Raises:
+            StoreUnsupported: on level 1.
+        """
+        level2 = self._level2("limits")
+        self.load()  # the limits are in the task modules
+        return level2.limits
+
     def _level2(self, feature: str) -> Level2:
         if self.level2 is None:
-            raise StoreUnsupported(
-                f"The store of the app {self.app.main!r}",
-                feature,
-                "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
-            )
+            raise StoreUnsupported.on_level_1(f"The store of the app {self.app.main!r}", feature)
         return self.level2
 
     def _engine(self, eager: bool) -> Engine:  # noqa: FBT001 - a callback with one argument
@@ -349,7 +357,7 @@ class Fanout:
         self.load()
         level2 = self.level2
         drafted = draft(self.settings, event, data, cause=current_run())
-        return foretell(self.registry, drafted, None if level2 is None else level2.ledger)
+        return explain(self.registry, drafted, None if level2 is None else level2.ledger)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from celery_fanout.model.events import Event
     from celery_fanout.model.settings import Settings
     from celery_fanout.operating.control import RunControl
+    from celery_fanout.operating.limits import LimitControl
     from celery_fanout.running.execution import Engine
     from celery_fanout.stores.flow import Flow
     from celery_fanout.stores.ledger import Ledger
@@ -148,6 +149,13 @@ class Level2:
         from celery_fanout.operating.control import RunControl
 
         return RunControl(self.ledger, self._registry, self.wakeups.wake)
+
+    @cached_property
+    def limits(self) -> LimitControl:
+        """To list the limits of flow control, and to change their numbers."""
+        from celery_fanout.operating.limits import LimitControl
+
+        return LimitControl(self.ledger, self._registry)
 
     def keeper(
         self,

@@ -208,10 +208,9 @@ class Publisher:
         if not chain.subscription.cancel_on or self._ledger is not None:
             return
         if not self._app.conf.task_always_eager:
-            raise StoreUnsupported(
+            raise StoreUnsupported.on_level_1(
                 f"The store of the app {self._app.main!r}",
                 f"cancel_on, which {chain.subscription.id} has",
-                "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
             )
 
     def _refuse_large_tail(self, event: Event, chain: FrozenChain, *, whole: bool) -> None:

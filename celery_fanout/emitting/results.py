@@ -17,7 +17,7 @@ from celery_fanout.exceptions import RunFailed
 from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:
-    from celery_fanout.stores.ledger import Ledger, Outcome
+    from celery_fanout.stores.ledger import Ledger, RunOutcome
 
 __all__ = ["RunResult", "error_of", "value_of"]
 
@@ -25,12 +25,12 @@ __all__ = ["RunResult", "error_of", "value_of"]
 PAUSE, PAUSE_MAX = 0.005, 0.25
 
 
-def value_of(outcome: Outcome) -> Any:
+def value_of(outcome: RunOutcome) -> Any:
     """Return what the chain of a run returned; ``None`` if that was not kept."""
     return None if outcome.result is None else kombu_json.loads(outcome.result)
 
 
-def error_of(outcome: Outcome) -> RunFailed | None:
+def error_of(outcome: RunOutcome) -> RunFailed | None:
     """Return the error of a run that failed or was cancelled. It is data: nothing is imported."""
     if outcome.state is RunState.CANCELLED:
         return RunFailed(f"The run was cancelled: {outcome.reason}")
@@ -57,9 +57,9 @@ class RunResult:
     def __init__(self, ledger: Ledger, run_id: str) -> None:
         self._ledger = ledger
         self.id = run_id
-        self._final: Outcome | None = None
+        self._final: RunOutcome | None = None
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RunOutcome:
         """Return what the ledger has now."""
         if self._final is not None:
             return self._final

@@ -1,6 +1,9 @@
 """Every error of celery-fanout, with its message: the problem first, then the remedy.
 
-Classes only, a file for each part of the package that raises them. May import nothing else of it.
+A file for each part of the package that raises them, and ``describing``, which makes texts. Those
+that only a Django project meets are in :mod:`celery_fanout.contrib.django.exceptions`.
+
+May import nothing else of the package.
 Public: the names in ``__all__``. The modules inside may change without notice.
 
 ::
@@ -10,14 +13,12 @@ Public: the names in ``__all__``. The modules inside may change without notice.
           ├── ConfigurationError (ImproperlyConfigured)
           │    ├── UnknownSetting
           │    ├── InvalidSetting
-          │    ├── InvalidWebhook (ValueError)
           │    ├── NoApp
           │    └── StoreUnsupported
           ├── RegistrationError
           │    ├── NotATask (TypeError)
           │    ├── InvalidPattern (ValueError)
           │    ├── InvalidSubscription (ValueError)
-          │    ├── InvalidModelEvents (ValueError)
           │    ├── InvalidEventType (ValueError)
           │    ├── DuplicateEventType
           │    ├── EmitWhileImporting
@@ -28,12 +29,7 @@ Public: the names in ``__all__``. The modules inside may change without notice.
           │    └── EventTooLarge
           ├── EmitError
           ├── DeliveryUnsupported
-          ├── TransactionError
-          │    ├── NotInTransaction
-          │    ├── NoCommitToWaitFor
-          │    └── NoOutbox
           ├── NotPublishedYet
-          ├── UnreadableRow
           ├── ControlError
           │    ├── RunNotFound (LookupError)
           │    ├── EventNotFound (LookupError)
@@ -79,7 +75,6 @@ from __future__ import annotations
 from celery_fanout.exceptions.configuration import (
     ConfigurationError,
     InvalidSetting,
-    InvalidWebhook,
     NoApp,
     StoreUnsupported,
     UnknownSetting,
@@ -106,19 +101,13 @@ from celery_fanout.exceptions.emission import (
     InvalidEvent,
     InvalidEventData,
     InvalidEventName,
-    NoCommitToWaitFor,
-    NoOutbox,
-    NotInTransaction,
     NotPublishedYet,
-    TransactionError,
-    UnreadableRow,
 )
 from celery_fanout.exceptions.registration import (
     DuplicateEventType,
     DuplicateSubscription,
     EmitWhileImporting,
     InvalidEventType,
-    InvalidModelEvents,
     InvalidPattern,
     InvalidSubscription,
     NotATask,
@@ -167,21 +156,16 @@ __all__ = [
     "InvalidEventData",
     "InvalidEventName",
     "InvalidEventType",
-    "InvalidModelEvents",
     "InvalidPattern",
     "InvalidSetting",
     "InvalidStep",
     "InvalidSubscription",
-    "InvalidWebhook",
     "LimitNotTuned",
     "NestedStep",
     "NoApp",
-    "NoCommitToWaitFor",
-    "NoOutbox",
     "NonRetriable",
     "NotATask",
     "NotDurableWarning",
-    "NotInTransaction",
     "NotPublishedYet",
     "RegistrationError",
     "ReplayContended",
@@ -201,12 +185,10 @@ __all__ = [
     "Superseded",
     "SwallowedSuspensionWarning",
     "TooMany",
-    "TransactionError",
     "UnknownLimit",
     "UnknownSetting",
     "UnknownStep",
     "UnknownSubscription",
-    "UnreadableRow",
     "WrongKind",
     "WrongState",
     "describe",

@@ -91,8 +91,8 @@ def checkpoints_before(run: RunRecord, step: str) -> dict[str, str]:
         UnknownStep: if the run has none with this id.
     """
     stored: Mapping[str, str] = run.detail["checkpoints"]
-    known = {field: Checkpoint.loads(text) for field, text in stored.items()}
-    times = {field: checkpoint.stored or 0.0 for field, checkpoint in known.items()}
+    read = {field: Checkpoint.loads(text) for field, text in stored.items()}
+    times = {field: checkpoint.stored or 0.0 for field, checkpoint in read.items()}
     firsts = [time for field, time in times.items() if key_of(field)[0] == step]
     if not firsts:
         ids = dict.fromkeys(key_of(field)[0] for field in sorted(times, key=times.__getitem__))
@@ -100,5 +100,5 @@ def checkpoints_before(run: RunRecord, step: str) -> dict[str, str]:
     return {
         field: text
         for field, text in stored.items()
-        if times[field] < min(firsts) and known[field].final
+        if times[field] < min(firsts) and read[field].final
     }

@@ -72,15 +72,13 @@ def require_flow(subscription: Subscription, ledger: Ledger | None) -> None:
     if ledger is not None and ledger.supports_flow:
         return
     assert subscription.flow is not None  # noqa: S101 - it has options
-    remedy = "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL."
-    if ledger is not None:
-        remedy = "A limit is counted in one place: leave fanout_shards at 1, or the options out."
+    store = f"The store of the app {subscription.task.app.main!r}"
     options = ", ".join(f"{name}=" for name in subscription.flow.names)
-    raise StoreUnsupported(
-        f"The store of the app {subscription.task.app.main!r}",
-        f"{options} of {subscription.id}",
-        remedy,
-    )
+    feature = f"{options} of {subscription.id}"
+    if ledger is None:
+        raise StoreUnsupported.on_level_1(store, feature)
+    remedy = "A limit is counted in one place: leave fanout_shards at 1, or the options out."
+    raise StoreUnsupported(store, feature, remedy)
 
 
 def limits_of(subscription: Subscription) -> Mapping[str, Limit]:

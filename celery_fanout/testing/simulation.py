@@ -6,7 +6,6 @@ What would be published lies in :attr:`Simulation.inbox`; what a worker would do
 
 from __future__ import annotations
 
-import difflib
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from celery.canvas import signature
 from kombu.utils import json as kombu_json
 
 from celery_fanout.app.ledger_parts import Level2
-from celery_fanout.exceptions import describe
+from celery_fanout.exceptions.describing import describe, did_you_mean, nearest
 from celery_fanout.model.boot import boot_id
 from celery_fanout.model.headers import KIND_HEADER
 from celery_fanout.model.ids import event_key
@@ -304,7 +303,6 @@ def _stand_ins(fanout: Fanout, invoked: Mapping[Any, Any]) -> dict[str, Any]:
     tasks = [str(name) for name in registered]
     for name in found:
         if name not in tasks:
-            near = difflib.get_close_matches(name, tasks, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else "Pass the task itself."
+            hint = did_you_mean(nearest(name, tasks), "Pass the task itself.")
             raise LookupError(f"invoked= names {name!r}, which is no task of the app. {hint}")
     return found

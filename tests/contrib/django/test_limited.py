@@ -205,7 +205,7 @@ def test_a_key_that_the_relay_cannot_work_out_holds_nothing_up(limited: Project)
     """The relay has newer code than the process that emitted."""
     limited.run(
         """
-        from celery_fanout.contrib.django import rows
+        from celery_fanout.contrib.django.outbox import rows
         from celery_fanout import Event
         from celery_fanout.emitting.delivery import Publication
 
