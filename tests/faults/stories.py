@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
 from typing import Any
 
-__all__ = ["BEFORE_IT_LEAVES", "EARLY", "UNTOUCHED", "Story"]
+from tests.faults.versioning import Client, Versions
+from tests.processes import wait_until
+
+__all__ = ["BEFORE_IT_LEAVES", "EARLY", "UNTOUCHED", "Stories", "Story"]
 
 End = tuple[str, str, Any]
 
@@ -41,6 +46,7 @@ PAGE = {
     "price": "9.90",
     "printed": "2026-11-27T12:30:00Z",
 }
+ATTRIBUTES = {"subject": "s-1", "source": "urn:shop", "time": "2026-11-27T12:30:00Z"}
 ABC = ["a", "b", "c"]
 SAVED = {"saved": "a"}
 STATES_OF_A_FAN = ["succeeded", "published", "succeeded"]
@@ -82,10 +88,11 @@ EARLY = (
     Story(
         ["v/tail"],
         ["succeeded"],
-        lambda _: (
-            [("event", "succeeded", "a"), ("then", "succeeded", "a")]
-            + [("then", "succeeded", SAVED)]
-        ),
+        lambda _: [
+            ("event", "succeeded", "a"),
+            ("then", "succeeded", "a"),
+            ("then", "succeeded", SAVED),
+        ],
     ),
     Story(["v/fan"], STATES_OF_A_FAN, lambda _: FAN),
     Story(
@@ -134,6 +141,7 @@ BEFORE_IT_LEAVES = (
 #: What no worker of the first version has seen.
 UNTOUCHED = (
     Story(["v/plain"] * 3, ["published"] * 3, succeeds(ABC, ABC, ABC)),
+    Story(["v/options"], ["published"], succeeds(["a"]), options=ATTRIBUTES),
     Story(["v/plain"], ["pending"], succeeds(ABC), options={"delay": 1.5}),
     Story(
         ["v/plain"],
@@ -162,3 +170,87 @@ UNTOUCHED = (
     Story(["v/soon"] * 2, ["gated"] * 2, lambda n: [("event", "succeeded", [list(n), str(n[-1])])]),
     Story(["v/quiet"] * 2, ["gated"] * 2, lambda n: [("event", "succeeded", [n[-1]])]),
 )
+
+
+@dataclass
+class Told:
+    """A story that was begun."""
+
+    story: Story
+    numbers: list[int]
+    events: list[tuple[str, Any, dict[str, Any]]]
+    runs: list[str]
+
+
+class Stories:
+    """Begins stories with one version, so that the other can finish them.
+
+    Args:
+        versions: the app.
+        gate: returns what opens the way of those that wait for a file; it is given the name and the
+            number of the event.
+        seconds: for how long those sleep that do.
+    """
+
+    def __init__(
+        self, versions: Versions, gate: Callable[[str, int], Path], *, seconds: float
+    ) -> None:
+        self.versions = versions
+        self.gate = gate
+        self.seconds = seconds
+        self.told: list[Told] = []
+        self._numbers = count(1)
+
+    def begin(self, client: Client, stories: Sequence[Story]) -> list[Told]:
+        """Emit the events of stories."""
+        found: list[Told] = []
+        for story in stories:
+            told = Told(story, [], [], [])
+            self.told.append(told)
+            self._emit(client, told, story.events)
+            found.append(told)
+        return found
+
+    def _emit(self, client: Client, told: Told, names: Sequence[str]) -> None:
+        for name in names:
+            n = next(self._numbers)
+            key = f"k{told.numbers[0] if told.numbers else n}"
+            gate = str(self.gate(name, n))
+            data = {"n": n, "key": key, "gate": gate, "seconds": self.seconds}
+            options = {"id": f"event-{n}", **told.story.options}
+            told.numbers.append(n)
+            told.events.append((name, data, options))
+            told.runs += client.emit(name, data, **options)
+
+    def wait_until_left(self, told: Sequence[Told]) -> None:
+        """Wait until all runs are in the states in which the first version leaves them."""
+        wait_until(lambda: not self.elsewhere(told), 60, lambda: f"{self.elsewhere(told)}")
+
+    def elsewhere(self, told: Sequence[Told]) -> list[Any]:
+        """Return the runs that are in other states than those."""
+        pairs = [pair for each in told for pair in zip(each.runs, each.story.left, strict=True)]
+        states = [(self.versions.run(run), state) for run, state in pairs]
+        return [(run.subscription, str(run.state), s) for run, s in states if str(run.state) != s]
+
+    def go_on(self, client: Client) -> None:
+        """Have the other version do what those who wait wait for."""
+        for told in self.told:
+            self._emit(client, told, told.story.more)
+            for n, (name, _, _) in zip(told.numbers, told.events, strict=True):
+                answer = {"to": {"n": n}, "text": "yes"}
+                client.emit("v/answer", answer, id=f"answer-{n}")
+                if name == "v/stopped":
+                    client.emit("v/stop", {"n": n}, id=f"stop-{n}")
+
+    def check(self, shown: dict[str, Any]) -> None:
+        """Check how the stories ended."""
+        keys = {event["attributes"]["id"]: event["key"] for event in shown["events"]}
+        for told in self.told:
+            events = {keys[options["id"]] for _, _, options in told.events}
+            ends = [
+                (run["kind"], run["state"], run["detail"]["result"])
+                for run in shown["runs"].values()
+                if run["event"] in events
+            ]
+            expected = told.story.ends(told.numbers)
+            assert sorted(ends, key=repr) == sorted(expected, key=repr), told.events

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,13 @@ import pytest
 from celery_fanout.stores.states import RunState
 from tests.faults.intervals import by_key, most_at_once
 from tests.faults.invariants import at_rest
-from tests.faults.stories import BEFORE_IT_LEAVES, EARLY, UNTOUCHED, Story
-from tests.faults.versioning import Client, Version, Versions, open_versions, unpack_version_before
+from tests.faults.stories import BEFORE_IT_LEAVES, EARLY, UNTOUCHED, Stories
+from tests.faults.versioning import Client, Versions, clients, open_versions
 from tests.faults.versions import AT_ONCE, LEASE
 from tests.processes import family_of, wait_until
-from tests.servers import ROOT, Worker
+from tests.servers import Worker
+
+__all__ = ["clients"]  # the fixture
 
 S = RunState
 
@@ -36,16 +37,6 @@ UNDER_WAY = {"pending", "published", "running"}
 
 #: Steps of which none may begin twice in one run.
 ONCE = ("a", "b", "c", "saved", "double")
-
-
-@pytest.fixture(scope="module")
-def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Client]]:
-    """A process of each version."""
-    before = unpack_version_before(tmp_path_factory.mktemp("before"))
-    found = {"before": Client(before), "this": Client(Version("this", ROOT))}
-    yield found
-    for client in found.values():
-        client.close()
 
 
 @contextmanager
@@ -59,80 +50,6 @@ def opened(
 
 
 # --- one after the other --------------------------------------------------------------------------
-
-
-@dataclass
-class Told:
-    """A story that was begun."""
-
-    story: Story
-    numbers: list[int]
-    events: list[tuple[str, Any, dict[str, Any]]]
-    runs: list[str]
-
-
-class Stories:
-    """Begins stories with one version, so that the other can finish them."""
-
-    def __init__(self, versions: Versions, path: Path) -> None:
-        self.versions = versions
-        self.gate = path / "gate"
-        self.told: list[Told] = []
-        self._numbers = count(1)
-
-    def begin(self, client: Client, stories: Sequence[Story]) -> list[Told]:
-        """Emit the events of stories."""
-        found: list[Told] = []
-        for story in stories:
-            told = Told(story, [], [], [])
-            self.told.append(told)
-            self._emit(client, told, story.events)
-            found.append(told)
-        return found
-
-    def _emit(self, client: Client, told: Told, names: Sequence[str]) -> None:
-        for name in names:
-            n = next(self._numbers)
-            key = f"k{told.numbers[0] if told.numbers else n}"
-            data = {"n": n, "key": key, "gate": str(self.gate), "seconds": 4}
-            options = {"id": f"event-{n}", **told.story.options}
-            told.numbers.append(n)
-            told.events.append((name, data, options))
-            told.runs += client.emit(name, data, **options)
-
-    def wait_until_left(self, told: Sequence[Told]) -> None:
-        """Wait until all runs are in the states in which the first version leaves them."""
-        wait_until(lambda: not self.elsewhere(told), 60, lambda: f"{self.elsewhere(told)}")
-
-    def elsewhere(self, told: Sequence[Told]) -> list[Any]:
-        """Return the runs that are in other states than those."""
-        pairs = [pair for each in told for pair in zip(each.runs, each.story.left, strict=True)]
-        states = [(self.versions.run(run), state) for run, state in pairs]
-        return [(run.subscription, str(run.state), s) for run, s in states if str(run.state) != s]
-
-    def go_on(self, client: Client) -> None:
-        """Have the other version do what those who wait wait for."""
-        for told in self.told:
-            self._emit(client, told, told.story.more)
-            for n, (name, _, _) in zip(told.numbers, told.events, strict=True):
-                answer = {"to": {"n": n}, "text": "yes"}
-                client.emit("v/answer", answer, id=f"answer-{n}")
-                if name == "v/stopped":
-                    client.emit("v/stop", {"n": n})
-        self.gate.touch()
-
-    def check(self, shown: dict[str, Any]) -> None:
-        """Check how the stories ended."""
-        keys = {event["attributes"]["id"]: event["key"] for event in shown["events"]}
-        for told in self.told:
-            events = {keys[options["id"]] for _, _, options in told.events}
-            ends = [
-                (run["kind"], run["state"], run["detail"]["result"])
-                for run in shown["runs"].values()
-                if run["event"] in events
-            ]
-            expected = told.story.ends(told.numbers)
-            assert sorted(ends, key=repr) == sorted(expected, key=repr), told.events
 
 
 def show_the_same(clients: dict[str, Client]) -> dict[str, Any]:
@@ -175,7 +92,8 @@ def test_what_one_version_began_the_other_finishes(
     finishes = clients["this" if first == "before" else "before"]
     copies = 1 if bounded else 5
     with opened(request, tmp_path, where, clients) as versions:
-        stories = Stories(versions, tmp_path)
+        gate = tmp_path / "gate"
+        stories = Stories(versions, lambda *_: gate, seconds=4 if bounded else 10)
         options: dict[str, Any] = {"pool": "threads", "concurrency": 4 * copies}
         worker = versions.start(begins.version, queues="celery", **options)
         begins.command("pause", "versions.paused@v/paused")
@@ -201,6 +119,7 @@ def test_what_one_version_began_the_other_finishes(
         finishes.command("limits", "concurrency", "versions.busy@v/busy", "by", "key", "--reset")
         versions.start(finishes.version, concurrency=4)
         stories.go_on(finishes)
+        gate.touch()
 
         at_rest(versions)
         stories.check(show_the_same(clients))
@@ -273,16 +192,16 @@ def test_both_versions_are_at_work(
     where: str,
 ) -> None:
     """A rolling deploy under load; workers are killed, and replaced by the other version."""
-    rounds, kills = (2, 2) if bounded else (10, 20)  # events of each kind and client, for each kill
+    rounds, kills = (3, 2) if bounded else (10, 20)  # events of each kind and client, for each kill
     before, this = (clients[name].version for name in ("before", "this"))
     numbers = count()
     with opened(request, tmp_path, where, clients) as versions:
-        pairs = [before, this] if bounded else [before, this, before, this]
-        workers = list(zip(pairs, versions.start_all(*pairs), strict=True))
+        starts = [before, this, this]
+        workers = list(zip(starts, versions.start_all(*starts), strict=True))
         for kill in range(kills):
             begun, since = time.monotonic(), len(versions.oracle.read())
             load(clients, [next(numbers) for _ in range(2 * rounds)])
-            leaves, comes = (before, this) if kill % 2 == 0 else (this, before)
+            leaves, comes = (this, before) if kill % 2 == 0 else (before, this)
             at = chance.choice([at for at, (version, _) in enumerate(workers) if version == leaves])
             victim = workers[at][1]
             wait_until(lambda victim=victim, since=since: works(versions, victim, since))

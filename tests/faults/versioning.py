@@ -25,7 +25,7 @@ from celery import Celery
 from tests.faults.limiting import Limits, open_limits
 from tests.servers import ROOT, Worker
 
-__all__ = ["BEFORE", "Client", "Version", "Versions", "open_versions", "unpack_version_before"]
+__all__ = ["BEFORE", "Client", "Version", "Versions", "clients", "open_versions"]
 
 #: The version that this one has to get along with: the last commit before the package was rebuilt
 #: into rooms. Move it on to the tag of a release when that is out: the rule is that neighbouring
@@ -130,6 +130,16 @@ class Client:
         self._process.stdout.close()
         self._process.kill()
         self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Client]]:
+    """A process of each version, the one before first."""
+    before = unpack_version_before(tmp_path_factory.mktemp("before"))
+    found = {version.name: Client(version) for version in (before, Version("this", ROOT))}
+    yield found
+    for client in found.values():
+        client.close()
 
 
 class Versions(Limits):

@@ -50,6 +50,9 @@ AT_ONCE = 2
 #: A queue that only some workers serve.
 LATER = "later"
 
+#: How the name of a gate ends that opens by itself.
+ONCE = ".once"
+
 _executions = count(1)
 
 #: Which version this process has; tests compare it with where it should be.
@@ -90,6 +93,7 @@ def make_app(broker: str, store: str, **conf: Any) -> Celery:
 
     plain = Plain(app)
     add_steps(task)
+    add_cancelled(task)
     add_failures(task, plain)
     add_children(task, plain)
     add_tails(task, plain)
@@ -120,8 +124,10 @@ def steps(*names: str) -> list[str]:
 
 
 def unless_open(gate: str) -> None:
-    """Fail while a file is not there."""
+    """Fail while a file is not there: once, if its name says so."""
     if not Path(gate).exists():
+        if gate.endswith(ONCE):
+            Path(gate).touch()
         raise ConnectionError("the dependency is down")
 
 
@@ -216,6 +222,10 @@ def add_steps(task: Any) -> None:
         write("body")
         return steps("a", "b", "c")
 
+    @task("v/options", "options", options={"queue": LATER, "priority": 3, "headers": {"x": [1]}})
+    def with_options(data: dict[str, Any]) -> list[str]:
+        return steps("a")
+
     @task("v/sleeps", "sleeps")
     def sleeps(data: dict[str, Any]) -> list[str]:
         done = steps("a")
@@ -253,6 +263,10 @@ def add_steps(task: Any) -> None:
         step.emit("e", "v/plain", {"from": data["n"]})
         assert step.wait_for_event("w", "v/answer", match={"to.n": data["n"]}, timeout=LONG)
         return steps("b")
+
+
+def add_cancelled(task: Any) -> None:
+    """Add those that are cancelled: by an event, or since they take too long."""
 
     @task("v/stopped", "stopped", cancel_on=CancelOn("v/stop", match="n"))
     def stopped(data: dict[str, Any]) -> None:
