@@ -11,7 +11,7 @@ from typing import Any
 from tests.faults.versioning import Client, Versions
 from tests.processes import wait_until
 
-__all__ = ["BEFORE_IT_LEAVES", "EARLY", "UNTOUCHED", "Stories", "Story"]
+__all__ = ["BEFORE_IT_LEAVES", "EARLY", "HELD", "UNTOUCHED", "Stories", "Story"]
 
 End = tuple[str, str, Any]
 
@@ -56,6 +56,8 @@ FAN_IN: End = (
     [["succeeded", "a"], ["succeeded", "a"], ["succeeded", SAVED]],
 )
 
+HELD = Story(["v/held"], ["running"], succeeds(["a", "b"]))
+
 #: What the first version's worker brings to a place where it stays.
 EARLY = (
     Story(["v/plain"], ["succeeded"], succeeds(ABC)),
@@ -69,7 +71,7 @@ EARLY = (
         ["suspended"],
         succeeds(["Page", PAGE, 100_000, {"1": None, "f": 0.1, "n": -1, "t": [True, ""]}]),
     ),
-    Story(["v/held"], ["running"], succeeds(["a", "b"])),
+    HELD,
     Story(["v/emits"], ["suspended"], succeeds(["b"])),
     Story(["v/stopped"], ["suspended"], lambda _: [("event", "cancelled", None)]),
     Story(
