@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 from kombu.exceptions import EncodeError
 from kombu.utils import json as kombu_json
 
-from celery_fanout.exceptions import InvalidEvent
+from celery_fanout.emitting.emission import error_of, value_of
+from celery_fanout.exceptions import FanoutError, InvalidEvent
 
 if TYPE_CHECKING:
     from celery_fanout.emitting.emission import Emission
+    from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["fan_in_message", "fan_in_of"]
+__all__ = ["fan_in_message", "outcomes_of", "recorded_outcomes"]
 
 
 def fan_in_message(name: str, then: Any) -> str:
@@ -35,15 +37,56 @@ def fan_in_message(name: str, then: Any) -> str:
         raise InvalidEvent(name, problem, "Give it texts, numbers, lists and dicts.") from exc
 
 
-def fan_in_of(emission: Emission) -> list[dict[str, Any]]:
-    """Return the outcomes of an emission whose runs have ended, as a fan-in receives them."""
+def outcomes_of(emission: Emission) -> list[dict[str, Any]]:
+    """Return what a fan-in receives of an emission whose runs have ended in place."""
     return [
-        {
-            "run": outcome.run.id,
-            "subscription": outcome.run.subscription.id,
-            "state": "succeeded" if outcome.error is None else "failed",
-            "value": outcome.value,
-            "error": None if outcome.error is None else str(outcome.error),
-        }
+        _outcome(
+            outcome.run.id,
+            outcome.run.subscription.id,
+            "succeeded" if outcome.error is None else "failed",
+            outcome.value,
+            outcome.error,
+        )
         for outcome in emission.get()
     ]
+
+
+def recorded_outcomes(ledger: Ledger, event: str) -> list[dict[str, Any]]:
+    """Return what a fan-in receives of an event whose runs have ended.
+
+    Args:
+        ledger: the ledger.
+        event: the event's key.
+
+    Raises:
+        FanoutError: if the ledger has the event no more.
+        StoreUnavailable: if it does not answer.
+    """
+    record = ledger.event(event)
+    if record is None:
+        raise FanoutError(f"The event {event} of a fan-in is gone.")
+    received: list[dict[str, Any]] = []
+    for outcome in ledger.outcomes(record.runs):
+        run = ledger.run(outcome.run_id)
+        received.append(
+            _outcome(
+                outcome.run_id,
+                "" if run is None else run.subscription,
+                "" if outcome.state is None else outcome.state.value,
+                value_of(outcome),
+                error_of(outcome),
+            )
+        )
+    return received
+
+
+def _outcome(
+    run: str, subscription: str, state: str, value: Any, error: BaseException | None
+) -> dict[str, Any]:
+    return {
+        "run": run,
+        "subscription": subscription,
+        "state": state,
+        "value": value,
+        "error": None if error is None else str(error),
+    }

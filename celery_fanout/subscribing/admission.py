@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from celery_fanout.subscribing.limits import Key, Singleton
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["broker_priority", "flow_of", "limits_of", "require_flow"]
+__all__ = ["admit", "broker_priority", "flow_of", "limits_of", "require_flow"]
 
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
@@ -88,6 +88,24 @@ def limits_of(subscription: Subscription) -> Mapping[str, Limit]:
     return {} if subscription.flow is None else subscription.flow.limits(subscription.id)
 
 
+def admit(subscription: Subscription, event: Event, driver: str) -> tuple[Flow | None, int | None]:
+    """Return what a run has to wait for, and its message's priority: each function is called once.
+
+    Args:
+        subscription: whose run it is; one with options of flow control.
+        event: the event.
+        driver: what kombu calls the broker's kind.
+
+    Raises:
+        InvalidEvent: if a function for a key or the priority raises, or returns what cannot be
+            used.
+    """
+    assert subscription.flow is not None  # noqa: S101 - it has options
+    priority = _priority(subscription.flow.priority, subscription, event)
+    flow = _flow_of(subscription.flow, subscription, event, priority)
+    return flow, _on_broker(subscription, priority, driver)
+
+
 def flow_of(subscription: Subscription, event: Event) -> Flow | None:
     """Return what has to be so before the run of an event may start; ``None``: nothing.
 
@@ -99,6 +117,12 @@ def flow_of(subscription: Subscription, event: Event) -> Flow | None:
     if options is None:
         return None
     priority = _priority(options.priority, subscription, event)
+    return _flow_of(options, subscription, event, priority)
+
+
+def _flow_of(
+    options: FlowOptions, subscription: Subscription, event: Event, priority: int
+) -> Flow | None:
     limits = limits_of(subscription)
     if not limits and options.start_timeout is None and options.finish_timeout is None:
         return None  # nothing to wait for, and so no order: a priority is the broker's alone
@@ -293,9 +317,6 @@ def _priority(given: Any, subscription: Subscription, event: Event) -> int:
 def broker_priority(subscription: Subscription, event: Event, driver: str) -> int | None:
     """Return the priority of a message by the broker's own measure; ``None``: none of its own.
 
-    Messages without one have 0. That is the last on RabbitMQ, and the first on Redis, so what is to
-    go first has a number of its own there, and here what is to go last.
-
     Args:
         subscription: whose run it is.
         event: the event.
@@ -307,6 +328,17 @@ def broker_priority(subscription: Subscription, event: Event, driver: str) -> in
     try:
         priority = _priority(options.priority, subscription, event)
     except InvalidEvent:  # the event is recorded already, and a message is only a wake-up
+        return None
+    return _on_broker(subscription, priority, driver)
+
+
+def _on_broker(subscription: Subscription, priority: int, driver: str) -> int | None:
+    """Return a run's priority by the broker's own measure.
+
+    Messages without one have 0. That is the last on RabbitMQ, and the first on Redis, so what is to
+    go first has a number of its own there, and here what is to go last.
+    """
+    if "priority" in subscription.options:
         return None
     if driver == "amqp" and priority > 0:
         return priority

@@ -20,7 +20,7 @@ from celery_fanout import (
     get_fanout,
     on_event,
 )
-from celery_fanout.emitting.delivery import Publication
+from celery_fanout.emitting.delivery import Draft
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported
 from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
 from celery_fanout.subscribing.admission import broker_priority, flow_of, limits_of
@@ -339,15 +339,15 @@ def test_a_batch_that_rabbitmq_could_not_carry_to_its_tail(size, fits):
         app.task(tell, name="tell", shared=False)
     )
     app.finalize()
-    publisher, event = get_fanout(app).publisher, Event("order/paid", "x" * size)
+    freezer, event = get_fanout(app).freezer, Event("order/paid", "x" * size)
+    draft = Draft(get_fanout(app), [event])
     if fits:
-        (delivery,) = publisher.freeze(event, 0)
-        sub = delivery.chain.subscription
+        ((chain,),) = [frozen.chains for frozen in freezer.freeze(draft, 0)]
         whole = Event("order/paid", [event.data] * 10)  # is flushed whatever its brackets add
-        assert publisher.freeze_for(whole, [sub], 0, None, delivery.chain.run_id)
+        assert freezer.freeze_run(whole, chain.subscription, 0, None, chain.run_id)
         return
     with pytest.raises(InvalidEvent) as caught:
-        publisher.check([event])
+        draft.check()
     assert str(caught.value) == (
         "The event 'order/paid' has 10,001 bytes of data, and RabbitMQ carries at most 10,000 for "
         "each of the 10 events of a batch to the links that follow tell@order/paid. Store the data "
@@ -359,7 +359,7 @@ def test_what_cannot_be_worked_out_is_known_before_a_commit():
     app = Celery("shop", set_as_current=False, broker="memory://", backend="redis://127.0.0.1:1")
     subscription(app, idempotency=raises)
     with pytest.raises(InvalidEvent):  # as emit() asks inside of a transaction
-        get_fanout(app).check(Publication(get_fanout(app), [Event("order/paid", DATA)]))
+        Draft(get_fanout(app), [Event("order/paid", DATA)]).check()
 
 
 def test_eager_runs_know_no_flow():
