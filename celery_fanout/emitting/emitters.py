@@ -14,6 +14,7 @@ from celery_fanout.emitting.emission import report
 from celery_fanout.emitting.recording import Schedule, not_recorded
 from celery_fanout.exceptions import EmitError, StoreUnavailable
 from celery_fanout.model.failpoints import hit
+from celery_fanout.model.tracing import current_trace
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class LedgerEmitter:
     def _schedule(self, draft: Draft) -> Schedule:
         delay, expires = draft.delay, draft.expires
         if delay is None and expires is None:
-            return Schedule(then=draft.then)
+            return Schedule(then=draft.then, trace=current_trace())
         try:
             now = self._ledger.time()
         except StoreUnavailable as exc:
@@ -160,6 +161,7 @@ class LedgerEmitter:
             resume_at=None if delay is None else now + delay,
             expires_at=None if expires is None else now + expires,
             then=draft.then,
+            trace=current_trace(),
         )
 
     def _publish(self, frozen: Sequence[FrozenEvent], pending: set[str]) -> list[str]:

@@ -87,7 +87,8 @@ class Freezer:
     def freeze_again(self, frozen: FrozenEvent, generation: int, place: int | None) -> None:
         """Give the chains of an event the ids of another generation, or of another place."""
         subscriptions = [chain.subscription for chain in frozen.chains]
-        chains = self._chains(frozen.event, subscriptions, generation, place)
+        event = frozen.event
+        chains = self._chains(event, event.headers(), subscriptions, generation, place)
         for chain, before in zip(chains, frozen.chains, strict=True):
             chain.flow, chain.priority = before.flow, before.priority
         frozen.chains = chains
@@ -113,7 +114,8 @@ class Freezer:
             InvalidEvent: if the broker could not carry it.
         """
         self._templates.refresh()
-        [chain] = self._chains(event, [subscription], generation, place, run_id)
+        headers = event.headers()
+        [chain] = self._chains(event, headers, [subscription], generation, place, run_id)
         if subscription.flow is not None:
             chain.priority = broker_priority(subscription, event, self._driver)
         return chain
@@ -134,7 +136,7 @@ class Freezer:
             place = place_of(key, self._ledger.shards)
         if not subscriptions:
             return FrozenEvent(event, [], key, place)
-        chains = self._chains(event, subscriptions, generation, place)
+        chains = self._chains(event, event.headers(), subscriptions, generation, place)
         limited = [chain for chain in chains if chain.subscription.flow is not None]
         if limited and not self._app.conf.task_always_eager:
             for chain in limited:
@@ -152,12 +154,12 @@ class Freezer:
     def _chains(
         self,
         event: Event,
+        headers: dict[str, str],
         subscriptions: Sequence[Subscription],
         generation: int | None,
         place: int | None,
         run_id: str | None = None,
     ) -> list[FrozenChain]:
-        headers = event.headers()
         reply_to = self._app.thread_oid
         celery_results = generation is None or not self.ledger_results
         chains = [

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from celery_fanout.exceptions import EmitError, ReplayContended, StoreUnavailable
 from celery_fanout.model.ids import child_id, place_in
-from celery_fanout.model.tracing import current_trace
-from celery_fanout.stores.ledger import NewRun
-from celery_fanout.stores.new_events import new_event, record_generation
+from celery_fanout.model.jsondata import encode
+from celery_fanout.stores.generations import record_generation
+from celery_fanout.stores.ledger import NewEvent, NewRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,24 +23,26 @@ if TYPE_CHECKING:
     from celery_fanout.emitting.chains import FrozenChain, FrozenEvent
     from celery_fanout.emitting.freezing import Freezer
     from celery_fanout.model.events import Event
-    from celery_fanout.stores.ledger import Ledger, NewEvent, Recorded
+    from celery_fanout.stores.ledger import Ledger, Recorded
 
 __all__ = ["Recorder", "Schedule"]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When an emission's runs start, and what follows them.
+    """When an emission's runs start, what follows them, and the trace that they belong to.
 
     Attributes:
         resume_at: POSIX time before which they do not start.
         expires_at: POSIX time by which they must have started.
         then: JSON of the signature that gets the outcome of all of them.
+        trace: headers of the trace that the events are emitted in, as JSON; ``""``: none.
     """
 
     resume_at: float | None = None
     expires_at: float | None = None
     then: str = ""
+    trace: str = ""
 
 
 class Recorder:
@@ -110,17 +112,20 @@ class Recorder:
         then_id = ""
         if schedule.then:
             then_id = child_id(frozen.key, "then", generation, place=frozen.place)
-        return new_event(
-            frozen.key,
-            frozen.event,
-            [self._new_run(chain, prepared) for chain in frozen.chains],
+        event = frozen.event
+        return NewEvent(
+            key=frozen.key,
+            name=event.name,
+            attributes=encode(event.attributes()),
+            data=encode(event.data),
+            runs=[self._new_run(chain, prepared) for chain in frozen.chains],
             generation=generation,
             resume_at=schedule.resume_at,
             expires_at=schedule.expires_at,
             then_id=then_id,
             then_message=schedule.then,
             messages={} if prepared is None else prepared.messages,
-            trace=current_trace(),
+            trace=schedule.trace,
         )
 
     def _new_run(self, chain: FrozenChain, prepared: Prepared | None) -> NewRun:
@@ -129,7 +134,7 @@ class Recorder:
             id=chain.run_id,
             subscription=subscription.id,
             queue=self._freezer.queue_of(subscription),
-            cancel_on=subscription.cancels(chain.event),
+            cancel_on=subscription.cancels(chain.event) if subscription.cancel_on else (),
             flow=chain.flow,
             envelope=None if prepared is None else prepared.envelopes.get(chain.run_id),
         )

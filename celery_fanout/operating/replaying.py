@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from celery_fanout.exceptions import UnknownStep
 from celery_fanout.model.ids import place_of, run_id
 from celery_fanout.stores.checkpoints import Checkpoint, key_of
+from celery_fanout.stores.generations import record_generation
 from celery_fanout.stores.ledger import NewEvent, NewRun
-from celery_fanout.stores.new_events import record_generation
 from celery_fanout.stores.records import recorded_event
 from celery_fanout.subscribing.admission import flow_of, require_flow
 

@@ -21,10 +21,10 @@ from celery_fanout.exceptions import describe
 from celery_fanout.model.boot import boot_id
 from celery_fanout.model.headers import KIND_HEADER
 from celery_fanout.model.ids import event_key
+from celery_fanout.model.jsondata import encode
 from celery_fanout.running.execution import Engine, engine_override
-from celery_fanout.stores.ledger import NewRun
+from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.memory import MemoryLedger
-from celery_fanout.stores.new_events import new_event
 from celery_fanout.stores.opening import rules_of
 from celery_fanout.stores.states import FINAL, RunState
 from celery_fanout.testing.capturing import CapturedEvents, CapturingEmitter, nothing, watching
@@ -89,8 +89,9 @@ class LonelyEmitter(CapturingEmitter):
 
 def record_event(ledger: Ledger, event: Event, runs: Sequence[NewRun] = ()) -> Recorded:
     """Record an event with these runs only."""
-    [recorded] = ledger.record([new_event(event_key(event.name, event.id), event, runs)])
-    return recorded
+    key = event_key(event.name, event.id)
+    new = NewEvent(key, event.name, encode(event.attributes()), encode(event.data), runs)
+    return ledger.record([new])[0]
 
 
 class Simulation:

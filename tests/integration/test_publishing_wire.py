@@ -357,7 +357,7 @@ def publish_plainly(app: Celery, event: Event) -> None:
     """Publish what a Celery user would for each subscription, with the same task ids."""
     for subscription in get_fanout(app).registry:
         frozen = chain_for(event, event.headers(), subscription, app.thread_oid)
-        ids = [link["options"]["task_id"] for link in reversed(frozen.chain or ())]
+        ids = [link["options"]["task_id"] for link in reversed(frozen.links or ())]
         links = [subscription.task.s(event.data).set(task_id=frozen.run_id, **subscription.options)]
         for link, task_id in zip(subscription.tail, ids, strict=True):
             links.append(signature(dict(link), app=app).set(task_id=task_id))

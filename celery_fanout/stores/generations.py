@@ -1,43 +1,21 @@
-"""What a ledger is told of an event; and telling it again when the event has a new generation."""
+"""Recording an event in a new generation: by who emits it, and by who replays it. Both loop so."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery_fanout.exceptions import ReplayContended
-from celery_fanout.model.jsondata import encode
-from celery_fanout.stores.records import NewEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from celery_fanout.model.events import Event
     from celery_fanout.stores.ledger import Ledger
-    from celery_fanout.stores.records import NewRun, Recorded
+    from celery_fanout.stores.records import NewEvent, Recorded
 
-__all__ = ["new_event", "record_generation"]
+__all__ = ["record_generation"]
 
 #: How often an event is recorded anew because another generation of it was begun meanwhile.
 GENERATIONS = 10
-
-
-def new_event(key: str, event: Event, runs: Sequence[NewRun], **options: Any) -> NewEvent:
-    """Return what a ledger is told of an event; ``records.recorded_event`` reads it back.
-
-    Args:
-        key: ``ids.event_key()`` of it.
-        event: the event.
-        runs: its runs.
-        options: what else the ledger is told, see :class:`.records.NewEvent`.
-    """
-    return NewEvent(
-        key=key,
-        name=event.name,
-        attributes=encode(event.attributes()),
-        data=encode(event.data),
-        runs=runs,
-        **options,
-    )
 
 
 def record_generation(
