@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 from kombu.exceptions import EncodeError
 from kombu.utils import json as kombu_json
 
-from celery_fanout.emitting.emission import error_of, value_of
-from celery_fanout.exceptions import FanoutError, InvalidEvent
+from celery_fanout.exceptions import InvalidEvent
 
 if TYPE_CHECKING:
     from celery_fanout.emitting.emission import Emission
-    from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["fan_in_message", "outcomes_of", "recorded_outcomes"]
+__all__ = ["fan_in_message", "fan_in_outcome", "outcomes_of"]
 
 
 def fan_in_message(name: str, then: Any) -> str:
@@ -40,7 +38,7 @@ def fan_in_message(name: str, then: Any) -> str:
 def outcomes_of(emission: Emission) -> list[dict[str, Any]]:
     """Return what a fan-in receives of an emission whose runs have ended in place."""
     return [
-        _outcome(
+        fan_in_outcome(
             outcome.run.id,
             outcome.run.subscription.id,
             "succeeded" if outcome.error is None else "failed",
@@ -51,38 +49,18 @@ def outcomes_of(emission: Emission) -> list[dict[str, Any]]:
     ]
 
 
-def recorded_outcomes(ledger: Ledger, event: str) -> list[dict[str, Any]]:
-    """Return what a fan-in receives of an event whose runs have ended.
-
-    Args:
-        ledger: the ledger.
-        event: the event's key.
-
-    Raises:
-        FanoutError: if the ledger has the event no more.
-        StoreUnavailable: if it does not answer.
-    """
-    record = ledger.event(event)
-    if record is None:
-        raise FanoutError(f"The event {event} of a fan-in is gone.")
-    received: list[dict[str, Any]] = []
-    for outcome in ledger.outcomes(record.runs):
-        run = ledger.run(outcome.run_id)
-        received.append(
-            _outcome(
-                outcome.run_id,
-                "" if run is None else run.subscription,
-                "" if outcome.state is None else outcome.state.value,
-                value_of(outcome),
-                error_of(outcome),
-            )
-        )
-    return received
-
-
-def _outcome(
+def fan_in_outcome(
     run: str, subscription: str, state: str, value: Any, error: BaseException | None
 ) -> dict[str, Any]:
+    """Return what a fan-in receives of one run.
+
+    Args:
+        run: the run's id.
+        subscription: the subscription's id.
+        state: how the run has ended; ``""`` if that is not known.
+        value: what its chain returned.
+        error: what it failed with.
+    """
     return {
         "run": run,
         "subscription": subscription,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from celery_fanout.emitting.chains import FrozenChain, FrozenEvent, chain_for
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported
 from celery_fanout.model.headers import DATA_HEADER
 from celery_fanout.model.ids import event_key, place_of
-from celery_fanout.subscribing.admission import admit, broker_priority, require_flow
+from celery_fanout.subscribing.admission import flow_of, priority_of, require_flow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +27,9 @@ __all__ = ["Freezer"]
 
 #: How much data the links of a tail can be told on RabbitMQ, in bytes.
 MAX_HEADER = 100_000
+
+#: The last of the broker's priorities on Redis, where 0 goes first.
+LAST_ON_REDIS = 9
 
 
 class Freezer:
@@ -116,8 +120,12 @@ class Freezer:
         self._templates.refresh()
         headers = event.headers()
         [chain] = self._chains(event, headers, [subscription], generation, place, run_id)
-        if subscription.flow is not None:
-            chain.priority = broker_priority(subscription, event, self._driver)
+        flow = subscription.flow
+        if flow and flow.priority is not None and "priority" not in subscription.options:
+            # the event is recorded already, and a message is only a wake-up
+            with suppress(InvalidEvent):
+                priority = priority_of(subscription, event)
+                chain.priority = broker_priority(subscription, priority, self._driver)
         return chain
 
     def queue_of(self, subscription: Subscription) -> str:
@@ -148,7 +156,9 @@ class Freezer:
         require_flow(subscription, self._ledger)
         known = (id(event), subscription.id)  # the draft keeps the event, so its id() stays its own
         if known not in admissions:
-            admissions[known] = admit(subscription, event, self._driver)
+            priority = priority_of(subscription, event)
+            flow = flow_of(subscription, event, priority)
+            admissions[known] = flow, broker_priority(subscription, priority, self._driver)
         chain.flow, chain.priority = admissions[known]
 
     def _chains(
@@ -222,3 +232,23 @@ class Freezer:
     @cached_property
     def _driver(self) -> str:
         return str(self._app.connection_for_write().transport.driver_type)
+
+
+def broker_priority(subscription: Subscription, priority: int, driver: str) -> int | None:
+    """Return the priority of a message by the broker's own measure; ``None``: none of its own.
+
+    Messages without one have 0. That is the last on RabbitMQ, and the first on Redis, so what is
+    to go first has a number of its own there, and here what is to go last.
+
+    Args:
+        subscription: whose run it is.
+        priority: the run's.
+        driver: what kombu calls the broker's kind.
+    """
+    if "priority" in subscription.options:
+        return None
+    if driver == "amqp" and priority > 0:
+        return priority
+    if driver == "redis" and priority < 0:
+        return min(-priority, LAST_ON_REDIS)
+    return None

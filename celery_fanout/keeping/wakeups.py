@@ -9,8 +9,9 @@ from celery.canvas import signature
 from celery.utils.log import get_logger
 from kombu.utils import json as kombu_json
 
-from celery_fanout.emitting.fan_in import recorded_outcomes
-from celery_fanout.exceptions import EmitError, StoreUnavailable
+from celery_fanout.emitting.emission import error_of, value_of
+from celery_fanout.emitting.fan_in import fan_in_outcome
+from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
 from celery_fanout.keeping.collected import collected_by
 from celery_fanout.model.events import HEADER_PREFIX, Event, from_attributes
 from celery_fanout.model.failpoints import hit
@@ -213,7 +214,7 @@ class Wakeups:
         if wakeup.kind == "then" and not sig.immutable:
             args = (message["value"],)
         elif wakeup.kind == "fan-in":
-            args = (recorded_outcomes(self._ledger, wakeup.event),)
+            args = (self._outcomes(wakeup),)
         options["argsrepr"] = f"({wakeup.kind!r} of {wakeup.event!r},)"
         return self._publisher.publish_task(sig, args, {"headers": headers, **options})
 
@@ -232,6 +233,25 @@ class Wakeups:
         if wakeup.generation:
             stamp[GENERATION_HEADER] = wakeup.generation
         return stamp
+
+    def _outcomes(self, wakeup: Wakeup) -> list[dict[str, Any]]:
+        """Return the outcomes of all runs of an event, as its fan-in receives them."""
+        record = self._ledger.event(wakeup.event)
+        if record is None:
+            raise FanoutError(f"The event {wakeup.event} of a fan-in is gone.")
+        outcomes: list[dict[str, Any]] = []
+        for outcome in self._ledger.outcomes(record.runs):
+            run = self._ledger.run(outcome.run_id)
+            outcomes.append(
+                fan_in_outcome(
+                    outcome.run_id,
+                    "" if run is None else run.subscription,
+                    "" if outcome.state is None else outcome.state.value,
+                    value_of(outcome),
+                    error_of(outcome),
+                )
+            )
+        return outcomes
 
 
 def event_of(wakeup: Wakeup) -> Event | None:

@@ -99,7 +99,7 @@ def test_an_event_passes_five_functions_at_most(store_url: str, end: str) -> Non
 
 
 def moves(action: Callable[[], object]) -> list[tuple[str, str, str]]:
-    """Return the calls that lead from one room into another while an event is being recorded.
+    """Return the calls from one room into another on the way of an event that was drafted.
 
     Several in a row into one room are one move. What a store does inside is its own affair, and who
     listens to our signals is no part of the way.
@@ -111,8 +111,8 @@ def moves(action: Callable[[], object]) -> list[tuple[str, str, str]]:
         nonlocal last
         above = callers(frame)
         rooms = [file_of(caller).split("/")[0] for caller in above]
-        recording = "emitting/emitters.py" in map(file_of, above)
-        if not recording or "stores" in rooms or file_of(frame) == "app/logs.py":
+        drafted = "emitting/delivery.py" in map(file_of, above)
+        if not drafted or "stores" in rooms or file_of(frame) == "app/logs.py":
             return
         room = file_of(frame).split("/")[0]
         if room not in (rooms[0], last):
