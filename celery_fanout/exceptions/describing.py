@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["reason_of"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["causes_of", "reason_of"]
 
 
 def reason_of(exc: BaseException) -> str:
@@ -23,3 +26,10 @@ def describe(error: BaseException) -> dict[str, Any]:
     except Exception as broken:  # noqa: BLE001 - a broken __str__ must not hide the error itself
         message = f"<its text cannot be made: {type(broken).__name__}>"
     return {"type": type(error).__name__, "message": message}
+
+
+def causes_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__

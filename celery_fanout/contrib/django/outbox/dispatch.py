@@ -14,6 +14,7 @@ from celery_fanout.contrib.django.models import OutboxEvent
 from celery_fanout.contrib.django.outbox.rows import read_row
 from celery_fanout.emitting.delivery import Draft
 from celery_fanout.exceptions import INTERRUPTS, EmitError, StoreUnavailable
+from celery_fanout.exceptions.describing import causes_of
 from celery_fanout.model.failpoints import hit
 
 if TYPE_CHECKING:
@@ -142,19 +143,13 @@ def _unsent(parcel: _Parcel, exc: Exception) -> list[OutboxEvent]:
 
 def is_away(exc: Exception) -> bool:
     """Whether an error says that the broker or the ledger is away, and nothing about the event."""
-    causes = list(_causes(exc))
+    causes = list(causes_of(exc))
     if any(isinstance(cause, ChannelError) for cause in causes):
         # RabbitMQ answers, and refuses this one: a queue is there with other arguments, perhaps.
         # If it refuses us altogether, nothing has left for it.
         tried = [cause for cause in causes if isinstance(cause, EmitError)]
         return bool(tried) and len(tried[0].unpublished) == len(tried[0].states)
     return any(isinstance(cause, AWAY) for cause in causes)
-
-
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    while exc is not None:
-        yield exc
-        exc = exc.__cause__
 
 
 def describe(exc: Exception) -> str:
