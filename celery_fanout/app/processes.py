@@ -50,7 +50,7 @@ def run_keeper(fanout: Fanout, say: Callable[[str], Any]) -> None:
     level2 = fanout.level2
     assert level2 is not None  # noqa: S101 - required
     # it consumes from no queue, so it looks at all
-    lost = LostMessages(fanout.app, level2.ledger, level2.publisher.queues)
+    lost = LostMessages(fanout.app, level2.ledger, level2.queues)
     keeper = level2.keeper(redrive=True, lost=lost)
 
     def end(*_: object) -> None:

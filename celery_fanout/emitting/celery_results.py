@@ -15,8 +15,7 @@ from celery.exceptions import TaskRevokedError
 from kombu.utils import json as kombu_json
 
 from celery_fanout.emitting.chains import link_id
-from celery_fanout.emitting.emission import is_ignored
-from celery_fanout.emitting.results import error_of
+from celery_fanout.emitting.emission import error_of, is_ignored
 from celery_fanout.exceptions import INTERRUPTS
 from celery_fanout.stores.ledger import RunOutcome
 from celery_fanout.stores.states import RunState
@@ -72,7 +71,7 @@ class CeleryResults:
         outcome = RunOutcome(run.id, run.state, error=run.detail.get("error"), reason=run.reason)
         try:
             if run.kind != "event" and message:
-                links = list(_asked(run.id, kombu_json.loads(message)))
+                links = list(_links_of_task(run.id, kombu_json.loads(message)))
             elif subscription is not None:  # which the code may not have any more
                 links = _links(run.id, subscription)
             else:
@@ -113,7 +112,7 @@ def _links(run_id: str, subscription: Subscription) -> list[_Link]:
     ]
 
 
-def _asked(run_id: str, message: Mapping[str, Any]) -> Iterator[_Link]:
+def _links_of_task(run_id: str, message: Mapping[str, Any]) -> Iterator[_Link]:
     """Yield what is no handling of an event, and the links that would have followed it."""
     signature: dict[str, Any] = message["signature"]
     yield run_id, signature["task"], signature.get("options") or {}

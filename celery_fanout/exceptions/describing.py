@@ -6,9 +6,9 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["describe", "did_you_mean", "nearest", "reason_of"]
+__all__ = ["causes_of", "describe", "did_you_mean", "nearest", "reason_of"]
 
 
 def nearest(word: str, words: Iterable[str], *, likeness: float = 0.6) -> str:
@@ -43,3 +43,10 @@ def describe(error: BaseException) -> dict[str, Any]:
     except Exception as broken:  # noqa: BLE001 - a broken __str__ must not hide the error itself
         message = f"<its text cannot be made: {type(broken).__name__}>"
     return {"type": type(error).__name__, "message": message}
+
+
+def causes_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__

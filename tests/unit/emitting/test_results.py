@@ -12,7 +12,7 @@ from celery.result import allow_join_result
 from kombu.utils import json as kombu_json
 
 from celery_fanout import Emission, Event, Outcome, RunHandle, get_fanout, on_event
-from celery_fanout.emitting.results import RunResult, error_of, value_of
+from celery_fanout.emitting.emission import RunResult, error_of, value_of
 from celery_fanout.exceptions import EmissionTimeout, RunFailed
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun, RunOutcome
 from celery_fanout.stores.memory import MemoryLedger
