@@ -29,7 +29,7 @@ from celery_fanout.model.settings import Settings
 from celery_fanout.operating.explaining import foretell
 from celery_fanout.running.current import app_in_use, current_run
 from celery_fanout.running.execution import Engine
-from celery_fanout.running.suspending import Suspension
+from celery_fanout.running.suspending import Republisher
 from celery_fanout.running.wrapping import Runs
 from celery_fanout.stores.backend import BackendStore
 from celery_fanout.stores.lazy import lazy_store
@@ -71,8 +71,8 @@ class Fanout:
     def __init__(self, app: Celery) -> None:
         self.app = app
         self.clock = clock_module.time
-        self.suspension = Suspension(app, self._now)
-        self.executor = Runs(self._engine, self.suspension)
+        self.republisher = Republisher(app, self._now)
+        self.executor = Runs(self._engine)
         self.registry = Registry(app, self.executor.wrap)
         self._loaded = False
         self._loading = False
@@ -118,7 +118,7 @@ class Fanout:
             self.settings,
             self.registry,
             self._run_eagerly,
-            self.suspension.hop,
+            self.republisher.hop,
             self._chosen_ledger,
         )
 
@@ -187,7 +187,13 @@ class Fanout:
     @once
     def _worker_engine(self) -> Engine:
         store = lazy_store(lambda: self.store)
-        engine = Engine(store, self.settings, self.emit_from_step, self._now)
+        engine = Engine(
+            store,
+            self.settings,
+            self.emit_from_step,
+            self._now,
+            republish=self.republisher.republish,
+        )
         return engine if self.level2 is None else self.level2.engine(engine)
 
     @once

@@ -78,7 +78,7 @@ class Level2:
             engine,
             ledger=self.ledger,
             wake=self.wakeups.wake,
-            ended=self.endings.tell,
+            follow_up=self.endings.tell,
             flow=self._flow,
             cancels=self._cancels,
         )

@@ -115,7 +115,7 @@ class Simulation:
             self.clock,
             ledger=self.ledger,
             wake=self.level2.wakeups.wake,
-            ended=None if alone else self.level2.endings.tell,
+            follow_up=(lambda _: None) if alone else self.level2.endings.tell,
             dispatches=False,
         )
 

@@ -26,7 +26,8 @@ from celery_fanout.stores.ledger import NewRun
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from celery_fanout.running.execution import Claimed, Execution
+    from celery_fanout.running.claimed import ClaimedRun
+    from celery_fanout.running.execution import Execution
     from celery_fanout.stores.checkpoints import StepKey
 
 __all__ = ["invoke_step", "parallel_step"]
@@ -85,14 +86,15 @@ def _check_arguments(id: str, task: Any, args: tuple[Any, ...], kwargs: dict[str
         raise InvalidStep(id, f"cannot call {task.name} so ({exc})", "Correct them.") from exc
 
 
-def _spawn(execution: Execution, claimed: Claimed, group: str, children: Sequence[NewRun]) -> None:
+def _spawn(
+    execution: Execution, claimed: ClaimedRun, group: str, children: Sequence[NewRun]
+) -> None:
     settled = claimed.patiently(
         claimed.ledger.spawn, claimed.run_id, claimed.token, group, children
     )
     if not settled.ok:
         raise lost_run(execution, claimed)
-    if execution.engine.wake is not None:
-        execution.engine.wake([child.id for child in children])
+    execution.engine.wake([child.id for child in children])
 
 
 def parallel_step(
@@ -150,7 +152,7 @@ def _call(id: str, item: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
 
 def _branch(
     execution: Execution,
-    claimed: Claimed,
+    claimed: ClaimedRun,
     group: str,
     calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]],
 ) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery._state import get_current_task
 
@@ -16,8 +16,11 @@ from celery_fanout.exceptions import (
 from celery_fanout.exceptions.configuration import StoreUnsupported
 from celery_fanout.exceptions.runs import Superseded
 from celery_fanout.running.current import current_run
-from celery_fanout.running.execution import Claimed, Execution, active_runs, current, inside
+from celery_fanout.running.execution import Execution, active_runs, current, inside
 from celery_fanout.running.suspending import Suspended, warn_swallowed
+
+if TYPE_CHECKING:
+    from celery_fanout.running.claimed import ClaimedRun
 
 __all__ = ["check_function", "claimed_of", "enter", "lost_run", "suspend"]
 
@@ -81,7 +84,7 @@ def check_function(id: str, fn: Any) -> None:
         )
 
 
-def claimed_of(execution: Execution, feature: str) -> Claimed:
+def claimed_of(execution: Execution, feature: str) -> ClaimedRun:
     """Return the claimed run of an execution; refuse by name what level 1 does not have."""
     if execution.claimed is None:
         raise StoreUnsupported(
@@ -99,7 +102,7 @@ def suspend(execution: Execution, until: float, reason: str, step: str, group: s
     return suspended
 
 
-def lost_run(execution: Execution, claimed: Claimed) -> Superseded:
+def lost_run(execution: Execution, claimed: ClaimedRun) -> Superseded:
     """Mark the run as no longer this worker's, and return what to raise."""
     error = Superseded(claimed.run_id)
     execution.suspension = error

@@ -15,7 +15,8 @@ from celery_fanout.stores.checkpoints import Checkpoint, StepKey, field_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from celery_fanout.running.execution import Claimed, Execution
+    from celery_fanout.running.claimed import ClaimedRun
+    from celery_fanout.running.execution import Execution
 
 __all__ = ["wait_step"]
 
@@ -64,7 +65,7 @@ def wait_step(
     return _event(execution, key, checkpoint, cached=False)
 
 
-def _told(execution: Execution, claimed: Claimed, field: str, text: str | None) -> Checkpoint:
+def _told(execution: Execution, claimed: ClaimedRun, field: str, text: str | None) -> Checkpoint:
     if text is None:
         raise lost_run(execution, claimed)
     claimed.learn(field, text)
