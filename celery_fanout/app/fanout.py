@@ -21,16 +21,13 @@ from celery_fanout.emitting.drafting import draft, times_of
 from celery_fanout.emitting.fan_in import fan_in_message, fan_in_of
 from celery_fanout.emitting.publishing import Publisher
 from celery_fanout.exceptions import EmitWhileImporting, InvalidEvent, StoreUnsupported
-from celery_fanout.keeping import (
-    failures,  # noqa: F401  # pyright: ignore[reportUnusedImport] - registers the errback task
-)
-from celery_fanout.keeping.requests import supervise_requests
+from celery_fanout.keeping.celery_requests import supervise_requests
 from celery_fanout.model.settings import Settings
 from celery_fanout.operating.explaining import foretell
 from celery_fanout.running.current import app_in_use, current_run
 from celery_fanout.running.execution import Engine
 from celery_fanout.running.suspending import Republisher
-from celery_fanout.running.wrapping import Runs
+from celery_fanout.running.wrapping import TaskWrapper
 from celery_fanout.stores.backend import BackendStore
 from celery_fanout.stores.lazy import lazy_store
 from celery_fanout.stores.memory.checkpoints import MemoryStore
@@ -72,8 +69,8 @@ class Fanout:
         self.app = app
         self.clock = clock_module.time
         self.republisher = Republisher(app, self._now)
-        self.executor = Runs(self._engine)
-        self.registry = Registry(app, self.executor.wrap)
+        self.wrapper = TaskWrapper(self._engine)
+        self.registry = Registry(app, self.wrapper.wrap)
         self._loaded = False
         self._loading = False
         self._stand_in: Level2 | None = None
@@ -264,7 +261,7 @@ class Fanout:
         tasks: Any = self.app.tasks
         for name, task in tasks.items():
             if not name.startswith("celery."):
-                self.executor.wrap(task)
+                self.wrapper.wrap(task)
                 if self.level2 is not None:
                     supervise_requests(task, self.level2.supervisor)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from celery_fanout.emitting.celery_results import CeleryResults
 from celery_fanout.emitting.recording import Recorder, Schedule
 from celery_fanout.exceptions import EmitError, InvalidEvent, StoreUnavailable
-from celery_fanout.keeping.endings import Endings
+from celery_fanout.keeping.follow_ups import FollowUps
 from celery_fanout.keeping.keeper import Keeper
 from celery_fanout.keeping.supervisor import Supervisor
 from celery_fanout.keeping.wakeups import Wakeups
@@ -47,7 +47,7 @@ class Level2:
         publisher: publishes chains.
         ledger: the ledger.
         wakeups: publishes what is due.
-        endings: sees to what follows from the end of a run.
+        follow_ups: records what follows from the end of a run.
         supervisor: tells the ledger what a worker's main process sees.
     """
 
@@ -64,13 +64,13 @@ class Level2:
         self._registry = registry
         self.publisher = publisher
         self.ledger = ledger
-        self.wakeups = Wakeups(app, ledger, registry, publisher, self._ended)
+        self.wakeups = Wakeups(app, ledger, registry, publisher, self._follow_up)
         results = None if publisher.ledger_results else CeleryResults(app, ledger)
         self._recorder = Recorder(publisher, ledger, self.wakeups.wake, results)
-        self.endings = Endings(
+        self.follow_ups = FollowUps(
             app, ledger, registry, lambda event: self.emit([event]), self.wakeups.wake, results
         )
-        self.supervisor = Supervisor(ledger, self.wakeups.wake, self._ended)
+        self.supervisor = Supervisor(ledger, self.wakeups.wake, self._follow_up)
 
     def engine(self, engine: Engine) -> Engine:
         """Return an engine that works with the ledger."""
@@ -78,7 +78,7 @@ class Level2:
             engine,
             ledger=self.ledger,
             wake=self.wakeups.wake,
-            follow_up=self.endings.tell,
+            follow_up=self.follow_ups.record,
             flow=self._flow,
             cancels=self._cancels,
         )
@@ -103,8 +103,8 @@ class Level2:
         except InvalidEvent:  # as above
             return ()
 
-    def _ended(self, run_id: str) -> None:
-        self.endings.tell(run_id)
+    def _follow_up(self, run_id: str) -> None:
+        self.follow_ups.record(run_id)
 
     def emit(
         self,
@@ -161,7 +161,7 @@ class Level2:
         return Keeper(
             self.ledger,
             self.wakeups.publish,
-            self._ended,
+            self._follow_up,
             boot=boot,
             held=held,
             lost=lost,

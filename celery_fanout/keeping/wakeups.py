@@ -11,7 +11,8 @@ from kombu.utils import json as kombu_json
 
 from celery_fanout.emitting.results import error_of, value_of
 from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
-from celery_fanout.keeping.collected import collected_by
+from celery_fanout.keeping.collected_events import collected_events
+from celery_fanout.keeping.supervisor import UNKNOWN_TASK_DELAY
 from celery_fanout.model.events import HEADER_PREFIX, Event, from_attributes
 from celery_fanout.model.failpoints import hit
 from celery_fanout.model.headers import (
@@ -42,9 +43,6 @@ __all__ = ["Wakeups"]
 
 logger = get_logger(__name__)
 
-#: How long a run waits for another process when this one does not know its subscriber, in seconds.
-ELSEWHERE = 5.0
-
 #: The keys of the events that a run collected, and the event that its subscriber gets.
 _Collected: TypeAlias = "tuple[Sequence[str], Event]"
 
@@ -60,7 +58,7 @@ class Wakeups:
         ledger: the ledger.
         registry: the app's subscriptions.
         publisher: publishes chains.
-        ended: records what follows from the end of a run.
+        follow_up: records what follows from the end of a run.
     """
 
     def __init__(
@@ -69,13 +67,13 @@ class Wakeups:
         ledger: Ledger,
         registry: Registry,
         publisher: Publisher,
-        ended: Callable[[str], None],
+        follow_up: Callable[[str], None],
     ) -> None:
         self._app = app
         self._ledger = ledger
         self._registry = registry
         self._publisher = publisher
-        self._ended = ended
+        self._follow_up = follow_up
 
     def wake(self, run_ids: Sequence[str]) -> None:
         """Publish runs that are due now. Best effort: the keeper does it otherwise."""
@@ -126,7 +124,7 @@ class Wakeups:
         if done:
             self._ledger.mark_published(done, queues, sealed)
         for run_id in taken.ended:
-            self._ended(run_id)
+            self._follow_up(run_id)
         return len(done)
 
     def _deliver(self, deliveries: list[Delivery]) -> list[str]:
@@ -144,7 +142,7 @@ class Wakeups:
         subscription = self._registry.find(wakeup.subscription)
         event = event_of(wakeup)
         if subscription is None or event is None:
-            self._ledger.unregistered(wakeup.run_id, ELSEWHERE)
+            self._ledger.unregistered(wakeup.run_id, UNKNOWN_TASK_DELAY)
             return []
         events = wakeup.events
         flow = subscription.flow
@@ -180,7 +178,7 @@ class Wakeups:
         run = self._ledger.run(wakeup.run_id)
         parent = "" if run is None else run.parent
         if parent not in collected:
-            found = collected_by(self._ledger, sub, run)
+            found = collected_events(self._ledger, sub, run)
             collected[parent] = found or ([wakeup.event], sub.alone(event))
         return collected[parent]
 

@@ -27,7 +27,7 @@ from celery_fanout.running.endings import (
     task_raised,
     task_returned,
 )
-from celery_fanout.running.execution import activate, execution_of
+from celery_fanout.running.execution import execution_of, make_current
 from celery_fanout.running.settling import settle
 from celery_fanout.running.suspending import Suspended, leave, put_back, put_off_if_early
 
@@ -77,7 +77,7 @@ def _execute_recorded(execution: Execution, body: Callable[[], Any]) -> Any:
 def _call(execution: Execution, body: Callable[[], Any]) -> Ending:
     """Call the body, and return how it ended."""
     try:
-        with activate(execution):
+        with make_current(execution):
             signals.run_started.send(sender=execution.task, run=execution.run)
             value = body()
     # wrong: after anything else, such as SystemExit or CancelledError, the run stays claimed
@@ -93,7 +93,7 @@ def _execute_unrecorded(execution: Execution, body: Callable[[], Any]) -> Any:
     signals.run_started.send(sender=execution.task, run=execution.run)
     while True:
         try:
-            with activate(execution):
+            with make_current(execution):
                 return body()
         except Suspended as suspended:  # noqa: PERF203 - a second pass is rare
             leave(execution, suspended)

@@ -87,7 +87,7 @@ class Execution:
         left_to_call: whether the body has returned and its task's ``__call__`` has not.
         numbers: how often each step id was called.
         used: the keys of the steps that were called, in order.
-        suspension: what a step raised to leave the body; a body that caught it meets it again.
+        leaving: what a step raised to leave the body; a body that caught it meets it again.
         skipped: seconds of sleeps that were not waited for.
         last_read: the checkpoint that was read last, and when that was stored.
         thread: the body's own thread.
@@ -104,7 +104,7 @@ class Execution:
     left_to_call: bool = False
     numbers: Counter[str] = field(default_factory=Counter[str])
     used: list[StepKey] = field(default_factory=list["StepKey"])
-    suspension: BaseException | None = None
+    leaving: BaseException | None = None
     skipped: float = 0.0
     last_read: tuple[str, float] = ("", 0.0)
     thread: int = field(default_factory=threading.get_ident)
@@ -148,7 +148,7 @@ class Execution:
         self.last_read = ("", 0.0)
         self.numbers.clear()
         self.used.clear()
-        self.suspension = None
+        self.leaving = None
 
     def next_key(self, step: str) -> StepKey:
         """Return the key of the next call with this id: its number counts calls in order."""
@@ -159,13 +159,17 @@ class Execution:
         return key
 
 
-current: ContextVar[Execution | None] = ContextVar("celery_fanout_execution", default=None)
+current_execution: ContextVar[Execution | None] = ContextVar(
+    "celery_fanout_execution", default=None
+)
 
 #: Id of the step that is being executed, of its run, and its key.
-inside: ContextVar[tuple[str, str, StepKey] | None] = ContextVar("celery_fanout_step", default=None)
+current_step: ContextVar[tuple[str, str, StepKey] | None] = ContextVar(
+    "celery_fanout_step", default=None
+)
 
 #: Parts that replace those of the app, set by the testing module.
-engine_override: ContextVar[Engine | None] = ContextVar("celery_fanout_engine", default=None)
+test_engine: ContextVar[Engine | None] = ContextVar("celery_fanout_engine", default=None)
 
 
 def execution_of(request: Any) -> Execution | None:
@@ -194,7 +198,7 @@ def active_runs() -> int:
     return _active.count
 
 
-class activate:  # noqa: N801 - used like a function
+class make_current:  # noqa: N801 - used like a function
     """Make an execution the current one for the length of a ``with`` block."""
 
     def __init__(self, execution: Execution) -> None:
@@ -202,12 +206,12 @@ class activate:  # noqa: N801 - used like a function
 
     def __enter__(self) -> Execution:
         _active.add(1)
-        self.token = current.set(self.execution)
+        self.token = current_execution.set(self.execution)
         # a run may be executed inside another's step: where tasks are eager, step.emit() does that
-        self.outer = inside.set(None)
+        self.outer = current_step.set(None)
         return self.execution
 
     def __exit__(self, *exc_info: object) -> None:
-        inside.reset(self.outer)
-        current.reset(self.token)
+        current_step.reset(self.outer)
+        current_execution.reset(self.token)
         _active.add(-1)

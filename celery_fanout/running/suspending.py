@@ -229,7 +229,7 @@ def put_back(execution: Execution, error: StoreUnavailable) -> NoReturn:
 
 def warn_swallowed(execution: Execution, place: str, *, stacklevel: int = 2) -> None:
     """Warn that the body caught a suspension."""
-    error = execution.suspension
+    error = execution.leaving
     frame = error.__traceback__ if error else None  # the first is that of what caught it
     where = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "the body"
     warnings.warn(

@@ -18,19 +18,19 @@ from celery_fanout.model.run import run_of
 from celery_fanout.running.batch_models import as_models
 from celery_fanout.running.endings import STEERING, steered
 from celery_fanout.running.executing import execute
-from celery_fanout.running.execution import Engine, Execution, current, engine_override
+from celery_fanout.running.execution import Engine, Execution, current_execution, test_engine
 from celery_fanout.running.retrying import hold_retries
 from celery_fanout.running.suspending import BranchDone, Suspended, warn_swallowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Runs"]
+__all__ = ["TaskWrapper"]
 
 logger = get_task_logger(__name__)
 
 
-class Runs:
+class TaskWrapper:
     """Makes tasks of one app execute runs.
 
     Args:
@@ -54,13 +54,13 @@ class Runs:
         @functools.wraps(body)
         def fanout_run(*args: Any, **kwargs: Any) -> Any:
             request = _delivered(task)
-            outer = current.get()
+            outer = current_execution.get()
             if request is not None and outer is not None and outer.request is request:
                 return body(*args, **kwargs)  # the body called its own task
             run = None if request is None else run_of(task, request)
             if request is None or run is None:
                 return self._call_ordinary(task, functools.partial(body, *args, **kwargs))
-            engine = engine_override.get() or self._engine(bool(request.is_eager))
+            engine = test_engine.get() or self._engine(bool(request.is_eager))
             execution = Execution(run, task, request, engine)
             # the body may change what it is given, and the message may be published again
             try:
@@ -124,24 +124,24 @@ def _unswallowed(body: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(body)
     def run(*args: Any, **kwargs: Any) -> Any:
-        execution = current.get()
+        execution = current_execution.get()
         try:
             value = body(*args, **kwargs)
         except (Suspended, StoreUnavailable, Superseded, BranchDone):
             raise
         except (Retry, Reject):
-            if execution is not None and execution.suspension is not None:
+            if execution is not None and execution.leaving is not None:
                 # its message is on its way already; what was swallowed is met again then
                 warn_swallowed(execution, "and asked Celery for a retry")
             raise
         except Exception as exc:
-            if execution is None or execution.suspension is None:
+            if execution is None or execution.leaving is None:
                 raise
             warn_swallowed(execution, f"and raised {type(exc).__name__}")
-            raise execution.suspension from exc
-        if execution is not None and execution.suspension is not None:
+            raise execution.leaving from exc
+        if execution is not None and execution.leaving is not None:
             warn_swallowed(execution, "and returned")
-            raise execution.suspension
+            raise execution.leaving
         return value
 
     return run

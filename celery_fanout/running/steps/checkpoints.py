@@ -20,7 +20,7 @@ from celery_fanout.exceptions import (
     Superseded,
     describe,
 )
-from celery_fanout.running.execution import Execution, inside
+from celery_fanout.running.execution import Execution, current_step
 from celery_fanout.running.steps.entering import check_function
 from celery_fanout.running.steps.policy import NO_RETRIES
 from celery_fanout.running.steps.timeouts import time_limit
@@ -79,13 +79,13 @@ def _reachable(execution: Execution) -> Generator[CheckpointStore]:
     try:
         yield execution.store
     except (StoreUnavailable, Superseded) as exc:
-        execution.suspension = exc
+        execution.leaving = exc
         raise
 
 
 def leave(execution: Execution, suspended: Suspended) -> Suspended:
     """Mark the run as suspended, and return what to raise."""
-    execution.suspension = suspended
+    execution.leaving = suspended
     store = execution.store
     wait = suspended.until - execution.now()
     if store.supports_extend and store.keeps is not None and wait > store.keeps / 4:
@@ -216,12 +216,12 @@ def _call(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    token = inside.set((key[0], execution.run.id, key))
+    token = current_step.set((key[0], execution.run.id, key))
     try:
         with time_limit(key[0], policy.timeout):
             return fn(*args, **kwargs)
     finally:
-        inside.reset(token)
+        current_step.reset(token)
 
 
 def invoke_function(

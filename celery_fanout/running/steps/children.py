@@ -194,7 +194,7 @@ def _branch(
         attempts=execution.run.attempt,
     )
     done = BranchDone(encode_value(fn, value))
-    execution.suspension = done
+    execution.leaving = done
     raise done
 
 

@@ -16,7 +16,7 @@ from celery_fanout.exceptions import (
 from celery_fanout.exceptions.configuration import StoreUnsupported
 from celery_fanout.exceptions.runs import Superseded
 from celery_fanout.running.current import current_run
-from celery_fanout.running.execution import Execution, active_runs, current, inside
+from celery_fanout.running.execution import Execution, active_runs, current_execution, current_step
 from celery_fanout.running.suspending import Suspended, warn_swallowed
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def enter(id: str) -> Execution | None:
     given: Any = id  # not everybody runs a type checker
     if not isinstance(given, str) or not 0 < len(given) <= MAX_ID:
         raise InvalidStep(str(given)[:50], "has no valid id", "Use a text of 1 to 200 characters.")
-    execution = current.get()
+    execution = current_execution.get()
     if execution is None:
         if current_run() is not None:
             raise InvalidStep(
@@ -51,12 +51,12 @@ def enter(id: str) -> Execution | None:
                 stacklevel=3,
             )
         return None
-    outer = inside.get()
+    outer = current_step.get()
     if outer is not None:
         raise NestedStep(id, outer[0])
-    if execution.suspension is not None:
+    if execution.leaving is not None:
         warn_swallowed(execution, f"before the step {id!r}", stacklevel=4)
-        raise execution.suspension
+        raise execution.leaving
     return execution
 
 
@@ -98,12 +98,12 @@ def claimed_of(execution: Execution, feature: str) -> ClaimedRun:
 def suspend(execution: Execution, until: float, reason: str, step: str, group: str) -> Suspended:
     """Mark the run as suspended for its child runs or a wait, and return what to raise."""
     suspended = Suspended(until, reason, step, group)
-    execution.suspension = suspended
+    execution.leaving = suspended
     return suspended
 
 
 def lost_run(execution: Execution, claimed: ClaimedRun) -> Superseded:
     """Mark the run as no longer this worker's, and return what to raise."""
     error = Superseded(claimed.run_id)
-    execution.suspension = error
+    execution.leaving = error
     return error

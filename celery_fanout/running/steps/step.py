@@ -13,7 +13,7 @@ from celery_fanout.exceptions import EmitError, InvalidStep, StoreUnavailable
 from celery_fanout.model.event_types import name_of
 from celery_fanout.model.events import Event
 from celery_fanout.model.ids import child_id
-from celery_fanout.running.execution import inside
+from celery_fanout.running.execution import current_step
 from celery_fanout.running.steps.checkpoints import run_in_place, run_step
 from celery_fanout.running.steps.children import invoke_step, parallel_step
 from celery_fanout.running.steps.entering import enter
@@ -307,7 +307,7 @@ class Step:
         The same whenever this step of this run is executed again, for services that take an
         ``Idempotency-Key``. ``None`` outside of a step.
         """
-        found = inside.get()
+        found = current_step.get()
         return child_id(found[1], *found[2]) if found else None
 
 
@@ -340,5 +340,5 @@ def _emitted(execution: Execution, event: Any, data: Any, **options: Any) -> str
     try:
         return str(execution.claimed.patiently(emit))
     except StoreUnavailable as exc:
-        execution.suspension = exc  # it leaves the body though that catches it
+        execution.leaving = exc  # it leaves the body though that catches it
         raise
