@@ -29,7 +29,7 @@ from celery_fanout.running.endings import (
 )
 from celery_fanout.running.execution import execution_of, make_current
 from celery_fanout.running.settling import settle
-from celery_fanout.running.suspending import Suspended, leave, put_back, put_off_if_early
+from celery_fanout.running.suspending import Suspended, leave_worker, put_back, put_off_if_early
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +96,7 @@ def _execute_unrecorded(execution: Execution, body: Callable[[], Any]) -> Any:
             with make_current(execution):
                 return body()
         except Suspended as suspended:  # noqa: PERF203 - a second pass is rare
-            leave(execution, suspended)
+            leave_worker(execution, suspended)
         except StoreUnavailable as exc:
             put_back(execution, exc)
         except STEERING as exc:

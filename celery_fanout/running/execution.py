@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_fanout.model.headers import STORE_RETRIES_HEADER
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger
 
 __all__: list[str] = []
+
+E = TypeVar("E", bound=BaseException)
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -142,6 +144,14 @@ class Execution:
         before, at = self.last_read
         self.last_read = (step, stored)
         return before if stored < at - CLOCK_JITTER else ""
+
+    def leave(self, error: E) -> E:
+        """Note that a step leaves the body by an error, also if that catches it; return the error.
+
+        Use it as in ``raise execution.leave(error)``.
+        """
+        self.leaving = error
+        return error
 
     def restart(self) -> None:
         """Forget what belongs to one pass through the body."""

@@ -33,7 +33,7 @@ __all__ = [
     "NotClaimed",
     "Republisher",
     "Suspended",
-    "leave",
+    "leave_worker",
     "put_back",
     "put_off_if_early",
     "warn_swallowed",
@@ -176,10 +176,10 @@ def put_off_if_early(execution: Execution) -> None:
     headers: Mapping[str, Any] = execution.request.headers or {}
     until = headers.get(RESUME_HEADER)
     if until is not None and not execution.is_due(until):
-        leave(execution, Suspended(until, "delay"))
+        leave_worker(execution, Suspended(until, "delay"))
 
 
-def leave(execution: Execution, suspended: Suspended) -> None:
+def leave_worker(execution: Execution, suspended: Suspended) -> None:
     """Level 1: leave the worker until ``suspended.until``; where nothing waits, skip the time.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Before a step: where it was called, and with what; and how it leaves the body."""
+"""Before a step: where it was called, and with what."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from celery_fanout.exceptions import (
     NotDurableWarning,
 )
 from celery_fanout.exceptions.configuration import StoreUnsupported
-from celery_fanout.exceptions.runs import Superseded
 from celery_fanout.running.current import current_run
 from celery_fanout.running.execution import Execution, active_runs, current_execution, current_step
-from celery_fanout.running.suspending import Suspended, warn_swallowed
+from celery_fanout.running.suspending import warn_swallowed
 
 if TYPE_CHECKING:
     from celery_fanout.running.claimed import ClaimedRun
 
-__all__ = ["check_function", "claimed_of", "enter", "lost_run", "suspend"]
+__all__ = ["check_function", "claimed_of", "enter"]
 
 #: The longest step id, in characters.
 MAX_ID = 200
@@ -30,9 +29,11 @@ MAX_ID = 200
 
 def enter(id: str) -> Execution | None:
     """Return the execution that a step belongs to; ``None`` where it is an ordinary call."""
-    given: Any = id  # not everybody runs a type checker
-    if not isinstance(given, str) or not 0 < len(given) <= MAX_ID:
-        raise InvalidStep(str(given)[:50], "has no valid id", "Use a text of 1 to 200 characters.")
+    untyped: Any = id  # not everybody runs a type checker
+    if not isinstance(untyped, str) or not 0 < len(untyped) <= MAX_ID:
+        raise InvalidStep(
+            str(untyped)[:50], "has no valid id", "Use a text of 1 to 200 characters."
+        )
     execution = current_execution.get()
     if execution is None:
         if current_run() is not None:
@@ -93,17 +94,3 @@ def claimed_of(execution: Execution, feature: str) -> ClaimedRun:
             "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
         )
     return execution.claimed
-
-
-def suspend(execution: Execution, until: float, reason: str, step: str, group: str) -> Suspended:
-    """Mark the run as suspended for its child runs or a wait, and return what to raise."""
-    suspended = Suspended(until, reason, step, group)
-    execution.leaving = suspended
-    return suspended
-
-
-def lost_run(execution: Execution, claimed: ClaimedRun) -> Superseded:
-    """Mark the run as no longer this worker's, and return what to raise."""
-    error = Superseded(claimed.run_id)
-    execution.leaving = error
-    return error
