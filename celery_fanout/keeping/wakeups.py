@@ -1,4 +1,16 @@
-"""Publishing the runs that the ledger says are due: the other half of ``emit()``."""
+"""Publishing the runs that the ledger says are due: the other half of ``emit()``.
+
+The kind of the run says what is published:
+
+============== ===================================================================================
+``event``      the chain of the subscriber, made anew from the event
+``parallel``   the same without its tail, to replay the body up to one item of ``step.parallel``
+``then``       the next link of a tail, with the value of the link before it
+``invoke``     the task of ``step.invoke``
+``on_failure`` the subscription's ``on_failure`` task
+``fan-in``     the task of ``emit(then=)``, with the outcomes of all runs of the event
+============== ===================================================================================
+"""
 
 from __future__ import annotations
 
@@ -178,8 +190,8 @@ class Wakeups:
         run = self._ledger.run(wakeup.run_id)
         parent = "" if run is None else run.parent
         if parent not in collected:
-            found = collected_events(self._ledger, sub, run)
-            collected[parent] = found or ([wakeup.event], sub.alone(event))
+            of_parent = collected_events(self._ledger, sub, run)
+            collected[parent] = of_parent or ([wakeup.event], sub.alone(event))
         return collected[parent]
 
     def _send(self, wakeup: Wakeup) -> str:
@@ -191,10 +203,10 @@ class Wakeups:
         message: dict[str, Any] = kombu_json.loads(wakeup.message)
         sig = signature(message["signature"], app=self._app)
         options: dict[str, Any] = {"task_id": wakeup.run_id, "add_to_parent": False}
-        given: dict[str, Any] = cast("Any", sig).options.get("headers") or {}
-        headers: dict[str, Any] = {**given, **self._stamp(wakeup)}
-        if DATA_HEADER in given:  # of a batch the list, where the ledger has one event
-            headers[DATA_HEADER] = given[DATA_HEADER]
+        own: dict[str, Any] = cast("Any", sig).options.get("headers") or {}
+        headers: dict[str, Any] = {**own, **self._stamp(wakeup)}
+        if DATA_HEADER in own:  # of a batch the list, where the ledger has one event
+            headers[DATA_HEADER] = own[DATA_HEADER]
         if wakeup.retries:
             options["retries"] = wakeup.retries
         queue = self._publisher.queue_for_task(sig["task"], sig.options)

@@ -45,9 +45,9 @@ def app_in_use() -> Any:
     execution = current_execution.get()
     if execution is not None:
         return execution.task.app
-    found = state._tls.current_app or state.default_app
-    if found is not None and not _is_made_up(found):
-        return found
+    app = state._tls.current_app or state.default_app
+    if app is not None and not _is_made_up(app):
+        return app
     apps = [app for app in state._get_active_apps() if not _is_made_up(app)]
     if len(apps) == 1:
         return apps[0]

@@ -114,8 +114,8 @@ def body_raised(execution: Execution, raised: Exception) -> Ending:
     if isinstance(raised, Suspended):
         return Ending(Kind.SUSPENDED, error=raised)
     if isinstance(raised, Reject):
-        asked: Any = raised
-        kind = Kind.REQUEUED if asked.requeue else Kind.REJECTED
+        reject: Any = raised
+        kind = Kind.REQUEUED if reject.requeue else Kind.REJECTED
         return Ending(kind, error=raised, traceback=raised.__traceback__)
     return _error_raised(execution.task, raised)
 

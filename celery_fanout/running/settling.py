@@ -14,7 +14,7 @@ from kombu.utils import json as kombu_json
 
 from celery_fanout import signals
 from celery_fanout.emitting.broker.routing import routed_to
-from celery_fanout.exceptions import describe
+from celery_fanout.exceptions.describing import MAX_MESSAGE, describe
 from celery_fanout.model.failpoints import hit
 from celery_fanout.model.tracing import current_trace
 from celery_fanout.running.endings import Kind
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["settle"]
 
-#: How much of an error is kept, in characters.
-MAX_MESSAGE, MAX_TRACEBACK = 10_000, 50_000
+#: How much of a traceback is kept, in characters.
+MAX_TRACEBACK = 50_000
 
 #: Endings before and after which the fault tests kill the process.
 _WATCHED = frozenset({Kind.RETURNED, Kind.ITEM_DONE, Kind.IGNORED, Kind.REJECTED, Kind.FAILED})
@@ -102,9 +102,10 @@ def _change(  # noqa: PLR0911 - a table
         case Kind.REQUEUED:  # Celery gives the message back to the broker
             return RunState.PENDING, {"reason": "rejected"}
         case _:
+            # without locals
             text = "".join(traceback.format_exception(error.__class__, error, ending.traceback))
             return RunState.FAILED, {
-                "error": {**_brief(error), "traceback": text[-MAX_TRACEBACK:]},  # without locals
+                "error": {**describe(error, MAX_MESSAGE), "traceback": text[-MAX_TRACEBACK:]},
                 "reason": "rejected" if ending.kind is Kind.REJECTED else "error",
             }
 
@@ -131,7 +132,7 @@ def _timer(claimed: ClaimedRun, retry: Any) -> dict[str, Any]:
         due = when.timestamp()
     else:
         due = claimed.now() + float(retry.when or 0)
-    error = {**_brief(retry.exc or retry), "traceback": ""}
+    error = {**describe(retry.exc or retry, MAX_MESSAGE), "traceback": ""}
     retries = retry.sig.options.get("retries") if retry.sig is not None else None
     return {
         "due": due,
@@ -140,8 +141,3 @@ def _timer(claimed: ClaimedRun, retry: Any) -> dict[str, Any]:
         "reason": error["type"][:60],
         "trace": current_trace(),
     }
-
-
-def _brief(error: BaseException) -> dict[str, str]:
-    described = describe(error)
-    return {**described, "message": described["message"][:MAX_MESSAGE]}

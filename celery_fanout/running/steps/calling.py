@@ -16,8 +16,8 @@ from celery_fanout.exceptions import (
     StepOrderWarning,
     StoreUnavailable,
     Superseded,
-    describe,
 )
+from celery_fanout.exceptions.describing import MAX_MESSAGE, describe
 from celery_fanout.running.execution import Execution, current_step
 from celery_fanout.running.steps.checkpoints import (
     announce_completed,
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.checkpoints import StepKey
 
 __all__ = ["call_function", "run_in_place", "run_step"]
-
-#: How much of an error's message is kept, in characters.
-MAX_MESSAGE = 10_000
 
 
 def run_step(  # noqa: C901 - the whole path of a step, to be read in one go
@@ -228,7 +225,7 @@ def _tried(
     """
     if again is None:
         raise _failed(execution, key, checkpoint, error) from error
-    checkpoint.error = _brief(error)
+    checkpoint.error = describe(error, MAX_MESSAGE)
     checkpoint.due = execution.now() + again
     save(execution, key, checkpoint)
     _announce_failed(execution, key, checkpoint, error, final=False)
@@ -241,16 +238,10 @@ def _failed(
 ) -> StepFailed:
     """Store that a step failed for good, and return what to raise into the body."""
     checkpoint.status, checkpoint.due, checkpoint.value = "failed", None, None
-    checkpoint.error = _brief(error)
+    checkpoint.error = describe(error, MAX_MESSAGE)
     save(execution, key, checkpoint)
     _announce_failed(execution, key, checkpoint, error, final=True)
     return step_failed(key, checkpoint)
-
-
-def _brief(error: BaseException) -> dict[str, str]:
-    """Describe an error. Some quote whole documents, which the store might then refuse."""
-    described = describe(error)
-    return {**described, "message": described["message"][:MAX_MESSAGE]}
 
 
 def _announce_failed(
