@@ -36,13 +36,22 @@ def reason_of(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
-def describe(error: BaseException) -> dict[str, Any]:
-    """Return an exception as data: its type's name and its message."""
+#: How much of an error's message a store keeps, in characters: some quote whole documents.
+MAX_MESSAGE = 10_000
+
+
+def describe(error: BaseException, longest: int | None = None) -> dict[str, Any]:
+    """Return an exception as data: its type's name and its message.
+
+    Args:
+        error: the exception.
+        longest: how much of the message, in characters; all of it by default.
+    """
     try:
         message = str(error)
     except Exception as broken:  # noqa: BLE001 - a broken __str__ must not hide the error itself
         message = f"<its text cannot be made: {type(broken).__name__}>"
-    return {"type": type(error).__name__, "message": message}
+    return {"type": type(error).__name__, "message": message[:longest]}
 
 
 def causes_of(error: BaseException | None) -> Iterator[BaseException]:

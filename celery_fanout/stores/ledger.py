@@ -281,15 +281,16 @@ class Ledger(FlowLedger, Protocol):
         """
         ...
 
-    def untold(self, *, older_than: float, limit: int = 100) -> list[str]:
-        """Return runs that failed or were cancelled, and whose ``on_failure`` and event are open.
+    def awaiting_follow_up(self, *, older_than: float, limit: int = 100) -> list[str]:
+        """Return runs that failed or were cancelled, and whose follow-up is not recorded.
 
-        They are not returned again for ``rules.grace``.
+        That is the ``on_failure`` task, and the event about it. They are not returned again for
+        ``rules.grace``.
         """
         ...
 
-    def told(self, run_id: str) -> None:
-        """Note that ``on_failure`` and event of a run are recorded."""
+    def followed_up(self, run_id: str) -> None:
+        """Note that the follow-up of a run is recorded."""
         ...
 
     def adopt(self, run_id: str, child: NewRun) -> bool:

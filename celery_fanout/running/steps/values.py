@@ -36,15 +36,15 @@ _PLAIN = {Any, None, type(None), str, int, float, bool, dict, list, object, insp
 
 
 #: Annotations by function: evaluating them costs as much as storing a step.
-_known: weakref.WeakKeyDictionary[types.FunctionType, Any] = weakref.WeakKeyDictionary()
+_annotations: weakref.WeakKeyDictionary[types.FunctionType, Any] = weakref.WeakKeyDictionary()
 
 
 def _annotation(fn: Any) -> Any:
     if type(fn) is not types.FunctionType:
         return _evaluated(fn)
-    if fn not in _known:
-        _known[fn] = _evaluated(fn)
-    return _known[fn]
+    if fn not in _annotations:
+        _annotations[fn] = _evaluated(fn)
+    return _annotations[fn]
 
 
 def _evaluated(fn: Any) -> Any:

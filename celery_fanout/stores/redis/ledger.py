@@ -270,12 +270,12 @@ class RedisLedger(RedisLimits):
         """Put a run back whose task this worker does not know."""
         return settled_of(self._scripts.run("unregistered", run_id, delay))
 
-    def untold(self, *, older_than: float, limit: int = 100) -> list[str]:
-        """Return runs whose end was not told."""
-        return list(self._scripts.run("untold", older_than, limit))
+    def awaiting_follow_up(self, *, older_than: float, limit: int = 100) -> list[str]:
+        """Return runs whose follow-up is not recorded."""
+        return list(self._scripts.run("awaiting_follow_up", older_than, limit))
 
-    def told(self, run_id: str) -> None:
-        """Note that a run's end was told."""
+    def followed_up(self, run_id: str) -> None:
+        """Note that the follow-up of a run is recorded."""
         self._scripts.ask(self._scripts.client.zrem, f"{self._keys.root}:untold", run_id)
 
     def adopt(self, run_id: str, child: NewRun) -> bool:

@@ -341,13 +341,15 @@ class ShardedLedger(ShardedViews):
         """Put a run back whose task this worker does not know."""
         return self._of(run_id).unregistered(run_id, delay)
 
-    def untold(self, *, older_than: float, limit: int = 100) -> list[str]:
-        """Return runs whose end was not told."""
-        return self._some(limit, lambda s, left: s.untold(older_than=older_than, limit=left))
+    def awaiting_follow_up(self, *, older_than: float, limit: int = 100) -> list[str]:
+        """Return runs whose follow-up is not recorded."""
+        return self._some(
+            limit, lambda s, left: s.awaiting_follow_up(older_than=older_than, limit=left)
+        )
 
-    def told(self, run_id: str) -> None:
-        """Note that a run's end was told."""
-        self._of(run_id).told(run_id)
+    def followed_up(self, run_id: str) -> None:
+        """Note that the follow-up of a run is recorded."""
+        self._of(run_id).followed_up(run_id)
 
     def adopt(self, run_id: str, child: NewRun) -> bool:
         """Record a child of a run that has ended."""

@@ -1,4 +1,4 @@
--- Runs whose end was not told. ARGV[2] older than, in seconds  ARGV[3] limit
+-- Runs whose follow-up is not recorded. ARGV[2] older than, in seconds  ARGV[3] limit
 -- Returns ids, which are not returned again for a while.
 -- An entry's score is the time from which the keeper may see to it: the end and a grace.
 local ids = call('ZRANGEBYSCORE', K .. ':untold', '-inf', f(now + GRACE - tonumber(ARGV[2])), 'LIMIT', 0, ARGV[3])
