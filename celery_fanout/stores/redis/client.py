@@ -8,7 +8,7 @@ import threading
 from functools import lru_cache
 from hashlib import sha1
 from importlib import resources
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import parse_qsl, unquote, urlencode
 
 import redis
@@ -27,7 +27,9 @@ from celery_fanout.stores.redis_urls import CLUSTER, SENTINEL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["Link", "Scripts", "connect"]
+    from celery_fanout.stores.redis.calls import Answer, Call
+
+__all__ = ["Link", "Scripts", "arguments", "connect", "library_names", "source"]
 
 
 #: How often a command is sent again after a connection that was cut or refused, and how long after;
@@ -260,26 +262,26 @@ class Scripts:
             text = str(exc).rpartition(" of pipeline caused error: ")[2].split("\n", 1)[0][:500]
             raise StoreUnavailable(self._name, f"{type(exc).__name__}: {text}") from exc
 
-    def command(self, name: str, *args: Any) -> list[Any]:
-        """Return the whole command of a script."""
-        sha = self._shas.get(name) or self._load(name)
+    def command(self, call: Call[Any]) -> list[Any]:
+        """Return the whole command of a call."""
+        sha = self._shas.get(call.script) or self._load(call.script)
         now = "" if self._clock is None else f"{self._clock():.6f}"
-        return ["EVALSHA", sha, 1, self._root, now, *args]
+        return ["EVALSHA", sha, 1, self._root, now, *_packed(call)]
 
-    def run(self, name: str, *args: Any) -> Any:
+    def run(self, call: Call[Answer]) -> Answer:
         """Run a script: one round trip.
 
         Raises:
             StoreUnavailable: if Redis does not answer, or refuses.
         """
-        return self.ask(self._run, name, args)
+        return call.read(self.ask(self._send, call))
 
-    def _run(self, name: str, args: Sequence[Any]) -> Any:
-        command = self.command(name, *args)
+    def _send(self, call: Call[Any]) -> Any:
+        command = self.command(call)
         try:
             return self.link.send(command)
         except NoScriptError:  # Redis was restarted, or another one took over
-            return self.link.send(["EVAL", source(name, self._rules), *command[2:]])
+            return self.link.send(["EVAL", source(call.script, self._rules), *command[2:]])
 
     def _load(self, name: str) -> str:
         text = source(name, self._rules)
@@ -295,6 +297,11 @@ def _library() -> list[tuple[set[str], str]]:
     return [(set(_names(part)), part) for part in parts]
 
 
+def library_names() -> set[str]:
+    """Return what lib.lua and flow.lua define, which no script may call an argument."""
+    return set().union(*(names for names, _ in _library()))
+
+
 def _names(part: str) -> Iterator[str]:
     for line in part.splitlines():
         found = _DEFINES.match(line)
@@ -303,6 +310,7 @@ def _names(part: str) -> Iterator[str]:
 
 
 _DEFINES = re.compile(r"^local (?:function (\w+)|([\w, ]+?) *(?:=|$))", re.MULTILINE)
+_ARGUMENTS = re.compile(r"^-- args: ([\w ]+)(\.\.\.)?$", re.MULTILINE)
 
 
 def _read_script(name: str) -> str:
@@ -310,9 +318,52 @@ def _read_script(name: str) -> str:
     return (folder / f"{name}.lua").read_text("utf-8")
 
 
+def _packed(call: Call[Any]) -> list[Any]:
+    """Return the arguments of a call as Redis takes them, in the order of the script's header."""
+    names, has_tail = arguments(call.script)
+    values = [getattr(call, name) for name in names]
+    tail = values.pop() if has_tail else ()
+    return [*[int(value) if value.__class__ is bool else value for value in values], *tail]
+
+
+class Arguments(NamedTuple):
+    """What a script takes, as the ``-- args:`` line in its header says.
+
+    Attributes:
+        names: in the order in which they are sent.
+        has_tail: whether the last one is a list of all that follow (``ids...``).
+    """
+
+    names: tuple[str, ...]
+    has_tail: bool
+
+
+@lru_cache(maxsize=64)
+def arguments(name: str) -> Arguments:
+    """Return the arguments of a script."""
+    header = _ARGUMENTS.search(_read_script(name))
+    assert header is not None, f"{name}.lua declares no arguments"  # noqa: S101 - ours, tested
+    return Arguments(tuple(header[1].split()), header[2] is not None)
+
+
+def _prelude(name: str) -> str:
+    """Return Lua that gives a script its arguments by name. The first of ARGV is the time."""
+    names, has_tail = arguments(name)
+    single = names[:-1] if has_tail else names
+    first = 2 + len(single)
+    lines: list[str] = []
+    if single:
+        lines.append(f"local {', '.join(single)} = unpack(ARGV, 2, {first - 1})")
+    if has_tail:  # there may be more of them than unpack can return
+        rest = names[-1]
+        lines.append(f"local {rest} = {{}}")
+        lines.append(f"for i = {first}, #ARGV do {rest}[i - {first - 1}] = ARGV[i] end")
+    return "\n".join(lines)
+
+
 @lru_cache(maxsize=256)
 def source(name: str, rules: str) -> str:
-    """Return a script with the parts of lib.lua that it uses.
+    """Return a script with its arguments by name, and the parts of lib.lua that it uses.
 
     What a script does not use would cost each call of it, as Lua defines every function anew.
 
@@ -326,4 +377,4 @@ def source(name: str, rules: str) -> str:
         if defined & set(re.findall(r"\w+", text)):
             parts.insert(0, part)
             text += part
-    return "\n\n".join([rules, *parts, _read_script(name)])
+    return "\n\n".join([rules, *parts, _prelude(name), _read_script(name)])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from math import ceil, inf
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from celery_fanout.stores.flow import Gate, GateRecord, Holder, Preview, Tuned
+from celery_fanout.stores.redis import calls
 from celery_fanout.stores.redis.packing import dumps, flow_json
 from celery_fanout.stores.redis.views import RedisViews
 
@@ -151,21 +152,22 @@ class RedisLimits(RedisViews):
 
     def preview(self, flow: Flow) -> Preview:
         """Return what would happen to a run with this flow now."""
-        answer: Any = self._scripts.run("preview", flow_json(flow))
+        answer = self._scripts.run(calls.Preview(flow_json=flow_json(flow)))
         verdict, gate, at_most, used, waiting, at = answer
         return Preview(
             verdict,
             _gates_of(flow).get(gate),
-            int(at_most),
-            int(used),
-            int(waiting),
+            at_most,
+            used,
+            waiting,
             None if at is None else float(at),
         )
 
     def tune(self, limit: str, at_most: int | None, per: float | None = None) -> None:
         """Change a limit, or make it the code's again."""
         numbers = {"at_most": at_most} if per is None else {"at_most": at_most, "per": per}
-        self._scripts.run("tune", limit, "" if at_most is None else dumps(numbers))
+        text = "" if at_most is None else dumps(numbers)
+        self._scripts.run(calls.Tune(limit=limit, numbers=text))
 
     def tuned(self) -> list[Tuned]:
         """Return the limits that were changed."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.ledger import Outcome
+from celery_fanout.stores.redis import calls
 from celery_fanout.stores.redis.reading import detail_of, event_record, run_record
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from celery_fanout.stores.ledger import EventRecord, LedgerRules, RunRecord
+    from celery_fanout.stores.ledger import EventRecord, LedgerRules, Outcome, RunRecord
     from celery_fanout.stores.redis.client import Scripts
     from celery_fanout.stores.redis.keys import Keys
 
@@ -212,21 +212,11 @@ class RedisViews:
 
     def outcomes(self, run_ids: Sequence[str]) -> list[Outcome]:
         """Return how runs ended, or where they are."""
-        import json
-
         found: list[Outcome] = []
         for start in range(0, len(run_ids), PAGE):
-            page = run_ids[start : start + PAGE]
-            for run_id, state, result, error, reason in self._scripts.run("outcomes", *page):
-                found.append(
-                    Outcome(
-                        run_id,
-                        RunState(state) if state else None,
-                        result,
-                        json.loads(error) if error else None,
-                        reason,
-                    )
-                )
+            call = calls.Outcomes(ids=run_ids[start : start + PAGE])
+            outcomes = self._scripts.run(call)
+            found += outcomes
         return found
 
     def counts(self) -> dict[RunState, int]:

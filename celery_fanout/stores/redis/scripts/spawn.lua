@@ -1,10 +1,12 @@
--- Record child runs. ARGV[2] id  ARGV[3] token  ARGV[4] group  ARGV[5] JSON of them, see add_runs in lib.lua
+-- Record child runs.
+-- args: id token group runs
+--   runs: JSON of them, see add_runs in lib.lua
 -- Returns {1 or 0, woken}
-local r = rec(ARGV[2])
-if not holds(r, ARGV[3]) then return {0, woken} end
-local children, counter = cjson.decode(ARGV[5]), 'n' .. ARGV[4]
+local r = rec(id)
+if not holds(r, token) then return {0, woken} end
+local children, counter = cjson.decode(runs), 'n' .. group
 if call('HEXISTS', dkey(r.id), counter) == 1 then return {1, woken} end -- a repeated call
-local left, group = #children, ARGV[4]
+local left = #children
 -- What the items of step.parallel replay the body with: not one another's results, or n items would
 -- read n * n of them.
 if left > 0 and children[1][2] == 'parallel' then

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
         NewRun,
         Settled,
     )
-    from celery_fanout.stores.redis.shards.shard import Found, Shard
+    from celery_fanout.stores.redis.calls import PastEvent
+    from celery_fanout.stores.redis.shards.shard import Shard
     from celery_fanout.stores.states import RunState
 
 __all__ = ["ShardedLedger"]
@@ -194,12 +195,12 @@ class ShardedLedger(ShardedViews):
         # only now: an attempt that finds this checkpoint looks back no more
         return shard.wait(run_id, token, field, name, match, since=float("inf"), due=due)
 
-    def _look_back(self, name: str, match: str, since: float, own: str) -> Found | None:
+    def _look_back(self, name: str, match: str, since: float, own_event: str) -> PastEvent | None:
         counts = self._first.many(
             [("zcount", shard.key_of_events(name), f"{since:.6f}", "+inf") for shard in self.parts]
         )
         found = [
-            shard.look_back(name, match, since, own)
+            shard.look_back(name, match, since, own_event)
             for shard, count in zip(self.parts, counts, strict=True)
             if count
         ]
