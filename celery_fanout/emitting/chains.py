@@ -26,7 +26,7 @@ from celery_fanout.model.jsondata import encode
 
 if TYPE_CHECKING:
     from celery_fanout.model.events import Event
-    from celery_fanout.stores.flow import Flow
+    from celery_fanout.stores.limits import Flow
     from celery_fanout.subscribing.registry import Subscription
 
 __all__ = ["FrozenChain", "freeze", "link_id"]

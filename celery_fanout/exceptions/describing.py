@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["reason_of"]
+__all__ = ["reason_of", "text_of"]
 
 
 def reason_of(exc: BaseException) -> str:
     """Return an error as text; the one behind it where kombu has only given it another type."""
     while type(exc).__name__ in {"OperationalError", "BatchPublishError"} and exc.__cause__:
         exc = exc.__cause__
-    # redis-py quotes the command, which may contain the event's data
-    text = str(exc).rpartition(" of pipeline caused error: ")[2]
+    text = text_of(exc)
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def text_of(exc: BaseException) -> str:
+    """Return an error's text without the command that redis-py quotes: it contains values."""
+    return str(exc).rpartition(" of pipeline caused error: ")[2]
 
 
 def describe(error: BaseException) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from kombu.utils import json as kombu_json
 from celery_fanout.emitting.results import error_of, value_of
 from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
 from celery_fanout.keeping.collected import collected_by
-from celery_fanout.model.events import HEADER_PREFIX, Event, from_attributes
+from celery_fanout.model.events import HEADER_PREFIX, Event
 from celery_fanout.model.failpoints import hit
 from celery_fanout.model.headers import (
     BATCHED,
@@ -28,6 +28,7 @@ from celery_fanout.model.headers import (
 )
 from celery_fanout.model.ids import place_in
 from celery_fanout.model.tracing import continued, is_traced
+from celery_fanout.stores.records import recorded_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -253,6 +254,4 @@ class Wakeups:
 
 def event_of(wakeup: Wakeup) -> Event | None:
     """Rebuild the event of a run; ``None`` if the ledger has it no more."""
-    if not wakeup.attributes:
-        return None
-    return from_attributes(json.loads(wakeup.attributes), json.loads(wakeup.data))
+    return recorded_event(wakeup) if wakeup.attributes else None

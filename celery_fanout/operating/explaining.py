@@ -11,8 +11,8 @@ from celery_fanout.subscribing.admission import flow_of
 
 if TYPE_CHECKING:
     from celery_fanout.model.events import Event
-    from celery_fanout.stores.flow import Gate, Preview
     from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.limits import Gate, Preview
     from celery_fanout.subscribing.registry import Explanation, Registry
 
 __all__ = ["foretell", "outlook"]

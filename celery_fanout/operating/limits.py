@@ -28,8 +28,8 @@ from celery_fanout.subscribing.limits import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from celery_fanout.stores.flow import GateRecord, Holder, Tuned
     from celery_fanout.stores.ledger import Ledger, RunRecord
+    from celery_fanout.stores.limits import GateRecord, Holder, Tuned
     from celery_fanout.subscribing.combinations import Limit
     from celery_fanout.subscribing.registry import Registry, Subscription
 

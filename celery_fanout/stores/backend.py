@@ -25,6 +25,7 @@ from celery_fanout.exceptions import (
     StoreUnavailable,
     StoreUnsupported,
 )
+from celery_fanout.exceptions.describing import text_of
 from celery_fanout.model.ids import child_id
 
 if TYPE_CHECKING:
@@ -222,8 +223,7 @@ def _reason(error: BaseException) -> str:
     business of a log's.
     """
     root = error.__cause__ if isinstance(error, BackendError) and error.__cause__ else error
-    # redis-py puts the command before it, with the value
-    text = str(root).rpartition(" of pipeline caused error: ")[2].split("\n", 1)[0]
+    text = text_of(root).split("\n", 1)[0]
     return f"{type(root).__name__}: {text}" if text else type(root).__name__
 
 

@@ -18,7 +18,7 @@ from celery_fanout.exceptions import (
 )
 from celery_fanout.model.jsondata import as_json_data, encode
 from celery_fanout.model.matching import MISSING, look_up
-from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
+from celery_fanout.stores.limits import Collect, Flow, Gate, Once, Place, Rate
 from celery_fanout.subscribing.combinations import (
     MAX_PRIORITY,
     FlowOptions,

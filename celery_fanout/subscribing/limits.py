@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, cast
 from celery_fanout.exceptions import InvalidSubscription
 from celery_fanout.model.events import NAME, Event, check_name
 from celery_fanout.model.jsondata import encode
-from celery_fanout.model.matching import MISSING, _is_blurred, look_up
+from celery_fanout.model.matching import MISSING, is_path, is_too_large, look_up
 
 __all__ = [
     "Batch",
@@ -69,7 +69,7 @@ class CancelOn:
             pairs = [(given, given)]
         for pair in pairs:
             for path in pair:
-                if not isinstance(path, str) or not all(path.split(".")):
+                if not is_path(path):
                     raise InvalidSubscription(
                         f"cancel_on {self.event!r}",
                         f"cannot match {path!r}",
@@ -86,7 +86,7 @@ class CancelOn:
         wanted: dict[str, Any] = {}
         for theirs, ours in self._pairs:
             value = look_up(data, ours)
-            if value is MISSING or isinstance(value, (dict, list)) or _is_blurred(value):
+            if value is MISSING or isinstance(value, (dict, list)) or is_too_large(value):
                 return None
             wanted[theirs] = value
         return encode(wanted)
@@ -132,11 +132,8 @@ def seconds_of(value: Duration) -> float:
 def _check_key(option: str, value: Any, *, needed: bool = False) -> None:
     if value is None and not needed:
         return
-    if isinstance(value, str):
-        valid = all(value.split("."))
-    else:
-        valid = callable(value) and not inspect.iscoroutinefunction(value)
-    if not valid:
+    is_function = callable(value) and not inspect.iscoroutinefunction(value)
+    if not is_path(value) and not is_function:
         raise InvalidSubscription(
             option,
             f"cannot have key={value!r}",

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.stores.redis import calls
-from celery_fanout.stores.redis.client import Link, Scripts, connect
+from celery_fanout.stores.redis.client import Link, connect
 from celery_fanout.stores.redis.keys import Keys
 from celery_fanout.stores.redis.limits import RedisLimits
 from celery_fanout.stores.redis.packing import (
@@ -19,6 +19,8 @@ from celery_fanout.stores.redis.packing import (
     runs_json,
     settle_call,
 )
+from celery_fanout.stores.redis.scripting import Scripts
+from celery_fanout.stores.redis.views import RedisViews
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,8 +45,11 @@ LOOK_BACK = 500
 AT_ONCE = 500
 
 
-class RedisLedger(RedisLimits):
+class RedisLedger(RedisViews, RedisLimits):
     """A :class:`~celery_fanout.stores.ledger.Ledger` in Redis or Valkey.
+
+    Its parts are those of the protocol, each in the file of the same name. They share the
+    connection and the keys, and know nothing of one another.
 
     Args:
         url: where, see :func:`~celery_fanout.stores.redis.client.connect`.
@@ -72,9 +77,7 @@ class RedisLedger(RedisLimits):
         link: Link | None = None,
     ) -> None:
         self.name = "The Redis ledger"
-        self.rules = rules
         self.url = url
-        self.clock = clock
         keys = Keys(prefix)
         given = dict(options or {})
         scripts = Scripts(
@@ -84,7 +87,8 @@ class RedisLedger(RedisLimits):
             link or Link(lambda: connect(url, given, timeout)),
             clock,
         )
-        super().__init__(scripts, keys)
+        RedisViews.__init__(self, scripts, keys, rules)
+        RedisLimits.__init__(self, scripts, keys)
 
     def close(self) -> None:
         """Close its connections; the next call opens new ones."""

@@ -6,15 +6,16 @@ import json
 from math import ceil, inf
 from typing import TYPE_CHECKING, NamedTuple
 
-from celery_fanout.stores.flow import Gate, GateRecord, Holder, Preview, Tuned
+from celery_fanout.stores.limits import Gate, GateRecord, Holder, Preview, Tuned
 from celery_fanout.stores.redis import calls
 from celery_fanout.stores.redis.packing import dumps, flow_json
-from celery_fanout.stores.redis.views import RedisViews
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from celery_fanout.stores.flow import Flow
+    from celery_fanout.stores.limits import Flow
+    from celery_fanout.stores.redis.keys import Keys
+    from celery_fanout.stores.redis.scripting import Scripts
 
 __all__ = ["RedisLimits"]
 
@@ -27,7 +28,7 @@ PAGE = 1000
 #: In how many lanes of a gate the oldest is looked for.
 LANES = 100
 
-#: What times may differ by; as in ``flow.lua``.
+#: What times may differ by; as in ``limits.lua``.
 TINY = 1e-6
 
 
@@ -51,8 +52,17 @@ class _Counts(NamedTuple):
     oldest: float | None
 
 
-class RedisLimits(RedisViews):
-    """What people see of limits, and do to them."""
+class RedisLimits:
+    """The part of the ledger in Redis where people look at limits, and change them.
+
+    Args:
+        scripts: the connection.
+        keys: the keys.
+    """
+
+    def __init__(self, scripts: Scripts, keys: Keys) -> None:
+        self._scripts = scripts
+        self._keys = keys
 
     def gates(self, *, limit: str | None = None, most: int = 100) -> list[GateRecord]:
         """Return gates that were used of late, those where most runs wait first."""
@@ -63,7 +73,7 @@ class RedisLimits(RedisViews):
         ]
         found.sort(key=lambda pair: int(pair[1].get("w", 0)), reverse=True)
         tuned = {each.limit: each for each in self.tuned()}
-        now = self.time()
+        now = self._scripts.time()
         found = found[:most]
         pages = [found[at : at + PAGE] for at in range(0, len(found), PAGE)]
         counted = [counts for page in pages for counts in self._count(page)]
@@ -75,7 +85,7 @@ class RedisLimits(RedisViews):
     def _gates(self, first: str | None) -> Iterator[tuple[str, dict[str, str]]]:
         """Read gates; if there are very many, ``first`` must not be missed: it has no key."""
         if first is not None:
-            found, used = self._many(
+            found, used = self._scripts.many(
                 [("hgetall", self._keys.gate(first)), ("zscore", self._keys.limits, first)]
             )
             if "n" in found and used is not None:
@@ -83,9 +93,9 @@ class RedisLimits(RedisViews):
         for start in range(0, LOOK_THROUGH, PAGE):
             last = start + PAGE - 1
             ids: list[str] = self._scripts.ask(
-                self.client.zrevrange, self._keys.limits, start, last
+                self._scripts.client.zrevrange, self._keys.limits, start, last
             )
-            hashes = self._many([("hgetall", self._keys.gate(gate)) for gate in ids])
+            hashes = self._scripts.many([("hgetall", self._keys.gate(gate)) for gate in ids])
             pairs = zip(ids, hashes, strict=True)
             yield from (pair for pair in pairs if "n" in pair[1] and pair[0] != first)
             if len(ids) < PAGE:
@@ -95,7 +105,7 @@ class RedisLimits(RedisViews):
         """Read what is counted at gates, in few round trips for all of them."""
         gates = [gate for gate, _ in page]
         # at once, or somebody would seem to wait for what is free
-        both = self._many(
+        both = self._scripts.many(
             [
                 command
                 for gate in gates
@@ -109,11 +119,11 @@ class RedisLimits(RedisViews):
         waits = [int(waiting or 0) for waiting, _ in both[::2]]
         free = [float(tat or 0) for _, tat in both[::2]]
         holders = both[1::2]
-        passed = self._many([("lrange", self._keys.passed(gate), 0, -1) for gate in gates])
-        collects = self._many([("get", self._keys.collects(gate)) for gate in gates])
+        passed = self._scripts.many([("lrange", self._keys.passed(gate), 0, -1) for gate in gates])
+        collects = self._scripts.many([("get", self._keys.collects(gate)) for gate in gates])
         runs = [run for run in collects if run is not None]
-        sizes = self._many([("llen", self._keys.collected(run)) for run in runs])
-        times = self._many([("zscore", self._keys.due, run) for run in runs])
+        sizes = self._scripts.many([("llen", self._keys.collected(run)) for run in runs])
+        times = self._scripts.many([("zscore", self._keys.due, run) for run in runs])
         collected = dict(zip(runs, zip(sizes, times, strict=True), strict=True))
         oldest = self._oldest([gate for gate, many in zip(gates, waits, strict=True) if many])
         facts = zip(gates, waits, free, holders, passed, collects, strict=True)
@@ -124,11 +134,13 @@ class RedisLimits(RedisViews):
 
     def _oldest(self, gates: Sequence[str]) -> dict[str, float]:
         """Return since when the first of each lane has waited, the earliest of each gate."""
-        lanes = self._many([("zrange", self._keys.lanes(gate), 0, LANES - 1) for gate in gates])
+        lanes = self._scripts.many(
+            [("zrange", self._keys.lanes(gate), 0, LANES - 1) for gate in gates]
+        )
         pairs = [(gate, lane) for gate, some in zip(gates, lanes, strict=True) for lane in some]
-        heads = self._many([("zrange", self._keys.lane(lane), 0, 0) for _, lane in pairs])
+        heads = self._scripts.many([("zrange", self._keys.lane(lane), 0, 0) for _, lane in pairs])
         runs = [(gate, run) for (gate, _), some in zip(pairs, heads, strict=True) for run in some]
-        times = self._many([("hget", self._keys.run(run), "m") for _, run in runs])
+        times = self._scripts.many([("hget", self._keys.run(run), "m") for _, run in runs])
         found: dict[str, float] = {}
         for (gate, _), since in zip(runs, times, strict=True):
             if since is not None:
@@ -140,7 +152,7 @@ class RedisLimits(RedisViews):
         found: list[Holder] = []
         for start in range(0, len(gates), PAGE):
             page = gates[start : start + PAGE]
-            held = self._many(
+            held = self._scripts.many(
                 # forwards, with scores
                 [("zrange", self._keys.holders(gate.id), 0, most - 1, False, True) for gate in page]
             )
@@ -171,7 +183,7 @@ class RedisLimits(RedisViews):
 
     def tuned(self) -> list[Tuned]:
         """Return the limits that were changed."""
-        found: dict[str, str] = self._scripts.ask(self.client.hgetall, self._keys.tuned)
+        found: dict[str, str] = self._scripts.ask(self._scripts.client.hgetall, self._keys.tuned)
         return [Tuned(limit, **json.loads(text)) for limit, text in sorted(found.items())]
 
 

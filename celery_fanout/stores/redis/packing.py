@@ -14,7 +14,7 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from celery_fanout.stores.flow import Flow, Gate
+    from celery_fanout.stores.limits import Flow, Gate
     from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
 
 __all__ = [

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from celery_fanout.stores.redis import calls
-from celery_fanout.stores.redis.client import Link, Scripts, arguments, library_names, source
+from celery_fanout.stores.redis.client import Link
+from celery_fanout.stores.redis.scripting import Scripts, arguments, library_names, source
 
 FOLDER = resources.files("celery_fanout.stores.redis") / "scripts"
 TEXTS = {
@@ -19,7 +20,7 @@ TEXTS = {
     if file.name.endswith(".lua")
 }
 #: What others include, and nobody calls.
-LIBRARIES = {"lib", "flow"}
+LIBRARIES = {"lib", "limits"}
 SCRIPTS = sorted(TEXTS.keys() - LIBRARIES)
 CLASSES: dict[str, Any] = {
     kind.script: kind for kind in vars(calls).values() if dataclasses.is_dataclass(kind)

@@ -22,7 +22,7 @@ from celery_fanout import (
 )
 from celery_fanout.emitting.delivery import Publication
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported
-from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
+from celery_fanout.stores.limits import Collect, Flow, Gate, Once, Place, Rate
 from celery_fanout.subscribing.admission import broker_priority, flow_of, limits_of
 
 SUB = "tell@order/paid"

@@ -9,7 +9,7 @@
 --   due zset         s:<state> zset
 --   u:<sub> zset     subs hash         ev zset            n:<name> zset   g:<sub> zset
 --   wp:<name> hash   wv:<name>:<hash> set                 untold zset     paused hash    news zset
--- and those of flow.lua, which stands in the place that is marked below
+-- and those of limits.lua, which stands in the place that is marked below
 
 local K, call = KEYS[1], redis.call
 
@@ -217,7 +217,7 @@ local function unfile_all(r, keep)
   drop(r, 'ws')
 end
 
--- [flow.lua]
+-- [limits.lua]
 
 -- Whether a fan-in waits for runs of this kind.
 local function is_chained(kind) return (kind == 'event' or kind == 'then') and 1 or 0 end

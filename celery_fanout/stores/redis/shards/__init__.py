@@ -1,1 +1,1 @@
-"""shards."""
+"""The ledger in several shards, one file for each part of the protocol."""

@@ -54,7 +54,7 @@ class Shard(RedisLedger):
 
     def many(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run several commands on keys of whatever shard, in one round trip where possible."""
-        return self._many(commands)
+        return self._scripts.many(commands)
 
     # -- its keys -------------------------------------------------------------------------------
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Collect",
     "Flow",
-    "FlowLedger",
     "Gate",
     "GateRecord",
     "Holder",
+    "LedgerLimits",
     "Once",
     "Place",
     "Preview",
@@ -236,7 +236,7 @@ class Preview:
     at: float | None = None
 
 
-class FlowLedger(Protocol):
+class LedgerLimits(Protocol):
     """The part of :class:`~celery_fanout.stores.ledger.Ledger` that looks at limits.
 
     Attributes:
