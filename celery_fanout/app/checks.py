@@ -229,7 +229,9 @@ def _broker(fanout: Fanout) -> Iterator[Finding]:
         )
     # on level 2 a message that comes again is refused, and nothing waits in one
     if driver == "redis" and fanout.level2 is None:
-        yield from _visibility(fanout, float(options.get("visibility_timeout") or 3600))
+        yield from _visibility(
+            fanout, float(options.get("visibility_timeout") or VISIBILITY_TIMEOUT)
+        )
     if driver == "memory":
         yield Finding(
             "fanout.W006",

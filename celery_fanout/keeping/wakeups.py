@@ -12,6 +12,7 @@ from kombu.utils import json as kombu_json
 from celery_fanout.emitting.results import error_of, value_of
 from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
 from celery_fanout.keeping.collected import collected_by
+from celery_fanout.keeping.supervisor import ELSEWHERE
 from celery_fanout.model.events import HEADER_PREFIX, Event
 from celery_fanout.model.failpoints import hit
 from celery_fanout.model.headers import (
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["Wakeups"]
 
 logger = get_logger(__name__)
-
-#: How long a run waits for another process when this one does not know its subscriber, in seconds.
-ELSEWHERE = 5.0
 
 #: The keys of the events that a run collected, and the event that its subscriber gets.
 _Collected: TypeAlias = "tuple[Sequence[str], Event]"

@@ -17,8 +17,7 @@ from celery_fanout.running.steps.checkpoints import (
     step_failed,
 )
 from celery_fanout.running.steps.entering import check_function, claimed_of, lost_run, suspend
-from celery_fanout.running.steps.values import decode
-from celery_fanout.running.steps.values import encode as encode_value
+from celery_fanout.running.steps.values import from_stored, to_stored
 from celery_fanout.running.suspending import BranchDone
 from celery_fanout.stores.checkpoints import field_of
 from celery_fanout.stores.ledger import NewRun
@@ -72,7 +71,7 @@ def invoke_step(
     if checkpoint.status == "failed":
         raise step_failed(key, checkpoint)
     announce_completed(execution, key, checkpoint, cached=True)
-    return decode(id, task.run, checkpoint.value)
+    return from_stored(id, task.run, checkpoint.value)
 
 
 def _check_arguments(id: str, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -135,7 +134,7 @@ def parallel_step(
         if checkpoint.status == "failed":
             raise step_failed(key, checkpoint)
         announce_completed(execution, key, checkpoint, cached=True)
-        results.append(decode(id, fn, checkpoint.value))
+        results.append(from_stored(id, fn, checkpoint.value))
     return results
 
 
@@ -172,7 +171,7 @@ def _branch(
                 )
             if checkpoint.status == "failed":
                 raise step_failed((name, count, number), checkpoint)
-            found.append(decode(name, fn, checkpoint.value))
+            found.append(from_stored(name, fn, checkpoint.value))
         return found
     if index >= len(calls):
         raise InvalidStep(
@@ -191,7 +190,7 @@ def _branch(
         cached=False,
         attempts=execution.run.attempt,
     )
-    done = BranchDone(encode_value(fn, value))
+    done = BranchDone(to_stored(fn, value))
     execution.suspension = done
     raise done
 
