@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from celery_fanout.model.run import Run
     from celery_fanout.running.current import current_event, current_run
     from celery_fanout.running.steps.step import Step
+    from celery_fanout.subscribing.cancel_on import CancelOn
     from celery_fanout.subscribing.limits import (
         Batch,
-        CancelOn,
         Concurrency,
         Debounce,
         Idempotency,
@@ -98,9 +98,9 @@ _MODULES = {
     "model.run": ("Run",),
     "running.current": ("current_event", "current_run"),
     "running.steps.step": ("Step",),
+    "subscribing.cancel_on": ("CancelOn",),
     "subscribing.limits": (
         "Batch",
-        "CancelOn",
         "Concurrency",
         "Debounce",
         "Idempotency",

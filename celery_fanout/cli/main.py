@@ -65,7 +65,6 @@ def _filter_name(subscription: Any) -> str:
 def subscriptions(fanout: Fanout, as_json: bool) -> None:
     """List what every task subscribes to."""
     from celery_fanout.operating.limits import described
-    from celery_fanout.subscribing.admission import limits_of
 
     fanout.load()
     rows = [
@@ -76,7 +75,7 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
             "then": [link["task"] for link in sub.tail],
             "on_failure": sub.on_failure or "",
             "options": dict(sub.options),
-            "limits": list(limits_of(sub)),
+            "limits": list(sub.limits_by_name()),
             "flow": described(sub),
             "where": sub.where,
         }
@@ -218,7 +217,7 @@ def emit(
 
 def _note_states(fanout: Fanout, emission: Any, rows: list[dict[str, Any]]) -> None:
     """Note where runs are that have no outcome, if flow control may hold them back or drop them."""
-    flowing = any(run.subscription.flow is not None for run in emission.runs)
+    flowing = any(run.subscription.limits is not None for run in emission.runs)
     if fanout.level2 is None or not flowing:
         return
     for row in rows:

@@ -123,7 +123,7 @@ def freeze(
             options["link_error"] = [*(options.get("link_error") or []), *errbacks]
         tail.append({**signature, "options": options})
     own: dict[str, Any] = {**stamp, RUN_HEADER: first}
-    if subscription.flow is not None and subscription.flow.batch is not None:
+    if subscription.limits is not None and subscription.limits.batch is not None:
         own[BATCH_HEADER] = 1
     if not celery_results and subscription.options.get("ignore_result"):
         own[IGNORED_HEADER] = 1

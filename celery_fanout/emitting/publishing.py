@@ -26,7 +26,7 @@ from celery_fanout.exceptions import INTERRUPTS, EmitError, InvalidEvent, StoreU
 from celery_fanout.exceptions.describing import reason_of
 from celery_fanout.model.headers import DATA_HEADER, RESUME_HEADER
 from celery_fanout.signals import event_emitted
-from celery_fanout.subscribing.admission import broker_priority, flow_of, require_flow
+from celery_fanout.subscribing.admission import broker_priority, flow_of, require_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -133,7 +133,7 @@ class Publisher:
         generation = None if self._ledger is None else 0
         for event in events:
             candidates = self._registry.candidates(event.name)
-            if any(sub.tail or sub.cancel_on or sub.flow for sub in candidates):
+            if any(sub.tail or sub.cancel_on or sub.limits for sub in candidates):
                 self.freeze(event, generation)
 
     def freeze(
@@ -149,10 +149,10 @@ class Publisher:
         if not matching:
             return []
         found = self.freeze_for(event, matching, generation, place)
-        flowing = [d.chain for d in found if d.chain.subscription.flow is not None]
+        flowing = [d.chain for d in found if d.chain.subscription.limits is not None]
         if flowing and not self._app.conf.task_always_eager:
             for chain in flowing:
-                require_flow(chain.subscription, self._ledger)
+                require_limits(chain.subscription, self._ledger)
                 chain.flow = flow_of(chain.subscription, event)
         return found
 
@@ -196,7 +196,7 @@ class Publisher:
         for chain in chains:
             self._refuse_cancel_on(chain)
             self._refuse_large_tail(event, chain, whole=run_id is not None)
-            if chain.subscription.flow is not None:
+            if chain.subscription.limits is not None:
                 chain.priority = broker_priority(chain.subscription, event, self._driver)
             for link in chain.chain or ():
                 queue = self.queue_for_task(link["task"], link["options"])
@@ -220,13 +220,13 @@ class Publisher:
             return
         size = len(chain.chain[0]["options"]["headers"][DATA_HEADER].encode())
         most, each = MAX_HEADER, ""
-        flow = chain.subscription.flow
-        if flow is not None and flow.batch is not None:
+        limits = chain.subscription.limits
+        if limits is not None and limits.batch is not None:
             if whole:  # brackets and commas
-                most += 2 * flow.batch.max_size
+                most += 2 * limits.batch.max_size
             else:  # refuse each event whose like could make a batch that can never be published
-                most //= flow.batch.max_size
-                each = f" for each of the {flow.batch.max_size:,} events of a batch"
+                most //= limits.batch.max_size
+                each = f" for each of the {limits.batch.max_size:,} events of a batch"
         if size > most and self._driver == "amqp":
             raise InvalidEvent(
                 event.name,

@@ -146,11 +146,11 @@ class Wakeups:
             self._ledger.unregistered(wakeup.run_id, ELSEWHERE)
             return []
         events = wakeup.events
-        flow = subscription.flow
-        if flow is not None and flow.collects and not events:
+        limits = subscription.limits
+        if limits is not None and limits.collects and not events:
             if wakeup.kind == "parallel":
                 events, event = self._of_parent(wakeup, subscription, event, collected)
-            elif flow.batch is not None:  # a replay is a batch by itself
+            elif limits.batch is not None:  # a replay is a batch by itself
                 events = [wakeup.event]
                 event = event if wakeup.message == BATCHED else subscription.alone(event)
         place, run_id = place_in(wakeup.run_id), wakeup.run_id

@@ -33,7 +33,7 @@ def foretell(registry: Registry, event: Event, ledger: Ledger | None) -> list[Ex
 
 
 def _outlook(item: Explanation, event: Event, ledger: Ledger | None) -> str:
-    if item.subscription.flow is None:
+    if item.subscription.limits is None:
         return ""
     if ledger is None:
         return "emit would refuse it: flow control needs level 2"

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 from celery_fanout.exceptions import LimitNotTuned, StoreUnsupported, UnknownLimit
 from celery_fanout.operating.looking import RunReader
 from celery_fanout.operating.texts import number_of, period_of
-from celery_fanout.subscribing.admission import limits_of
-from celery_fanout.subscribing.combinations import function_name
 from celery_fanout.subscribing.limits import (
     Batch,
     Concurrency,
@@ -22,6 +20,7 @@ from celery_fanout.subscribing.limits import (
     RateLimit,
     Singleton,
     Throttle,
+    function_name,
     seconds_of,
 )
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.ledger import Ledger, RunRecord
     from celery_fanout.stores.limits import GateRecord, Holder, Tuned
-    from celery_fanout.subscribing.combinations import Limit
+    from celery_fanout.subscribing.limits import Limit
     from celery_fanout.subscribing.registry import Registry, Subscription
 
 __all__ = ["MOST", "Declared", "LimitControl", "LimitRecord", "declared_limits", "described"]
@@ -117,7 +116,7 @@ def declared_limits(registry: Registry) -> dict[str, Declared]:
     """Return the limits that an app's code has, by name, in the order of the code."""
     found: dict[str, Declared] = {}
     for sub in registry:
-        for name, limit in limits_of(sub).items():
+        for name, limit in sub.limits_by_name().items():
             before = found.get(name, Declared(name, (), limit.key is not None, ()))
             found[name] = Declared(
                 name,
@@ -143,13 +142,13 @@ def _numbers(limit: Limit) -> tuple[int, float]:
 def described(subscription: Subscription) -> list[str]:
     """Return the flow control of a subscription as its code has it, an option each, in words."""
     found: list[str] = []
-    for name, limit in limits_of(subscription).items():
+    for name, limit in subscription.limits_by_name().items():
         kind, _, whose = name.partition(" ")
         whose, by, key = whose.partition(" by ")
         shared = "" if whose == subscription.id else f" {whose}"
         number = f"mode {limit.mode}" if isinstance(limit, Singleton) else _number(kind, limit)
         found.append(f"{kind}{shared} {number}{by}{key}")
-    options = subscription.flow
+    options = subscription.limits
     if options is not None:
         priority = options.priority
         if priority is not None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_fanout.model.events import Event
-    from celery_fanout.subscribing.combinations import FlowOptions
-    from celery_fanout.subscribing.limits import CancelOn
+    from celery_fanout.subscribing.cancel_on import CancelOn
+    from celery_fanout.subscribing.limits import Limit, Limits
     from celery_fanout.subscribing.on_event import Declaration, Filter
 
 __all__ = ["Explanation", "Registry", "Subscription"]
@@ -51,7 +51,7 @@ class Subscription:
         where: file and line of the declaration.
         order: position among all declarations.
         cancel_on: events that cancel a run which has not ended.
-        flow: the options of flow control, or ``None``.
+        limits: the limits of its runs, or ``None``.
     """
 
     id: str
@@ -64,7 +64,7 @@ class Subscription:
     where: str
     order: int
     cancel_on: tuple[CancelOn, ...] = ()
-    flow: FlowOptions | None = None
+    limits: Limits | None = None
 
     def __repr__(self) -> str:
         return f"<Subscription {self.id}>"
@@ -76,9 +76,13 @@ class Subscription:
         found = ((item.event, item.match_for(event.data)) for item in self.cancel_on)
         return tuple((name, match) for name, match in found if match is not None)
 
+    def limits_by_name(self) -> Mapping[str, Limit]:
+        """Return the limits by their names, as the ledger knows them."""
+        return {} if self.limits is None else self.limits.by_name(self.id)
+
     def alone(self, event: Event) -> Event:
         """Return an event as the subscriber gets it where no other has joined its run."""
-        if self.flow is None or self.flow.batch is None:
+        if self.limits is None or self.limits.batch is None:
             return event
         return replace(event, data=[event.data])
 
@@ -184,7 +188,7 @@ class Registry:
             where=declaration.where,
             order=order,
             cancel_on=declaration.cancel_on,
-            flow=declaration.flow,
+            limits=declaration.limits,
         )
 
     def _wrap_all(self) -> None:

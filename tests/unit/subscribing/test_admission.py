@@ -23,7 +23,7 @@ from celery_fanout import (
 from celery_fanout.emitting.delivery import Publication
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported
 from celery_fanout.stores.limits import Collect, Flow, Gate, Once, Place, Rate
-from celery_fanout.subscribing.admission import broker_priority, flow_of, limits_of
+from celery_fanout.subscribing.admission import broker_priority, flow_of
 
 SUB = "tell@order/paid"
 DATA = {
@@ -116,9 +116,9 @@ def test_what_collects():
 
 def test_limits_by_name():
     limit, throttle = Concurrency(5, scope="llm"), Throttle(1, 1)
-    found = limits_of(subscription(concurrency=limit, throttle=throttle))
+    found = subscription(concurrency=limit, throttle=throttle).limits_by_name()
     assert found == {"concurrency llm": limit, f"throttle {SUB}": throttle}
-    assert limits_of(subscription()) == {}
+    assert subscription().limits_by_name() == {}
 
 
 # -- keys --------------------------------------------------------------------------------------
