@@ -73,15 +73,15 @@ class BackendStore:
         if chosen is None or chosen == "backend":
             chosen = app.backend_cls or app.conf.result_backend
         try:
-            found: Any = backends.by_url(chosen, app.loader)
+            loaded: Any = backends.by_url(chosen, app.loader)
         except (ImportError, ImproperlyConfigured) as exc:
             raise InvalidSetting(
                 "result_backend" if settings.store_url in (None, "backend") else "fanout_store_url",
                 f"{str(chosen).partition(':')[0]!r}, which cannot be loaded ({exc})",
                 "a result backend that is installed",
             ) from exc
-        self._cls: Any = found[0]
-        self._url: str = found[1]
+        self._cls: Any = loaded[0]
+        self._url: str = loaded[1]
         self._expires = settings.checkpoint_expires
         self._local = threading.local()
         self._shared: tuple[int, Any] | None = None
@@ -245,8 +245,8 @@ def _is_refusal(error: BaseException | None) -> bool:
 
     PEP 249 calls that a DataError, pylibmc TooBig; pymemcache has no class of its own for it.
     """
-    for found in _chain(error):
-        names = {kind.__name__ for kind in type(found).__mro__}
-        if names & {"DataError", "TooBig"} or "object too large" in str(found):
+    for cause in _chain(error):
+        names = {kind.__name__ for kind in type(cause).__mro__}
+        if names & {"DataError", "TooBig"} or "object too large" in str(cause):
             return True
     return False

@@ -123,16 +123,16 @@ def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -
 
 def _of_the_backend(conf: Any) -> dict[str, Any]:
     """Return what settings of Celery's say about the result backend apart from its URL."""
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     provider: Any = conf.get("redis_backend_credential_provider")
     if provider:
-        found["credential_provider"] = (
+        options["credential_provider"] = (
             symbol_by_name(provider)() if isinstance(provider, str) else provider
         )
     else:
-        given = {key: conf.get(f"redis_{key}") for key in ("username", "password")}
-        found.update({key: value for key, value in given.items() if value})
+        credentials = {key: conf.get(f"redis_{key}") for key in ("username", "password")}
+        options.update({key: value for key, value in credentials.items() if value})
     ssl: Any = conf.redis_backend_use_ssl
     if hasattr(ssl, "items"):
-        found.update(ssl, ssl=True)
-    return found
+        options.update(ssl, ssl=True)
+    return options

@@ -213,8 +213,8 @@ def _key_of(
     """
     if not isinstance(key, str):
         return _as_text(_returned(key, name, subscription, event))
-    found = look_up(event.data, key)
-    if found is MISSING:
+    value = look_up(event.data, key)
+    if value is MISSING:
         apart = isinstance(limit, Idempotency)
         if name not in _logged:  # once for each limit and process: it is so for every event, mostly
             _logged.add(name)
@@ -226,7 +226,7 @@ def _key_of(
                 "each by itself" if apart else "as one",
             )
         return None if apart else "null"
-    return _as_text(found)
+    return _as_text(value)
 
 
 def _returned(
@@ -234,21 +234,21 @@ def _returned(
 ) -> Any:
     """Return what the function that is a limit's key says of an event."""
     what = f"the key of the limit {limit!r} of {subscription.id}"
-    found = _called(key, what, event)
+    value = _called(key, what, event)
     try:
-        return as_json_data(event.name, found)
+        return as_json_data(event.name, value)
     except InvalidEventData as exc:
         raise InvalidEvent(
             event.name,
             f"cannot be emitted: {function_name(key)}, {what}, returned a "
-            f"{type(found).__name__} that JSON cannot carry",
+            f"{type(value).__name__} that JSON cannot carry",
             "Let it return a text, a number, or a list of them.",
         ) from exc
 
 
-def _as_text(found: Any) -> str:
+def _as_text(value: Any) -> str:
     """Return the value of a key as text."""
-    text = found if isinstance(found, str) else _canonical(found)
+    text = value if isinstance(value, str) else _canonical(value)
     if len(text) <= MAX_KEY:
         return text
     return f"{text[:MAX_KEY]}… {sha1(text.encode(), usedforsecurity=False).hexdigest()}"
@@ -270,19 +270,19 @@ def _called(function: Callable[[Event], object], what: str, event: Event) -> obj
         ) from exc
 
 
-def _priority(given: Any, subscription: Subscription, event: Event) -> int:
-    if not callable(given):
-        return given or 0
+def _priority(priority: Any, subscription: Subscription, event: Event) -> int:
+    if not callable(priority):
+        return priority or 0
     what = f"the priority of {subscription.id}"
-    found: Any = _called(given, what, event)
-    if not is_priority(found):
-        shown = found if isinstance(found, int) else f"a {type(found).__name__}"
+    returned: Any = _called(priority, what, event)
+    if not is_priority(returned):
+        shown = returned if isinstance(returned, int) else f"a {type(returned).__name__}"
         raise InvalidEvent(
             event.name,
-            f"cannot be emitted: {function_name(given)}, {what}, returned {shown}",
+            f"cannot be emitted: {function_name(priority)}, {what}, returned {shown}",
             f"Let it return a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}.",
         )
-    return int(found)
+    return int(returned)
 
 
 def broker_priority(subscription: Subscription, event: Event, driver: str) -> int | None:

@@ -35,15 +35,15 @@ class CancelOn:
 
     def __post_init__(self) -> None:
         check_name(self.event)
-        given: Any = self.match  # not everybody runs a type checker
-        if given is None:
+        match: Any = self.match  # not everybody runs a type checker
+        if match is None:
             pairs: list[tuple[Any, Any]] = []
-        elif isinstance(given, str):
-            pairs = [(given, given)]
-        elif isinstance(given, Mapping):
-            pairs = list(cast("Any", given).items())
+        elif isinstance(match, str):
+            pairs = [(match, match)]
+        elif isinstance(match, Mapping):
+            pairs = list(cast("Any", match).items())
         else:
-            pairs = [(given, given)]
+            pairs = [(match, match)]
         for pair in pairs:
             for path in pair:
                 if not is_path(path):

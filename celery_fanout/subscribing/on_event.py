@@ -293,7 +293,7 @@ def on_event(
         subscriber: Any = task
         options = chosen
         if not isinstance_unopened(task, (Task,)):
-            adapted = next((found for adapt in task_adapters if (found := adapt(task))), None)
+            adapted = next((pair for adapt in task_adapters if (pair := adapt(task))), None)
             if adapted is None:
                 raise NotATask(
                     "on_event",
@@ -312,12 +312,12 @@ def on_event(
     return subscribe
 
 
-def _check_filter(pattern: str, given: Any) -> None:
-    if given is None or (callable(given) and not inspect.iscoroutinefunction(given)):
+def _check_filter(pattern: str, filter: Any) -> None:
+    if filter is None or (callable(filter) and not inspect.iscoroutinefunction(filter)):
         return
     raise InvalidSubscription(
         f"A subscription to {pattern!r}",
-        f"cannot have the filter {describe(given)}",
+        f"cannot have the filter {describe(filter)}",
         "Use a function that takes the Event and returns whether to deliver it.",
     )
 

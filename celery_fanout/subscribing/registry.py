@@ -73,8 +73,8 @@ class Subscription:
         """Return which events cancel the run of an event: names, and what they must match."""
         if not self.cancel_on:
             return ()
-        found = ((item.event, item.match_for(event.data)) for item in self.cancel_on)
-        return tuple((name, match) for name, match in found if match is not None)
+        pairs = ((item.event, item.match_for(event.data)) for item in self.cancel_on)
+        return tuple((name, match) for name, match in pairs if match is not None)
 
     def limits_by_name(self) -> Mapping[str, Limit]:
         """Return the limits by their names, as the ledger knows them."""
@@ -208,20 +208,20 @@ class Registry:
                 logger.error("%s", error)
 
     def _index(self, errors: list[tuple[str, Exception]]) -> None:
-        found: dict[str, Subscription] = {}
+        by_id: dict[str, Subscription] = {}
         for _, subscription in sorted(self._resolved.values(), key=lambda pair: pair[1].order):
-            known = found.get(subscription.id)
-            if known is None or known.where == subscription.where:  # a reload declares it anew
-                found[subscription.id] = subscription
+            first = by_id.get(subscription.id)
+            if first is None or first.where == subscription.where:  # a reload declares it anew
+                by_id[subscription.id] = subscription
             else:
                 where = subscription.where
-                error = DuplicateSubscription(subscription.id, known.where, where)
+                error = DuplicateSubscription(subscription.id, first.where, where)
                 errors.append((subscription.pattern, error))
         by_pattern: dict[str, list[Subscription]] = {}
-        for subscription in found.values():
+        for subscription in by_id.values():
             by_pattern.setdefault(subscription.pattern, []).append(subscription)
-        self._subscriptions = list(found.values())
-        self._by_id = found
+        self._subscriptions = list(by_id.values())
+        self._by_id = by_id
         self._by_pattern = by_pattern
         self._by_name = {}
 
@@ -242,13 +242,13 @@ class Registry:
                 # the same object, emit after emit
                 raise self._wrong[pattern].with_traceback(None)
         by_name = self._by_name  # of one index, even if another thread makes a new one
-        found = by_name.get(name)
-        if found is None:
-            found = [sub for p in patterns_of(name) for sub in self._by_pattern.get(p, ())]
-            found.sort(key=lambda subscription: subscription.order)
+        matching = by_name.get(name)
+        if matching is None:
+            matching = [sub for p in patterns_of(name) for sub in self._by_pattern.get(p, ())]
+            matching.sort(key=lambda subscription: subscription.order)
             if len(by_name) < MAX_NAMES:
-                by_name[name] = found
-        return found
+                by_name[name] = matching
+        return matching
 
     def match(self, event: Event) -> list[Subscription]:
         """Return the subscriptions of an event."""

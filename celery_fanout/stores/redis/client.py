@@ -44,24 +44,24 @@ def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
             ``sentinel_kwargs``; and options of redis-py.
         timeout: how long an answer may take, in seconds.
     """
-    url, asked = _read(url)
-    chosen: dict[str, Any] = {**options, **asked}
+    url, in_url = _read(url)
+    merged: dict[str, Any] = {**options, **in_url}
     for foreign in ("retry_policy", "visibility_timeout", "global_keyprefix", "fanout_prefix"):
-        chosen.pop(foreign, None)
-    master = chosen.pop("master_name", None)
-    sentinel_kwargs = chosen.pop("sentinel_kwargs", {})
-    ssl = chosen.pop("ssl", False)
-    if "credential_provider" in chosen:  # redis-py refuses both
-        chosen.pop("username", None)
-        chosen.pop("password", None)
-    if isinstance(chosen.get("ssl_cert_reqs"), str):  # Celery knows CERT_NONE and none
-        chosen["ssl_cert_reqs"] = chosen["ssl_cert_reqs"].lower().removeprefix("cert_")
+        merged.pop(foreign, None)
+    master = merged.pop("master_name", None)
+    sentinel_kwargs = merged.pop("sentinel_kwargs", {})
+    ssl = merged.pop("ssl", False)
+    if "credential_provider" in merged:  # redis-py refuses both
+        merged.pop("username", None)
+        merged.pop("password", None)
+    if isinstance(merged.get("ssl_cert_reqs"), str):  # Celery knows CERT_NONE and none
+        merged["ssl_cert_reqs"] = merged["ssl_cert_reqs"].lower().removeprefix("cert_")
     common: dict[str, Any] = {
         "decode_responses": True,
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
         "health_check_interval": 0,
-        **chosen,
+        **merged,
     }
     scheme, _, rest = url.partition("://")
     if scheme in CLUSTER:
@@ -88,18 +88,18 @@ def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
 def _read(url: str) -> tuple[str, dict[str, Any]]:
     """Take out of a URL what redis-py does not read as Celery does."""
     address, _, query = url.partition("?")
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     left: list[tuple[str, str]] = []
     for name, value in parse_qsl(query):
         if name == "virtual_host":
-            found["db"] = int(value.strip("/") or 0)
+            options["db"] = int(value.strip("/") or 0)
         elif name == "credential_provider":
-            found[name] = symbol_by_name(value)()
+            options[name] = symbol_by_name(value)()
         elif name == "ssl_cert_reqs":
-            found[name] = value
+            options[name] = value
         else:
             left.append((name, value))
-    return f"{address}?{urlencode(left)}" if left else address, found
+    return f"{address}?{urlencode(left)}" if left else address, options
 
 
 def _sentinel(url: str, master: str, kwargs: dict[str, Any], common: dict[str, Any]) -> Any:
@@ -117,8 +117,8 @@ def _sentinel(url: str, master: str, kwargs: dict[str, Any], common: dict[str, A
         host, _, port = address.partition(":")
         hosts.append((host, int(port or 26379)))
     timeouts = {key: common[key] for key in ("socket_timeout", "socket_connect_timeout")}
-    found: Any = cast("Any", Sentinel)(hosts, sentinel_kwargs={**timeouts, **kwargs})
-    return found.master_for(master, **common)
+    group: Any = cast("Any", Sentinel)(hosts, sentinel_kwargs={**timeouts, **kwargs})
+    return group.master_for(master, **common)
 
 
 class Link:
@@ -138,10 +138,10 @@ class Link:
         """The client of this process; a forked one opens its own."""
         # no lock: the keeper's thread could hold it while the worker forks
         pid = os.getpid()
-        known = self._clients.get(pid)
-        if known is None:
-            known = self._clients.setdefault(pid, self._open())
-        return known
+        client = self._clients.get(pid)
+        if client is None:
+            client = self._clients.setdefault(pid, self._open())
+        return client
 
     def send(self, command: Sequence[Any]) -> Any:
         """Send a command that may be sent again, and return the answer.

@@ -79,12 +79,12 @@ class RedisLedger(RedisViews, RedisLimits):
         self.name = "The Redis ledger"
         self.url = url
         keys = Keys(prefix)
-        given = dict(options or {})
+        client_options = dict(options or {})
         scripts = Scripts(
             self.name,
             keys.root,
             pack_rules(rules),
-            link or Link(lambda: connect(url, given, timeout)),
+            link or Link(lambda: connect(url, client_options, timeout)),
             clock,
         )
         RedisViews.__init__(self, scripts, keys, rules)

@@ -66,30 +66,30 @@ class RedisLimits:
 
     def gates(self, *, limit: str | None = None, most: int = 100) -> list[GateRecord]:
         """Return gates that were used of late, those where most runs wait first."""
-        found = [
+        gates = [
             (gate, fields)
             for gate, fields in self._gates(None if limit is None else Gate(limit).id)
             if fields["n"] == limit or (limit is None and not fields["n"].startswith("idempotency"))
         ]
-        found.sort(key=lambda pair: int(pair[1].get("w", 0)), reverse=True)
+        gates.sort(key=lambda pair: int(pair[1].get("w", 0)), reverse=True)
         tuned = {each.limit: each for each in self.tuned()}
         now = self._scripts.time()
-        found = found[:most]
-        pages = [found[at : at + PAGE] for at in range(0, len(found), PAGE)]
+        gates = gates[:most]
+        pages = [gates[at : at + PAGE] for at in range(0, len(gates), PAGE)]
         counted = [counts for page in pages for counts in self._count(page)]
         return [
             _record(fields, counts, tuned.get(fields["n"]), now)
-            for (_, fields), counts in zip(found, counted, strict=True)
+            for (_, fields), counts in zip(gates, counted, strict=True)
         ]
 
     def _gates(self, first: str | None) -> Iterator[tuple[str, dict[str, str]]]:
         """Read gates; if there are very many, ``first`` must not be missed: it has no key."""
         if first is not None:
-            found, used = self._scripts.many(
+            fields, used = self._scripts.many(
                 [("hgetall", self._keys.gate(first)), ("zscore", self._keys.limits, first)]
             )
-            if "n" in found and used is not None:
-                yield first, found
+            if "n" in fields and used is not None:
+                yield first, fields
         for start in range(0, LOOK_THROUGH, PAGE):
             last = start + PAGE - 1
             ids: list[str] = self._scripts.ask(
@@ -141,15 +141,15 @@ class RedisLimits:
         heads = self._scripts.many([("zrange", self._keys.lane(lane), 0, 0) for _, lane in pairs])
         runs = [(gate, run) for (gate, _), some in zip(pairs, heads, strict=True) for run in some]
         times = self._scripts.many([("hget", self._keys.run(run), "m") for _, run in runs])
-        found: dict[str, float] = {}
+        oldest: dict[str, float] = {}
         for (gate, _), since in zip(runs, times, strict=True):
             if since is not None:
-                found[gate] = min(found.get(gate, inf), float(since))
-        return found
+                oldest[gate] = min(oldest.get(gate, inf), float(since))
+        return oldest
 
     def holders(self, gates: Sequence[Gate], *, most: int = 100) -> list[Holder]:
         """Return who has a place at gates, those that have it for longest first."""
-        found: list[Holder] = []
+        holders: list[Holder] = []
         for start in range(0, len(gates), PAGE):
             page = gates[start : start + PAGE]
             held = self._scripts.many(
@@ -157,10 +157,10 @@ class RedisLimits:
                 [("zrange", self._keys.holders(gate.id), 0, most - 1, False, True) for gate in page]
             )
             for gate, pairs in zip(page, held, strict=True):
-                found += [Holder(gate, run, float(since)) for run, since in pairs]
-            found.sort(key=lambda holder: holder.since)
-            del found[most:]
-        return found
+                holders += [Holder(gate, run, float(since)) for run, since in pairs]
+            holders.sort(key=lambda holder: holder.since)
+            del holders[most:]
+        return holders
 
     def preview(self, flow: Flow) -> Preview:
         """Return what would happen to a run with this flow now."""
@@ -183,8 +183,8 @@ class RedisLimits:
 
     def tuned(self) -> list[Tuned]:
         """Return the limits that were changed."""
-        found: dict[str, str] = self._scripts.ask(self._scripts.client.hgetall, self._keys.tuned)
-        return [Tuned(limit, **json.loads(text)) for limit, text in sorted(found.items())]
+        numbers: dict[str, str] = self._scripts.ask(self._scripts.client.hgetall, self._keys.tuned)
+        return [Tuned(limit, **json.loads(text)) for limit, text in sorted(numbers.items())]
 
 
 def _record(

@@ -90,12 +90,12 @@ _flows: dict[int, tuple[Flow, str]] = {}
 
 def flow_json(flow: Flow) -> str:
     """Return a flow as scripts read it. Many runs have the same one."""
-    known = _flows.get(id(flow))
-    if known is None:
+    entry = _flows.get(id(flow))
+    if entry is None:
         if len(_flows) >= MAX_FLOWS:
             _flows.clear()
-        known = _flows[id(flow)] = (flow, dumps(_flow_values(flow)))
-    return known[1]
+        entry = _flows[id(flow)] = (flow, dumps(_flow_values(flow)))
+    return entry[1]
 
 
 def _flow_values(flow: Flow) -> Mapping[str, Any]:

@@ -135,9 +135,9 @@ def library_names() -> set[str]:
 
 def _names(part: str) -> Iterator[str]:
     for line in part.splitlines():
-        found = _DEFINES.match(line)
-        if found:
-            yield from (found[1] or found[2]).replace(" ", "").split(",")
+        definition = _DEFINES.match(line)
+        if definition:
+            yield from (definition[1] or definition[2]).replace(" ", "").split(",")
 
 
 _DEFINES = re.compile(r"^local (?:function (\w+)|([\w, ]+?) *(?:=|$))", re.MULTILINE)

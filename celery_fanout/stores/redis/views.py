@@ -83,14 +83,14 @@ class RedisViews:
             commands.append(("zscore", self._keys.due, run_id))
         answers = self._scripts.many(commands)
         rows = list(zip(run_ids, answers[::2], answers[1::2], strict=True))
-        found = [(run_id, fields, due) for run_id, fields, due in rows if fields]
-        hashes = list({fields["u"] for _, fields, _ in found})
+        existing = [(run_id, fields, due) for run_id, fields, due in rows if fields]
+        hashes = list({fields["u"] for _, fields, _ in existing})
         names: list[str | None] = (
             self._scripts.ask(self.client.hmget, self._keys.subscriptions, hashes) if hashes else []
         )
         subs: dict[str, str | None] = dict(zip(hashes, names, strict=True))
-        self._add_reasons([fields for _, fields, _ in found])
-        return [run_record(i, fields, subs[fields["u"]] or "", due) for i, fields, due in found]
+        self._add_reasons([fields for _, fields, _ in existing])
+        return [run_record(i, fields, subs[fields["u"]] or "", due) for i, fields, due in existing]
 
     def runs(
         self,
@@ -110,7 +110,7 @@ class RedisViews:
             pages = self._pages(self._keys.state(state), before)
         else:
             pages = iter([self._latest(limit, before)])
-        found: list[RunRecord] = []
+        runs: list[RunRecord] = []
         for page in pages:
             for run in self._records(page):
                 wanted = (
@@ -119,28 +119,28 @@ class RedisViews:
                     and (before is None or run.updated < before)
                 )
                 if wanted:
-                    found.append(run)
+                    runs.append(run)
             # by subscription, the index is in another order: all of it has to be seen
-            if len(found) >= limit and subscription is None:
+            if len(runs) >= limit and subscription is None:
                 break
-        found.sort(key=lambda run: run.updated, reverse=True)
-        return found[:limit]
+        runs.sort(key=lambda run: run.updated, reverse=True)
+        return runs[:limit]
 
     def _belonging(self, event: str) -> list[str]:
         """Return the ids of the runs of an event, and of all that these asked for."""
         key = self._keys.event(event)
         fields, text = self._scripts.many([("hgetall", key), ("get", self._keys.text(event))])
-        known = event_record(event, fields, text)
-        if known is None:
+        record = event_record(event, fields, text)
+        if record is None:
             return []
-        left = [*known.runs, *known.replayed, *([fields["ti"]] if "ti" in fields else ())]
-        found: dict[str, None] = {}
+        left = [*record.runs, *record.replayed, *([fields["ti"]] if "ti" in fields else ())]
+        ids: dict[str, None] = {}
         while left:
-            found.update(dict.fromkeys(left))
+            ids.update(dict.fromkeys(left))
             answers = self._scripts.many([("hkeys", self._keys.data(run_id)) for run_id in left])
             children = [name[1:] for names in answers for name in names if name[0] == "c"]
-            left = [run_id for run_id in dict.fromkeys(children) if run_id not in found]
-        return list(found)
+            left = [run_id for run_id in dict.fromkeys(children) if run_id not in ids]
+        return list(ids)
 
     def _pages(self, index: str, before: float | None) -> Iterator[list[str]]:
         start = 0
@@ -206,8 +206,8 @@ class RedisViews:
 
     def paused(self) -> dict[str, float]:
         """Return the paused subscriptions, and since when."""
-        found: dict[str, str] = self._scripts.ask(self.client.hgetall, self._keys.paused)
-        return {sub: float(since) for sub, since in found.items()}
+        times: dict[str, str] = self._scripts.ask(self.client.hgetall, self._keys.paused)
+        return {sub: float(since) for sub, since in times.items()}
 
     def stored_shards(self) -> int:
         """Return in how many shards the ledger was kept so far."""

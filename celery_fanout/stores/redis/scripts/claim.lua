@@ -19,9 +19,9 @@ end
 local function checkpoints()
   if r.k ~= 'parallel' or not r.p then return steps(id) end
   local seen = call('HGET', dkey(r.p), 'b' .. (r.pg or '')) -- see spawn.lua
-  local found = seen and cjson.decode(seen) or steps(r.p)
-  copy(steps(id), found)
-  return found
+  local parent_steps = seen and cjson.decode(seen) or steps(r.p)
+  copy(steps(id), parent_steps)
+  return parent_steps
 end
 
 if not r then

@@ -5,8 +5,8 @@
 local r = rec(id)
 if not holds(r, token) then return false end
 local d = dkey(r.id)
-local known = call('HGET', d, field)
-if known and string.find(known, '^{"v":%d+,"s":"done"') then return known end
+local checkpoint = call('HGET', d, field)
+if checkpoint and string.find(checkpoint, '^{"v":%d+,"s":"done"') then return checkpoint end
 local place = call('HGET', d, 'w' .. field)
 if place then unfile(place) end
 local text = '{"v":1,"s":"done","n":1,"r":' .. (event == '' and 'null' or event) .. ',"t":' .. f(now) .. '}'

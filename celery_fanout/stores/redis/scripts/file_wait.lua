@@ -4,8 +4,8 @@
 local r = rec(id)
 if not holds(r, token) then return false end
 local d = dkey(id)
-local known = call('HGET', d, field)
-if known then return {known, r.e} end
+local checkpoint = call('HGET', d, field)
+if checkpoint then return {checkpoint, r.e} end
 call('HSET', d, 'w' .. field, file(filing(name, match, 'w|' .. id .. '|' .. field)))
 call('HSET', rkey(id), 'ws', 1)
 return {'', r.e}

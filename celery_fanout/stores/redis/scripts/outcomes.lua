@@ -1,7 +1,7 @@
 -- How runs ended, followed to the last link of their tails.
 -- args: ids...
 -- Returns {[id, state, result or false, error or false, reason], ...}
-local found = {}
+local outcomes = {}
 for _, first in ipairs(ids) do
   local id = first
   local state, link, reason = unpack(call('HMGET', rkey(id), 's', 'l', 'z'))
@@ -10,6 +10,6 @@ for _, first in ipairs(ids) do
     state, link, reason = unpack(call('HMGET', rkey(id), 's', 'l', 'z'))
   end
   local result, err = unpack(call('HMGET', dkey(id), 'R', 'E'))
-  found[#found + 1] = {first, state or '', result, err, reason or ''}
+  outcomes[#outcomes + 1] = {first, state or '', result, err, reason or ''}
 end
-return found
+return outcomes

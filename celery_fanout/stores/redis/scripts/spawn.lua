@@ -13,17 +13,17 @@ if left > 0 and children[1][2] == 'parallel' then
   call('HSET', dkey(r.id), 'b' .. group, cjson.encode(steps(r.id, string.sub(group, 1, -2) .. ',')))
 end
 local fresh = {}
-for _, given in ipairs(children) do
+for _, run in ipairs(children) do
   -- One that is there already is of an earlier life of a parent that was reopened: what it did
   -- succeed in counts, what had failed runs again. Else nothing would ever wake the parent.
-  local child, field = rec(given[1]), given[6]
+  local child, field = rec(run[1]), run[6]
   if child and child.s == 'succeeded' then deliver(child) end
   if call('HEXISTS', dkey(r.id), field) == 1 then
     left = left - 1 -- it has ended, and is not counted again; its own record may be gone
   else
     if child and FINAL[child.s] then reopen(child, 'retried with its run') end
-    fresh[#fresh + 1] = given
-    call('HSET', dkey(r.id), 'c' .. given[1], given[2])
+    fresh[#fresh + 1] = run
+    call('HSET', dkey(r.id), 'c' .. run[1], run[2])
   end
 end
 add_runs(fresh, r.e, now, r.g or '0', {parent = r})

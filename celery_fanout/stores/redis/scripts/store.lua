@@ -4,7 +4,7 @@
 local state, holder = unpack(call('HMGET', rkey(id), 's', 'n'))
 if state ~= 'running' or holder ~= token then return false end
 local d = dkey(id)
-local known = call('HGET', d, field)
-if is_final(known) then return known end
+local stored = call('HGET', d, field)
+if is_final(stored) then return stored end
 call('HSET', d, field, text)
 return text

@@ -5,8 +5,8 @@
 local r = rec(id)
 if not holds(r, token) then return false end
 local d = dkey(id)
-local known = call('HGET', d, field)
-if known then return known end
+local checkpoint = call('HGET', d, field)
+if checkpoint then return checkpoint end
 chunk, start = tonumber(chunk), tonumber(start)
 -- its own event is no answer to it
 local attributes, data, _, many = look_back(name, match, since, r.e, start, chunk)

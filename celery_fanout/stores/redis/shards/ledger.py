@@ -97,26 +97,26 @@ class ShardedLedger(ShardedViews, ShardedLimits):
     def record(self, events: Sequence[NewEvent]) -> list[Recorded]:
         """Record events and their runs, and tell the other shards."""
         pairs = [(self._shards.home(event.key), event) for event in events]
-        found = self._shards.first.record_many(pairs)
+        answers = self._shards.first.record_many(pairs)
         news = [
             News(home, event.key, event.name, event.attributes, event.data)
-            for (home, event), recorded in zip(pairs, found, strict=True)
+            for (home, event), recorded in zip(pairs, answers, strict=True)
             if recorded.status != "generation" and not event.replay
         ]
         if not news:
-            return found
+            return answers
         hit("record.before_news")
         try:
-            if len(events) > 1 or found[0].status == "repeat":
+            if len(events) > 1 or answers[0].status == "repeat":
                 news = self._untold_of(news)
             woken = self._tell(news)
         except StoreUnavailable as exc:
             # it is recorded, and noted: to raise would make the caller record it again
             logger.warning("%s A keeper tells the other shards.", exc)
-            return found
+            return answers
         return [
             Recorded(r.status, r.generation, r.runs, [*r.woken, *woken.get(event.key, ())])
-            for event, r in zip(events, found, strict=True)
+            for event, r in zip(events, answers, strict=True)
         ]
 
     def _untold_of(self, news: Sequence[News]) -> list[News]:
@@ -204,9 +204,9 @@ class ShardedLedger(ShardedViews, ShardedLimits):
         if filed is None or filed[0]:
             return None if filed is None else filed[0]
         hit("wait.before_look_back")
-        found = self._look_back(name, match, since, filed[1])
-        if found is not None:
-            return shard.answer_wait(run_id, token, field, found)
+        event = self._look_back(name, match, since, filed[1])
+        if event is not None:
+            return shard.answer_wait(run_id, token, field, event)
         # only now: an attempt that finds this checkpoint looks back no more
         return shard.wait(run_id, token, field, name, match, since=float("inf"), due=due)
 
@@ -214,12 +214,12 @@ class ShardedLedger(ShardedViews, ShardedLimits):
         counts = self._shards.first.many(
             [("zcount", shard.key_of_events(name), f"{since:.6f}", "+inf") for shard in self.parts]
         )
-        found = [
+        events = [
             shard.look_back(name, match, since, own_event)
             for shard, count in zip(self.parts, counts, strict=True)
             if count
         ]
-        return min((event for event in found if event is not None), default=None)
+        return min((event for event in events if event is not None), default=None)
 
     def end_wait(self, run_id: str, token: int, field: str) -> str | None:
         """Give up a wait that has timed out."""
@@ -241,18 +241,18 @@ class ShardedLedger(ShardedViews, ShardedLimits):
             raise missed
         self._turn += 1
         turn = self._turn % len(self.parts)
-        found: list[Any] = []
+        collected: list[Any] = []
         for shard in [*self.parts[turn:], *self.parts[:turn]]:
-            if len(found) >= limit:
+            if len(collected) >= limit:
                 break
             try:
-                found += call(shard, limit - len(found))
+                collected += call(shard, limit - len(collected))
             except StoreUnavailable as exc:
                 self._missed = exc
-        if self._missed is not None and not found:
+        if self._missed is not None and not collected:
             missed, self._missed = self._missed, None
             raise missed
-        return found
+        return collected
 
     def renew(self, boot: str, run_ids: Sequence[str]) -> None:
         """Renew the leases of what a worker holds."""
@@ -263,8 +263,8 @@ class ShardedLedger(ShardedViews, ShardedLimits):
     def release(self, boot: str, run_ids: Sequence[str]) -> list[str]:
         """Let go of what a worker that stops still has."""
         groups = self._shards.grouped(run_ids)
-        found = self._shards.call([(shard.release, (boot, ids)) for shard, ids in groups])
-        return [run_id for part in found for run_id in part]
+        released = self._shards.call([(shard.release, (boot, ids)) for shard, ids in groups])
+        return [run_id for part in released for run_id in part]
 
     def take(
         self, run_ids: Sequence[str] | None = None, *, limit: int = 100, grace: bool = False
@@ -319,8 +319,8 @@ class ShardedLedger(ShardedViews, ShardedLimits):
     def _note_number(self) -> None:
         """Note how many shards there are, for ``check``; not if that leaves out some of before."""
         if not self._number_noted:
-            known = self._shards.first.stored_shards()
-            if known != self.shards and self.shards % known == 0:
+            stored = self._shards.first.stored_shards()
+            if stored != self.shards and self.shards % stored == 0:
                 for subscription in self.paused():
                     self.pause(subscription)  # in the new ones too
                 self._shards.first.store_shards(self.shards)
@@ -362,9 +362,9 @@ class ShardedLedger(ShardedViews, ShardedLimits):
 
     def cancel(self, run_ids: Sequence[str], reason: str) -> tuple[list[str], list[str]]:
         """Cancel runs that are not final, and the runs that they invoked."""
-        found = [shard.cancel(ids, reason) for shard, ids in self._shards.grouped(run_ids)]
-        cancelled = [run_id for part, _ in found for run_id in part]
-        return cancelled, [run_id for _, part in found for run_id in part]
+        answers = [shard.cancel(ids, reason) for shard, ids in self._shards.grouped(run_ids)]
+        cancelled = [run_id for part, _ in answers for run_id in part]
+        return cancelled, [run_id for _, part in answers for run_id in part]
 
     def reopen(self, run_id: str, reason: str) -> bool:
         """Run a failed or cancelled run again."""

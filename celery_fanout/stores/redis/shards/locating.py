@@ -74,11 +74,11 @@ class Shards:
     def grouped(self, run_ids: Sequence[str]) -> list[tuple[Shard, list[str]]]:
         """Return runs by their shard."""
         unclear = [run_id for run_id in run_ids if place_in(run_id) is None]
-        found = self._look_up(unclear) if unclear else {}
+        located = self._look_up(unclear) if unclear else {}
         groups: dict[Shard, list[str]] = {}
         for run_id in run_ids:
             place = place_in(run_id)
-            shard = found.get(run_id, self.first) if place is None else self._at[place]
+            shard = located.get(run_id, self.first) if place is None else self._at[place]
             groups.setdefault(shard, []).append(run_id)
         return list(groups.items())
 
@@ -87,7 +87,7 @@ class Shards:
         answers = self.first.many(
             [("hexists", shard.key_of_event(key), "nm") for shard in self.parts]
         )
-        there = [shard for shard, found in zip(self.parts, answers, strict=True) if found]
+        there = [shard for shard, exists in zip(self.parts, answers, strict=True) if exists]
         home = self.home(key)
         return home if home in there or not there else there[0]
 

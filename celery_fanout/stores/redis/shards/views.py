@@ -50,13 +50,13 @@ class ShardedViews:
     ) -> list[RunRecord]:
         """Return runs, those whose state changed last first."""
         parts = self._shards.parts if event is None else [self._shards.where(event)]
-        found = chain.from_iterable(
+        runs = chain.from_iterable(
             shard.runs(
                 state=state, subscription=subscription, event=event, limit=limit, before=before
             )
             for shard in parts
         )
-        return sorted(found, key=lambda run: run.updated, reverse=True)[:limit]
+        return sorted(runs, key=lambda run: run.updated, reverse=True)[:limit]
 
     def event(self, key: str) -> EventRecord | None:
         """Return an event."""
@@ -66,19 +66,19 @@ class ShardedViews:
         self, *, name: str | None = None, limit: int = 100, before: float | None = None
     ) -> list[EventRecord]:
         """Return events, the latest first."""
-        found = chain.from_iterable(
+        events = chain.from_iterable(
             shard.events(name=name, limit=limit, before=before) for shard in self._shards.parts
         )
-        return sorted(found, key=lambda event: event.created, reverse=True)[:limit]
+        return sorted(events, key=lambda event: event.created, reverse=True)[:limit]
 
     def outcomes(self, run_ids: Sequence[str]) -> list[Outcome]:
         """Return how runs ended, or where they are."""
-        found = {
+        outcomes = {
             outcome.run_id: outcome
             for shard, ids in self._shards.grouped(run_ids)
             for outcome in shard.outcomes(ids)
         }
-        return [found[run_id] for run_id in run_ids]
+        return [outcomes[run_id] for run_id in run_ids]
 
     def counts(self) -> dict[RunState, int]:
         """Return how many runs are in each state."""
@@ -87,8 +87,8 @@ class ShardedViews:
 
     def paused(self) -> dict[str, float]:
         """Return the paused subscriptions, and since when."""
-        found: dict[str, float] = {}
+        earliest: dict[str, float] = {}
         for shard in self._shards.parts:
             for sub, since in shard.paused().items():
-                found[sub] = min(since, found.get(sub, since))
-        return found
+                earliest[sub] = min(since, earliest.get(sub, since))
+        return earliest
