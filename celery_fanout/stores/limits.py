@@ -1,7 +1,10 @@
-"""What a ledger is told about flow control, and what it answers.
+"""Limits, as a ledger is told of them and answers: it only counts.
 
-Keys and priorities are values by now: they were worked out where the event was emitted. A ledger
-only counts. Times are POSIX seconds of the *store's* clock, periods are seconds.
+They are declared in ``subscribing/limits.py``. What they come to for one event, with the values of
+keys and priorities, is a :class:`Flow`, made by ``subscribing/admission.py``. They are counted by
+``redis/scripts/limits.lua``, and shown and changed by ``operating/limits.py``.
+
+Times are POSIX seconds of the *store's* clock, periods are seconds.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A class for each script of ``scripts/``, with its name: ``EndWait`` is ``end_wait.lua``. Its fields
 are the script's arguments, as the ``-- args:`` line in the header declares them; the unit tests
 hold one against the other. Where the header's last one ends in ``...``, each item of the sequence
-is an argument of its own.
+is an argument of its own. A flag is 1 or 0: redis-py takes no bool.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ class Take(Call[records.Taken]):
     """Take what is due."""
 
     limit: int
-    grace: bool
+    grace: int
     ids: Sequence[str]
 
     def read(self, answer: Any) -> records.Taken:
@@ -285,7 +285,7 @@ class Abandon(Fenced):
     id: str
     boot: str
     error: str
-    final: bool
+    final: int
 
 
 @dataclass(kw_only=True, slots=True)
@@ -356,7 +356,7 @@ class Resume(Call["tuple[int, bool]"]):
 
     subscription: str
     limit: int
-    go_on: bool
+    go_on: int
 
     def read(self, answer: Any) -> tuple[int, bool]:
         """Return how many it let go, and whether any are left."""

@@ -282,7 +282,7 @@ class RedisLedger(RedisViews, RedisLimits):
         """Take what is due."""
         if run_ids is not None:
             limit = 0  # it is for all that is due: of no runs, none is
-        return self._scripts.run(calls.Take(limit=limit, grace=grace, ids=run_ids or ()))
+        return self._scripts.run(calls.Take(limit=limit, grace=int(grace), ids=run_ids or ()))
 
     def resend(self, queue: str, before: float, *, limit: int = 100) -> list[str]:
         """Make due what was lost on the way to a worker."""
@@ -292,7 +292,7 @@ class RedisLedger(RedisViews, RedisLimits):
     def abandon(self, run_id: str, boot: str, error: Mapping[str, Any], *, final: bool) -> Settled:
         """Tell that the process that executed a run is gone."""
         return self._scripts.run(
-            calls.Abandon(id=run_id, boot=boot, error=dumps(dict(error)), final=final)
+            calls.Abandon(id=run_id, boot=boot, error=dumps(dict(error)), final=int(final))
         )
 
     def unregistered(self, run_id: str, delay: float) -> Settled:
@@ -333,5 +333,5 @@ class RedisLedger(RedisViews, RedisLimits):
         self, subscription: str, *, limit: int = 1000, go_on: bool = False
     ) -> tuple[int, bool]:
         """Let them go."""
-        call = calls.Resume(subscription=subscription, limit=limit, go_on=go_on)
+        call = calls.Resume(subscription=subscription, limit=limit, go_on=int(go_on))
         return self._scripts.run(call)

@@ -6,6 +6,7 @@ import re
 from functools import lru_cache
 from hashlib import sha1
 from importlib import resources
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
@@ -149,12 +150,18 @@ def _read_script(name: str) -> str:
     return (folder / f"{name}.lua").read_text("utf-8")
 
 
-def _packed(call: Call[Any]) -> list[Any]:
-    """Return the arguments of a call as Redis takes them, in the order of the script's header."""
-    names, has_tail = arguments(call.script)
-    values = [getattr(call, name) for name in names]
-    tail = values.pop() if has_tail else ()
-    return [*[int(value) if value.__class__ is bool else value for value in values], *tail]
+def _packed(call: Call[Any]) -> Sequence[Any]:
+    """Return the arguments of a call in the order of the script's header."""
+    values = _values_of(call.script)(call)
+    return (*values[:-1], *values[-1]) if arguments(call.script).has_tail else values
+
+
+@lru_cache(maxsize=64)
+def _values_of(script: str) -> Callable[[Any], tuple[Any, ...]]:
+    names = arguments(script).names
+    if len(names) == 1:  # attrgetter() would return no tuple
+        return lambda call: (getattr(call, names[0]),)
+    return attrgetter(*names)
 
 
 class Arguments(NamedTuple):

@@ -78,13 +78,13 @@ def test_the_loader_gives_a_script_its_arguments_by_name() -> None:
 
 
 def test_a_call_is_sent_in_the_order_of_the_header() -> None:
-    call = calls.Abandon(final=True, error="{}", boot="b", id="run")
+    call = calls.Abandon(final=1, error="{}", boot="b", id="run")
     assert sent(call) == ["run", "b", "{}", 1]
 
 
 def test_a_list_is_sent_item_by_item() -> None:
     assert sent(calls.Cancel(reason="no", ids=["a", "b"])) == ["no", "a", "b"]
-    assert sent(calls.Take(limit=1, grace=False, ids=())) == [1, 0]
+    assert sent(calls.Take(limit=1, grace=0, ids=())) == [1, 0]
 
 
 def test_arguments_are_given_by_name() -> None:

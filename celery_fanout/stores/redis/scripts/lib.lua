@@ -3,6 +3,8 @@
 --
 -- KEYS[1]  the prefix of all keys, with its hash tag: all of them lie in one slot
 -- ARGV[1]  the time, for tests that move the clock; "" for the server's own
+-- What else a script takes it declares in its header, as `-- args: id token ids...`: these are locals
+-- of its own, the last one here a list of all that follow. See scripting.py, and calls.py for Python.
 --
 -- Keys (see keys.py for their meaning):
 --   r:<run> hash     d:<run> hash      e:<event> hash     t:<event> string
