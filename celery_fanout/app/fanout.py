@@ -29,10 +29,8 @@ from celery_fanout.running.current import app_in_use, current_run
 from celery_fanout.running.execution import Engine
 from celery_fanout.running.suspending import Republisher
 from celery_fanout.running.wrapping import TaskWrapper
-from celery_fanout.stores.backend import BackendStore
-from celery_fanout.stores.lazy import lazy_store
 from celery_fanout.stores.memory.checkpoints import MemoryStore
-from celery_fanout.stores.opening import choose_ledger
+from celery_fanout.stores.opening import choose_checkpoint_store, choose_ledger, lazy_store
 from celery_fanout.subscribing.registry import Explanation, Registry
 
 if TYPE_CHECKING:
@@ -95,9 +93,7 @@ class Fanout:
         Raises:
             StoreUnsupported: if the result backend cannot be read back.
         """
-        if self.settings.store_url == "memory://":
-            return self.memory_store
-        return BackendStore(self.app, self.settings)
+        return choose_checkpoint_store(self.app, self.settings, self.memory_store)
 
     @once
     def memory_store(self) -> MemoryStore:

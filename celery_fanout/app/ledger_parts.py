@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from celery_fanout.operating.control import RunControl
     from celery_fanout.operating.limits import LimitControl
     from celery_fanout.running.execution import Engine
-    from celery_fanout.stores.flow import Flow
     from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.limits import Flow
     from celery_fanout.subscribing.registry import Registry
 
 __all__ = ["Level2"]

@@ -30,7 +30,7 @@ logger = get_logger(__name__)
 #: How often timers are looked at, in seconds: what is due goes out that much late at most.
 TICK = 1.0
 
-#: The same while throttles let in runs: as late as costs no throughput, ``LATE`` of ``flow.lua``.
+#: The same while throttles let in runs: as late as costs no throughput, ``LATE`` of ``limits.lua``.
 BUSY_TICK = 0.1
 
 #: How many runs are taken at a time.

@@ -26,7 +26,7 @@ from celery_fanout.emitting.fan_in import fan_in_outcome
 from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
 from celery_fanout.keeping.collected_events import collected_events
 from celery_fanout.keeping.supervisor import UNKNOWN_TASK_DELAY
-from celery_fanout.model.events import HEADER_PREFIX, Event, from_attributes
+from celery_fanout.model.events import HEADER_PREFIX, Event
 from celery_fanout.model.failpoints import hit
 from celery_fanout.model.headers import (
     BATCHED,
@@ -42,6 +42,7 @@ from celery_fanout.model.headers import (
 )
 from celery_fanout.model.ids import place_in
 from celery_fanout.model.tracing import continued, is_traced
+from celery_fanout.stores.records import recorded_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -162,11 +163,11 @@ class Wakeups:
             self._ledger.unregistered(wakeup.run_id, UNKNOWN_TASK_DELAY)
             return []
         events = wakeup.events
-        flow = subscription.flow
-        if flow is not None and flow.collects and not events:
+        limits = subscription.limits
+        if limits is not None and limits.collects and not events:
             if wakeup.kind == "parallel":
                 events, event = self._of_parent(wakeup, subscription, event, collected)
-            elif flow.batch is not None:  # a replay is a batch by itself
+            elif limits.batch is not None:  # a replay is a batch by itself
                 events = [wakeup.event]
                 event = event if wakeup.message == BATCHED else subscription.alone(event)
         place, run_id = place_in(wakeup.run_id), wakeup.run_id
@@ -266,6 +267,4 @@ class Wakeups:
 
 def event_of(wakeup: Wakeup) -> Event | None:
     """Rebuild the event of a run; ``None`` if the ledger has it no more."""
-    if not wakeup.attributes:
-        return None
-    return from_attributes(json.loads(wakeup.attributes), json.loads(wakeup.data))
+    return recorded_event(wakeup) if wakeup.attributes else None

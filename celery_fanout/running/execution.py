@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from celery_fanout.model.settings import Settings
     from celery_fanout.running.claimed import ClaimedRun
     from celery_fanout.stores.checkpoints import CheckpointStore, StepKey
-    from celery_fanout.stores.flow import Flow
     from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.limits import Flow
 
 __all__: list[str] = []
 

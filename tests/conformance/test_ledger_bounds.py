@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from celery_fanout.stores.flow import Collect, Flow, Gate
 from celery_fanout.stores.ledger import Ledger, NewEvent, NewRun
+from celery_fanout.stores.limits import Collect, Flow, Gate
 from celery_fanout.stores.memory import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
 from celery_fanout.stores.redis.shards.ledger import ShardedLedger

@@ -30,7 +30,7 @@ from celery_fanout.running.steps.entering import check_function
 from celery_fanout.running.steps.leaving import suspend
 from celery_fanout.running.steps.policy import NO_RETRIES
 from celery_fanout.running.steps.timeouts import time_limit
-from celery_fanout.running.steps.values import decode, encode
+from celery_fanout.running.steps.values import from_stored, to_stored
 from celery_fanout.stores.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _cached(execution: Execution, key: StepKey, checkpoint: Checkpoint, fn: Any)
         raise step_failed(key, checkpoint)
     _warn_order(execution, key, checkpoint)
     announce_completed(execution, key, checkpoint, cached=True)
-    return decode(key[0], fn, checkpoint.value)
+    return from_stored(key[0], fn, checkpoint.value)
 
 
 def _warn_order(execution: Execution, key: StepKey, checkpoint: Checkpoint) -> None:
@@ -187,7 +187,7 @@ def _complete(
     try:
         if isinstance(value, Emission):
             value = value.event.id  # published already; step.emit() is the better way
-        checkpoint.value, checkpoint.stored = encode(fn, value), execution.now()
+        checkpoint.value, checkpoint.stored = to_stored(fn, value), execution.now()
         text = checkpoint.dumps()
         stored = Checkpoint.loads(text)
         size = len(text.encode())
@@ -204,7 +204,7 @@ def _complete(
         error = ValueError(f"the step's result cannot be stored: {exc}")
         raise _failed(execution, key, checkpoint, error) from exc
     announce_completed(execution, key, checkpoint, cached=False)
-    return decode(key[0], fn, stored.value)
+    return from_stored(key[0], fn, stored.value)
 
 
 def _tried(

@@ -11,7 +11,7 @@ from celery_fanout.model.ids import child_id
 from celery_fanout.running.steps.checkpoints import announce_completed, load, step_failed
 from celery_fanout.running.steps.entering import claimed_of
 from celery_fanout.running.steps.leaving import suspend_for_children
-from celery_fanout.running.steps.values import decode
+from celery_fanout.running.steps.values import from_stored
 from celery_fanout.stores.checkpoints import field_of
 from celery_fanout.stores.ledger import NewRun
 
@@ -57,7 +57,7 @@ def invoke_step(
     if checkpoint.status == "failed":
         raise step_failed(key, checkpoint)
     announce_completed(execution, key, checkpoint, cached=True)
-    return decode(id, task.run, checkpoint.value)
+    return from_stored(id, task.run, checkpoint.value)
 
 
 def _check_arguments(id: str, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 from celery_fanout import signals
 from celery_fanout.exceptions import InvalidStep
 from celery_fanout.model.ids import child_id
-from celery_fanout.model.jsondata import encode as encode_json
+from celery_fanout.model.jsondata import encode
 from celery_fanout.running.steps.calling import call_function
 from celery_fanout.running.steps.checkpoints import announce_completed, load, step_failed
 from celery_fanout.running.steps.entering import check_function, claimed_of
 from celery_fanout.running.steps.leaving import suspend_for_children
-from celery_fanout.running.steps.values import decode, encode
+from celery_fanout.running.steps.values import from_stored, to_stored
 from celery_fanout.running.suspending import BranchDone
 from celery_fanout.stores.checkpoints import field_of
 from celery_fanout.stores.ledger import NewRun
@@ -62,7 +62,7 @@ def parallel_step(
                 execution.run.subscription,
                 "parallel",
                 queue="",
-                message=encode_json({"branch": [group, index]}),
+                message=encode({"branch": [group, index]}),
                 field=field_of(key),
                 group=group,
             )
@@ -75,7 +75,7 @@ def parallel_step(
         if checkpoint.status == "failed":
             raise step_failed(key, checkpoint)
         announce_completed(execution, key, checkpoint, cached=True)
-        results.append(decode(id, fn, checkpoint.value))
+        results.append(from_stored(id, fn, checkpoint.value))
     return results
 
 
@@ -112,7 +112,7 @@ def _item_done(
         cached=False,
         attempts=execution.run.attempt,
     )
-    return execution.leave(BranchDone(encode(fn, value)))
+    return execution.leave(BranchDone(to_stored(fn, value)))
 
 
 def _results_before_item(
@@ -133,5 +133,5 @@ def _results_before_item(
             )
         if checkpoint.status == "failed":
             raise step_failed(key, checkpoint)
-        results.append(decode(key[0], fn, checkpoint.value))
+        results.append(from_stored(key[0], fn, checkpoint.value))
     return results

@@ -1,6 +1,6 @@
 """How runs that flow control concerns are recorded in memory: dropped, collected, or let start.
 
-Its twin is in ``stores/redis/scripts/flow.lua``.
+Its twin is in ``stores/redis/scripts/limits.lua``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
+    from celery_fanout.stores.limits import Collect, Flow, Gate, Once, Place, Rate
     from celery_fanout.stores.memory.book import Book
     from celery_fanout.stores.memory.rows import Event
     from celery_fanout.stores.records import NewEvent, NewRun

@@ -1,6 +1,6 @@
 """The gates of the ledger in memory: who holds a place, who waits, and who is let in next.
 
-Each function here has its twin in ``stores/redis/scripts/flow.lua``.
+Each function here has its twin in ``stores/redis/scripts/limits.lua``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from bisect import insort
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from celery_fanout.stores.flow import Rate
+from celery_fanout.stores.limits import Rate
 from celery_fanout.stores.memory.counters import TINY, Counters
 from celery_fanout.stores.memory.rows import Lane
 from celery_fanout.stores.states import RunState
@@ -17,7 +17,7 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery_fanout.stores.flow import Flow, Place
+    from celery_fanout.stores.limits import Flow, Place
     from celery_fanout.stores.memory.counters import Counter
     from celery_fanout.stores.memory.rows import Event, Row
     from celery_fanout.stores.records import LedgerRules

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from celery_fanout.stores.flow import Collect, GateRecord, Holder, Preview, Rate, Tuned
+from celery_fanout.stores.limits import Collect, GateRecord, Holder, Preview, Rate, Tuned
 from celery_fanout.stores.memory.arrivals import dropped_by
 from celery_fanout.stores.memory.operations import operation
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Sequence
 
-    from celery_fanout.stores.flow import Flow, Gate, Once, Place
+    from celery_fanout.stores.limits import Flow, Gate, Once, Place
     from celery_fanout.stores.memory.book import Book
     from celery_fanout.stores.memory.counters import Counter
 
