@@ -8,6 +8,7 @@
           │    ├── UnknownSetting
           │    ├── InvalidSetting
           │    ├── InvalidWebhook (ValueError)
+          │    ├── MissingExtra
           │    ├── NoApp
           │    └── StoreUnsupported
           ├── RegistrationError
@@ -77,6 +78,7 @@ from celery_fanout.exceptions.configuration import (
     ConfigurationError,
     InvalidSetting,
     InvalidWebhook,
+    MissingExtra,
     NoApp,
     StoreUnsupported,
     UnknownSetting,
@@ -171,6 +173,7 @@ __all__ = [
     "InvalidSubscription",
     "InvalidWebhook",
     "LimitNotTuned",
+    "MissingExtra",
     "NestedStep",
     "NoApp",
     "NoCommitToWaitFor",

@@ -23,7 +23,7 @@ from celery_fanout.model.ids import event_key
 from celery_fanout.model.jsondata import encode
 from celery_fanout.running.execution import Engine, engine_override
 from celery_fanout.stores.ledger import NewEvent, NewRun
-from celery_fanout.stores.memory import MemoryLedger
+from celery_fanout.stores.memory.ledger import MemoryLedger
 from celery_fanout.stores.opening import rules_of
 from celery_fanout.stores.states import FINAL, RunState
 from celery_fanout.testing.capturing import CapturedEvents, Capturing, nothing, watching

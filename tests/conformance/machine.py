@@ -20,12 +20,12 @@ from random import Random
 from typing import Any
 
 from celery_fanout.stores.ledger import Claim, NewEvent, NewRun, Recorded
-from celery_fanout.stores.memory import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
 from celery_fanout.stores.redis.shards.ledger import ShardedLedger
 from celery_fanout.stores.states import FINAL, TRANSITIONS, RunState
 from tests.conformance.ledgers import RULES as SHORT
 from tests.conformance.ledgers import Clock, done
+from tests.conformance.twin import Twin
 from tests.servers import RedisServer
 
 __all__ = ["RULES", "explore"]
@@ -135,7 +135,7 @@ class Ledgers:
         server.flush()
         self.shards = shards
         self.clock = Clock()
-        self.memory = MemoryLedger(RULES, self.clock)
+        self.memory = Twin(RULES, self.clock)
         self.redis: Any = (
             RedisLedger(server.url(), RULES, clock=self.clock)
             if shards == 1

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import pytest
 
 from celery_fanout.stores.ledger import Ledger, LedgerRules
-from celery_fanout.stores.memory import MemoryLedger
+from celery_fanout.stores.memory.ledger import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
 from tests.conformance.admissions import RULES, explore
 from tests.conformance.ledgers import Clock
+from tests.conformance.twin import Twin
 from tests.servers import RedisServer
 
 STORIES = 150
@@ -34,7 +35,7 @@ def test_the_ledger_in_redis_keeps_to_them_too(redis_server: RedisServer) -> Non
     assert explore(make, "always", STORIES // 5) == STORIES // 5
 
 
-class Leaky(MemoryLedger):
+class Leaky(Twin):
     """A ledger that forgets to give back what a cancelled run had."""
 
     def cancel(self, run_ids: Sequence[str], reason: str) -> tuple[list[str], list[str]]:
@@ -45,7 +46,7 @@ class Leaky(MemoryLedger):
         return answer
 
 
-class Hasty(MemoryLedger):
+class Hasty(Twin):
     """A ledger that lets one more in than it may."""
 
     def __init__(self, rules: LedgerRules, clock: Clock) -> None:
@@ -56,7 +57,7 @@ class Hasty(MemoryLedger):
         )
 
 
-class Idle(MemoryLedger):
+class Idle(Twin):
     """A ledger that lets nobody in when a place is free."""
 
     def __init__(self, rules: LedgerRules, clock: Clock) -> None:
@@ -65,6 +66,6 @@ class Idle(MemoryLedger):
 
 
 @pytest.mark.parametrize("ledger", [Leaky, Hasty, Idle])
-def test_a_ledger_that_does_not_is_found_out(ledger: type[MemoryLedger]) -> None:
+def test_a_ledger_that_does_not_is_found_out(ledger: type[Twin]) -> None:
     with pytest.raises(AssertionError, match="story"):
         explore(lambda clock: ledger(RULES, clock), "always", 20)

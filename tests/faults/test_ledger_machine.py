@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from celery_fanout.stores.ledger import Ledger
-from celery_fanout.stores.memory import MemoryLedger
+from celery_fanout.stores.memory.ledger import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
 from tests.conformance import admissions
 from tests.conformance.ledgers import Clock

@@ -305,6 +305,11 @@ def _names(part: str) -> Iterator[str]:
 _DEFINES = re.compile(r"^local (?:function (\w+)|([\w, ]+?) *(?:=|$))", re.MULTILINE)
 
 
+@lru_cache(maxsize=256)
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text))
+
+
 def _read_script(name: str) -> str:
     folder = resources.files("celery_fanout.stores.redis") / "scripts"
     return (folder / f"{name}.lua").read_text("utf-8")
@@ -320,10 +325,10 @@ def source(name: str, rules: str) -> str:
         name: of the script.
         rules: Lua that defines the rules.
     """
-    text = _read_script(name)
+    words = _words(_read_script(name))
     parts: list[str] = []
     for defined, part in reversed(_library()):
-        if defined & set(re.findall(r"\w+", text)):
+        if defined & words:
+            words |= _words(part)
             parts.insert(0, part)
-            text += part
     return "\n\n".join([rules, *parts, _read_script(name)])

@@ -57,6 +57,7 @@ class RedisLedger(RedisLimits):
         link: the way there, if others share it.
     """
 
+    name = "The Redis ledger"
     supports_publish = True
     supports_flow = True
     shards = 1
@@ -72,7 +73,6 @@ class RedisLedger(RedisLimits):
         timeout: float = 5.0,
         link: Link | None = None,
     ) -> None:
-        self.name = "The Redis ledger"
         self.rules = rules
         self.url = url
         self.clock = clock

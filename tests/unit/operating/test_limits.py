@@ -24,7 +24,7 @@ from celery_fanout.operating.control import RunControl
 from celery_fanout.operating.limits import declared_limits, described
 from celery_fanout.stores.flow import Flow, Gate, Place
 from celery_fanout.stores.ledger import NewEvent, NewRun
-from celery_fanout.stores.memory import MemoryLedger
+from celery_fanout.stores.memory.ledger import MemoryLedger
 from tests.conformance.ledgers import RULES, Clock
 
 SHIP = "shop.ship@order/paid"
