@@ -11,28 +11,27 @@ from collections.abc import Sequence
 import pytest
 
 from celery_fanout.stores.ledger import Ledger, LedgerRules
-from celery_fanout.stores.memory.ledger import MemoryLedger
-from celery_fanout.stores.redis import RedisLedger
 from tests.conformance.admissions import RULES, explore
 from tests.conformance.ledgers import Clock
+from tests.conformance.mirror import Mirror
 from tests.conformance.twin import Twin
 from tests.servers import RedisServer
 
-STORIES = 150
+STORIES = 30
 
 
 @pytest.mark.timeout(600)
-def test_the_ledger_in_memory_keeps_to_the_limits() -> None:
-    assert explore(lambda clock: MemoryLedger(RULES, clock), "always", STORIES) == STORIES
+def test_the_scripts_keep_to_the_limits(redis_server: RedisServer) -> None:
+    """On the embedded Lua, and in Redis the same."""
 
-
-@pytest.mark.timeout(600)
-def test_the_ledger_in_redis_keeps_to_them_too(redis_server: RedisServer) -> None:
     def make(clock: Clock) -> Ledger:
-        redis_server.flush()
-        return RedisLedger(redis_server.url(), RULES, clock=clock)
+        return Mirror(redis_server.url(), RULES, clock)
 
-    assert explore(make, "always", STORIES // 5) == STORIES // 5
+    assert explore(make, "always", STORIES) == STORIES
+
+
+def test_the_twin_keeps_to_them_too() -> None:
+    assert explore(lambda clock: Twin(RULES, clock), "always", STORIES) == STORIES
 
 
 class Leaky(Twin):

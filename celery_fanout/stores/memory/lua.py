@@ -10,7 +10,7 @@ import os
 import threading
 from hashlib import sha1
 from importlib import import_module, resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import NoScriptError, ResponseError
 
@@ -134,24 +134,21 @@ class Engine:
             raise ResponseError(f"{type(exc).__name__}: {exc}") from exc
 
     def _to_lua(self, value: Any) -> Any:
-        if isinstance(value, str):
+        kind = cast("Any", type(value))
+        if kind is str:
             return value.encode()  # refuses half a surrogate pair, as cjson does
-        if isinstance(value, list):
-            items: list[Any] = value
-            return self._table([self._to_lua(item) for item in items])
-        if isinstance(value, dict):
-            fields: dict[str, Any] = value
-            return self._table({name.encode(): self._to_lua(fields[name]) for name in fields})
+        if kind is list:
+            return self._table([self._to_lua(item) for item in value])
+        if kind is dict:
+            return self._table({name.encode(): self._to_lua(value[name]) for name in value})
         return self._null if value is None else value
 
 
 def _decoded(reply: Any) -> Any:
-    if isinstance(reply, bytes):
+    kind = cast("Any", type(reply))
+    if kind is bytes:
         return reply.decode()
-    if isinstance(reply, list):
-        items: list[Any] = reply
-        return [_decoded(item) for item in items]
-    return reply
+    return [_decoded(item) for item in reply] if kind is list else reply
 
 
 def _sha1hex(text: bytes) -> bytes:
