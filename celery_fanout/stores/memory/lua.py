@@ -10,6 +10,7 @@ import os
 import threading
 from hashlib import sha1
 from importlib import import_module, resources
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import NoScriptError, ResponseError
@@ -62,10 +63,8 @@ class Engine:
         self._table: Any = lua.table_from
         self._null: Any = lua.eval(b"newproxy()")
         self._globals[b"redis"] = self._table({b"call": self._call, b"sha1hex": _sha1hex})
-        make: Any = lua.compile(
-            (resources.files("celery_fanout.stores.memory") / "cjson.lua").read_bytes()
-        )
-        self._globals[b"cjson"] = make(self._decode, self._null)
+        cjson = resources.files("celery_fanout.stores.memory") / "cjson.lua"
+        self._globals[b"cjson"] = lua.compile(cjson.read_bytes())(self._decode, self._null)
         self._scripts: dict[str, Any] = {}
         self._database: Database | None = None
 
@@ -115,7 +114,8 @@ class Engine:
             return 1 if value else None
         if isinstance(value, (int, float)):
             return int(value)
-        return [self._reply(value[index]) for index in range(1, len(value) + 1)]
+        items = map(value.__getitem__, count(1))  # up to the first nil
+        return [self._reply(item) for item in takewhile(lambda item: item is not None, items)]
 
     # -- what scripts call ----------------------------------------------------------------------
 
@@ -151,5 +151,5 @@ def _decoded(reply: Any) -> Any:
     return [_decoded(item) for item in reply] if kind is list else reply
 
 
-def _sha1hex(text: bytes) -> bytes:
-    return sha1(text, usedforsecurity=False).hexdigest().encode()
+def _sha1hex(text: Any) -> bytes:
+    return sha1(to_bytes(text), usedforsecurity=False).hexdigest().encode()

@@ -24,7 +24,7 @@ from celery_fanout import (
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported, WrongKind
 from celery_fanout.model.ids import event_key
 from celery_fanout.operating.replaying import begin_again
-from celery_fanout.stores.memory.client import MemoryLink
+from celery_fanout.stores.memory.ledger import MemoryLink
 from celery_fanout.subscribing.combinations import FlowOptions
 from celery_fanout.testing import Clock, FanoutTester
 
