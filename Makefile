@@ -106,6 +106,10 @@ timelines: $(venv)/.has-test ## draw the timelines in the documentation anew, fr
 	@scripts/ensure-servers
 	$(python) -m tests.docs.timelines
 
+.PHONY: house
+house: $(venv)/.has-test ## draw the rooms of the package anew, from the import contract
+	$(python) scripts/draw-house > docs/images/the-house.svg
+
 # --- to begin again ---------------------------------------------------------------------------------------
 
 .PHONY: clean

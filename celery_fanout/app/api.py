@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from celery_fanout.app.fanout import get_fanout
-from celery_fanout.emitting.delivery import deliver_in_thread
+from celery_fanout.emitting.delivery import installed
 from celery_fanout.running.steps.step import Step
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ async def aemit(
     fanout = get_fanout(app)  # the current app is thread-local
     options: dict[str, Any] = {"id": id, "subject": subject, "source": source, "time": time}
     options.update(delivery=delivery, using=using, delay=delay, expires=expires, then=then)
-    return await deliver_in_thread(partial(fanout.emit, event, data, **options))
+    return await installed.deliverer.in_thread(partial(fanout.emit, event, data, **options))
 
 
 def explain(

@@ -46,7 +46,7 @@ class Finding:
 
 def findings(fanout: Fanout) -> list[Finding]:
     """Return what is to be said about an app, errors first."""
-    found: list[Finding] = []
+    result: list[Finding] = []
     try:
         fanout.load()
         redactor_of(fanout.settings)
@@ -55,9 +55,9 @@ def findings(fanout: Fanout) -> list[Finding]:
     # in eager mode nothing is sent, or kept beyond the call
     servers = () if fanout.app.conf.task_always_eager else (_store, _broker, _acks)
     for check in (_registrations, _content, *servers, _others):
-        found.extend(check(fanout))
+        result.extend(check(fanout))
     order = {"error": 0, "warning": 1, "info": 2}
-    return sorted(found, key=lambda finding: order[finding.level])
+    return sorted(result, key=lambda finding: order[finding.level])
 
 
 def _names(names: list[str], most: int = 5) -> str:
@@ -68,12 +68,12 @@ def _names(names: list[str], most: int = 5) -> str:
 def _subscribers(fanout: Fanout) -> list[Any]:
     """Return the tasks that runs execute: subscribers, the links of their tails, on_failure."""
     tasks: Any = fanout.app.tasks
-    found: dict[str, Any] = {}
+    subscribers: dict[str, Any] = {}
     for sub in fanout.registry:
         for name in (sub.task.name, *(link["task"] for link in sub.tail), sub.on_failure):
             if name is not None and name in tasks:  # another process may have it
-                found[name] = tasks[name]
-    return list(found.values())
+                subscribers[name] = tasks[name]
+    return list(subscribers.values())
 
 
 def _registrations(fanout: Fanout) -> Iterator[Finding]:

@@ -8,17 +8,18 @@ import time as clock_module
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from celery.canvas import signature
-from kombu.utils import json as kombu_json
-
 from celery_fanout.app import (
     logs,  # noqa: F401  # pyright: ignore[reportUnusedImport] - listens to the signals
 )
 from celery_fanout.app.ledger_parts import Level2
 from celery_fanout.app.once import once
-from celery_fanout.emitting.delivery import Publication, deliver
-from celery_fanout.emitting.drafting import draft, times_of
-from celery_fanout.emitting.fan_in import fan_in_message, fan_in_of
+from celery_fanout.emitting.broker.templates import Templates
+from celery_fanout.emitting.delivery import Draft, installed
+from celery_fanout.emitting.drafting import draft_event, times_of
+from celery_fanout.emitting.eager import EagerEmitter
+from celery_fanout.emitting.emitters import BrokerEmitter
+from celery_fanout.emitting.fan_in import fan_in_message
+from celery_fanout.emitting.freezing import Freezer
 from celery_fanout.emitting.publishing import Publisher
 from celery_fanout.exceptions import EmitWhileImporting, InvalidEvent, StoreUnsupported
 from celery_fanout.keeping import (
@@ -26,7 +27,7 @@ from celery_fanout.keeping import (
 )
 from celery_fanout.keeping.requests import supervise_requests
 from celery_fanout.model.settings import Settings
-from celery_fanout.operating.explaining import foretell
+from celery_fanout.operating.explaining import explain
 from celery_fanout.running.current import app_in_use, current_run
 from celery_fanout.running.execution import Engine
 from celery_fanout.running.suspending import Suspension
@@ -44,11 +45,12 @@ if TYPE_CHECKING:
     from celery import Celery
     from pydantic import BaseModel
 
-    from celery_fanout.emitting.chains import FrozenChain
+    from celery_fanout.emitting.delivery import Emitter
     from celery_fanout.emitting.emission import Emission
     from celery_fanout.model.events import Event
     from celery_fanout.model.run import Run
     from celery_fanout.operating.control import RunControl
+    from celery_fanout.operating.limits import LimitControl
     from celery_fanout.stores.checkpoints import CheckpointStore
     from celery_fanout.stores.ledger import Ledger
 
@@ -76,7 +78,6 @@ class Fanout:
         self.registry = Registry(app, self.executor.wrap)
         self._loaded = False
         self._loading = False
-        self._stand_in: Level2 | None = None
 
     def _now(self) -> float:
         return self.clock()
@@ -107,50 +108,76 @@ class Fanout:
         return MemoryStore(self.settings.checkpoint_expires, self._now)
 
     @once
-    def publisher(self) -> Publisher:
-        """Publishes events. Tests put another in its place."""
-        return self._own_publisher
-
-    @once
-    def _own_publisher(self) -> Publisher:
-        return Publisher(
-            self.app,
-            self.settings,
-            self.registry,
-            self._run_eagerly,
-            self.suspension.hop,
-            self._chosen_ledger,
-        )
-
-    @once
     def _chosen_ledger(self) -> Ledger | None:
         return choose_ledger(self.app, self.settings, self._now)
 
-    @property
-    def level2(self) -> Level2 | None:
-        """What works with the ledger; ``None`` on level 1."""
-        return self._stand_in or self._own_level2
+    @once
+    def templates(self) -> Templates:
+        """What is the same in all messages of a subscription."""
+        return Templates(self.app, None if self._chosen_ledger is None else self.settings.queue)
 
     @once
-    def _own_level2(self) -> Level2 | None:
-        if self._chosen_ledger is None:
-            return None
-        return Level2(
-            self.app, self.settings, self.registry, self._own_publisher, self._chosen_ledger
+    def freezer(self) -> Freezer:
+        """Makes the chains of events; in a simulation, the simulation's."""
+        keeps_results = self._chosen_ledger is not None and self.settings.results == "ledger"
+        return Freezer(
+            self.app,
+            self.registry,
+            self.templates,
+            self._chosen_ledger,
+            ledger_results=keeps_results,
         )
 
+    @once
+    def publisher(self) -> Publisher:
+        """Publishes chains."""
+        return Publisher(self.app, self.settings, self.templates, self._chosen_ledger)
+
+    @once
+    def level2(self) -> Level2 | None:
+        """What works with the ledger; ``None`` on level 1. In a simulation, the simulation's."""
+        if self._chosen_ledger is None:
+            return None
+        return Level2(self, self._chosen_ledger, self.freezer, self.publisher, self._eager_emitter)
+
+    @once
+    def emitter(self) -> Emitter:
+        """What emits: to the broker on level 1, to the ledger on level 2, or to a test."""
+        if self.level2 is not None:
+            return self.level2.emitter
+        return BrokerEmitter(
+            self.app,
+            self.freezer,
+            self.publisher,
+            self._eager_emitter,
+            self._now,
+            self.suspension.hop,
+        )
+
+    @once
+    def _eager_emitter(self) -> EagerEmitter:
+        return EagerEmitter(self.app, self.freezer, self.memory_store, self._now)
+
     @contextmanager
-    def working_with(self, level2: Level2) -> Generator[None]:
-        """Use another ledger in a block, whatever the app's own store is: for tests."""
-        before, self._stand_in = self._stand_in, level2
-        captures = self.__dict__.pop("publisher", None)
+    def emitting_to(self, emitter: Emitter, level2: Level2 | None = None) -> Generator[None]:
+        """Put another emitter in place for a block: for tests.
+
+        Args:
+            emitter: what emits meanwhile.
+            level2: what works with the ledger meanwhile; as before by default.
+        """
+        replaced: dict[str, Any] = {"emitter": emitter}
+        if level2 is not None:
+            replaced.update(level2=level2, freezer=level2.freezer)
+        parts = vars(self)  # parts that nobody has needed yet are not built for this
+        before = {name: parts[name] for name in replaced if name in parts}
+        parts.update(replaced)
         try:
             yield
         finally:
-            self._stand_in = before
-            self.__dict__.pop("publisher", None)
-            if captures is not None:
-                self.__dict__["publisher"] = captures
+            for name in replaced:
+                del parts[name]
+            parts.update(before)
 
     @property
     def ledger(self) -> Ledger:
@@ -172,13 +199,20 @@ class Fanout:
         self.load()  # what a subscription id means is known from the task modules
         return level2.control
 
+    @property
+    def limits(self) -> LimitControl:
+        """To list the limits of flow control, and to change their numbers.
+
+        Raises:
+            StoreUnsupported: on level 1.
+        """
+        level2 = self._level2("limits")
+        self.load()  # the limits are in the task modules
+        return level2.limits
+
     def _level2(self, feature: str) -> Level2:
         if self.level2 is None:
-            raise StoreUnsupported(
-                f"The store of the app {self.app.main!r}",
-                feature,
-                "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
-            )
+            raise StoreUnsupported.on_level_1(f"The store of the app {self.app.main!r}", feature)
         return self.level2
 
     def _engine(self, eager: bool) -> Engine:  # noqa: FBT001 - a callback with one argument
@@ -199,25 +233,6 @@ class Fanout:
         # its checkpoint says that it was emitted, so it does not wait for a transaction
         options.setdefault("delivery", "now")
         return self.emit(event, data, cause=cause, **options)
-
-    def _run_eagerly(self, chain: FrozenChain) -> Any:
-        """Execute one chain in place, as ``task_always_eager`` does with any task."""
-        options = dict(chain.subscription.options)
-        result = chain.subscription.task.apply_async(
-            args=chain.args,
-            task_id=chain.run_id,
-            headers={**(options.pop("headers", None) or {}), **chain.headers},
-            link_error=[signature(errback, app=self.app) for errback in chain.errbacks or ()],
-            **options,
-        )
-        for link in reversed(chain.chain or []):
-            if not result.successful():
-                break
-            sig = signature(link, app=self.app)
-            result = sig.apply(args=() if sig.immutable else (result.result,))
-        links = [link["options"]["task_id"] for link in chain.chain or []]
-        self.memory_store.forget([chain.run_id, *links])  # the next emit of this id starts afresh
-        return result
 
     # -- doors ---------------------------------------------------------------------------------
 
@@ -246,7 +261,12 @@ class Fanout:
         """Whether :meth:`load` is under way: not all subscriptions are known yet."""
         return self._loading
 
-    def _load_to_emit(self) -> None:
+    def load_to_emit(self) -> None:
+        """Import the app's task modules: without them nobody would get an event.
+
+        Raises:
+            EmitWhileImporting: if they are being imported.
+        """
         self.load()
         if self._loading:  # only the thread that is loading gets here meanwhile
             raise EmitWhileImporting(str(self.app.main))
@@ -276,61 +296,26 @@ class Fanout:
         **attributes: Any,
     ) -> Emission:
         """Publish an event to the app's subscribers; see :func:`emit`."""
-        self._load_to_emit()
-        waits, patience = times_of(event, delay, expires)
-        cause = cause or current_run()
-        drafted = draft(self.settings, event, data, cause=cause, **attributes)
-        needs_ledger = patience is not None or then is not None
-        if needs_ledger and not self._records and not self.app.conf.task_always_eager:
+        self.load_to_emit()
+        delay_seconds, expires_seconds = times_of(event, delay, expires)
+        drafted = draft_event(
+            self.settings, event, data, cause=cause or current_run(), **attributes
+        )
+        needs_ledger = then is not None or expires_seconds is not None
+        if needs_ledger and not self.app.conf.task_always_eager:
             self._level2("emit(expires=)" if then is None else "emit(then=)")
-        called = "" if then is None else fan_in_message(drafted.name, then)
-        publication = Publication(self, [drafted], waits, patience, called)
-        return deliver(publication, delivery, using)[0]
-
-    def check(self, publication: Publication) -> None:
-        """Raise what publishing would raise that does not depend on when it happens."""
-        found = self._own_publisher if self._stand_in is None else self._stand_in.publisher
-        found.check(publication.events)
-
-    def publish(self, publication: Publication) -> list[Emission]:
-        """Publish events that were checked before, at once."""
-        self._load_to_emit()  # in a relay nothing else does, and it would fan out to nobody
-        events, then = publication.events, publication.then
-        if self._records:
-            return self._level2("emit").emit(
-                events, delay=publication.delay, expires=publication.expires, then=then
-            )
-        delay = publication.delay
-        emissions = self.publisher.emit(events, None if delay is None else self.clock() + delay)
-        if then and self.app.conf.task_always_eager:
-            called = signature(kombu_json.loads(then)["signature"], app=self.app)
-            called.apply(() if called.immutable else (fan_in_of(emissions[0]),))
-        return emissions
-
-    @property
-    def _records(self) -> bool:
-        """Whether emissions go to the ledger: not where subscribers run in place, or in a test."""
-        if self._stand_in is not None and "publisher" not in self.__dict__:
-            return True
-        eager = self.app.conf.task_always_eager
-        return not self._captured and not eager and self.level2 is not None
-
-    @property
-    def _captured(self) -> bool:
-        return self.publisher is not self._own_publisher
-
-    @property
-    def in_test(self) -> bool:
-        """Whether a test records what is emitted, in place of publishing it."""
-        return self._stand_in is not None or self._captured
+        fan_in = "" if then is None else fan_in_message(drafted.name, then)
+        draft = Draft(self, [drafted], delay_seconds, expires_seconds, fan_in)
+        [emission] = installed.deliverer.deliver(draft, delivery, using)
+        return emission
 
     def emit_many(
         self, events: Iterable[Any], *, delivery: str | None = None, using: str | None = None
     ) -> list[Emission]:
         """Publish several events in one batch; see :func:`emit_many`."""
-        self._load_to_emit()
+        self.load_to_emit()
         cause = current_run()
-        drafts: list[Event] = []
+        drafted: list[Event] = []
         for item in events:
             pair: Any = cast("Any", item) if isinstance(item, tuple) else (item, None)
             if len(pair) != 2:  # noqa: PLR2004 - a name and its data
@@ -339,17 +324,17 @@ class Fanout:
                     f"is one of {len(pair)} values",
                     "Pass pairs of name and data, typed events, or Event objects.",
                 )
-            drafts.append(draft(self.settings, *pair, cause=cause))
-        if not drafts:
+            drafted.append(draft_event(self.settings, *pair, cause=cause))
+        if not drafted:
             return []
-        return deliver(Publication(self, drafts), delivery, using)
+        return installed.deliverer.deliver(Draft(self, drafted), delivery, using)
 
     def explain(self, event: str | BaseModel | Event, data: Any = None) -> list[Explanation]:
         """Return for every subscription why it does or does not match; see :func:`explain`."""
         self.load()
         level2 = self.level2
-        drafted = draft(self.settings, event, data, cause=current_run())
-        return foretell(self.registry, drafted, None if level2 is None else level2.ledger)
+        drafted = draft_event(self.settings, event, data, cause=current_run())
+        return explain(self.registry, drafted, None if level2 is None else level2.ledger)
 
 
 @contextmanager

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from celery_fanout.emitting.celery_results import CeleryResults
-from celery_fanout.emitting.recording import Recorder, Schedule
-from celery_fanout.exceptions import EmitError, InvalidEvent, StoreUnavailable
+from celery_fanout.emitting.delivery import Draft, Owner
+from celery_fanout.emitting.emitters import LedgerEmitter
+from celery_fanout.emitting.recording import Recorder
+from celery_fanout.exceptions import InvalidEvent
 from celery_fanout.keeping.endings import Endings
 from celery_fanout.keeping.keeper import Keeper
 from celery_fanout.keeping.supervisor import Supervisor
@@ -18,13 +20,15 @@ from celery_fanout.subscribing.admission import flow_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from celery import Celery
-
-    from celery_fanout.emitting.emission import Emission
+    from celery_fanout.emitting.broker.templates import Templates
+    from celery_fanout.emitting.delivery import Emitter
+    from celery_fanout.emitting.eager import EagerEmitter
+    from celery_fanout.emitting.freezing import Freezer
     from celery_fanout.emitting.publishing import Publisher
     from celery_fanout.model.events import Event
     from celery_fanout.model.settings import Settings
     from celery_fanout.operating.control import RunControl
+    from celery_fanout.operating.limits import LimitControl
     from celery_fanout.running.execution import Engine
     from celery_fanout.stores.flow import Flow
     from celery_fanout.stores.ledger import Ledger
@@ -33,19 +37,37 @@ if TYPE_CHECKING:
 __all__ = ["Level2"]
 
 
+class Parts(Owner, Protocol):
+    """The parts of an app that level 2 builds on: its :class:`~celery_fanout.app.fanout.Fanout`."""
+
+    registry: Registry
+
+    @property
+    def settings(self) -> Settings:
+        """The app's settings."""
+        ...
+
+    @property
+    def templates(self) -> Templates:
+        """What is the same in all messages of a subscription."""
+        ...
+
+
 class Level2:
     """The parts of one app that a ledger makes possible.
 
     Args:
-        app: the Celery app.
-        settings: its settings.
-        registry: its subscriptions.
-        publisher: publishes chains.
+        owner: the app's parts.
         ledger: the ledger.
+        freezer: makes chains.
+        publisher: publishes them.
+        eager: emits where ``task_always_eager`` is set; ``None``: that is not looked at.
 
     Attributes:
-        publisher: publishes chains.
         ledger: the ledger.
+        freezer: makes chains.
+        publisher: publishes them.
+        emitter: records and publishes events.
         wakeups: publishes what is due.
         endings: sees to what follows from the end of a run.
         supervisor: tells the ledger what a worker's main process sees.
@@ -53,24 +75,32 @@ class Level2:
 
     def __init__(
         self,
-        app: Celery,
-        settings: Settings,
-        registry: Registry,
-        publisher: Publisher,
+        owner: Parts,
         ledger: Ledger,
+        freezer: Freezer,
+        publisher: Publisher,
+        eager: EagerEmitter | None = None,
     ) -> None:
-        self._app = app
-        self._settings = settings
-        self._registry = registry
-        self.publisher = publisher
+        app = owner.app
+        self._owner = owner
+        self._registry = owner.registry
         self.ledger = ledger
-        self.wakeups = Wakeups(app, ledger, registry, publisher, self._ended)
-        results = None if publisher.ledger_results else CeleryResults(app, ledger)
-        self._recorder = Recorder(publisher, ledger, self.wakeups.wake, results)
+        self.freezer = freezer
+        self.publisher = publisher
+        self.wakeups = Wakeups(app, ledger, owner.registry, freezer, publisher, self._ended)
+        results = None if freezer.ledger_results else CeleryResults(app, ledger)
+        recorder = Recorder(ledger, freezer, publisher.preparers)
+        self.emitter: Emitter = LedgerEmitter(
+            app, ledger, freezer, recorder, publisher, self.wakeups.wake, results, eager
+        )
         self.endings = Endings(
-            app, ledger, registry, lambda event: self.emit([event]), self.wakeups.wake, results
+            app, ledger, owner.registry, self._emit_ending, self.wakeups.wake, results
         )
         self.supervisor = Supervisor(ledger, self.wakeups.wake, self._ended)
+
+    def queues(self) -> set[str]:
+        """Return the names of the queues that runs may go to, as far as this process knows."""
+        return self._owner.templates.queues(self._registry)
 
     def engine(self, engine: Engine) -> Engine:
         """Return an engine that works with the ledger."""
@@ -83,64 +113,29 @@ class Level2:
             cancels=self._cancels,
         )
 
-    def _flow(self, subscription: str, event: Event) -> Flow | None:
+    def _flow(self, subscription_id: str, event: Event) -> Flow | None:
         """Return the limits of a run that is recorded anew, as the ledger has lost it."""
-        found = self._registry.find(subscription)
+        subscription = self._registry.find(subscription_id)
         try:
-            flow = None if found is None else flow_of(found, event)
-        except (
-            InvalidEvent
-        ):  # it was worked out when the event was emitted; the code is another now
+            flow = None if subscription is None else flow_of(subscription, event)
+        except InvalidEvent:  # known when the event was emitted; the code is another now
             return None
         # what it is made of, and whether it is dropped, was decided then
         return flow and replace(flow, collect=None, once=None, rate_limit=None)
 
-    def _cancels(self, subscription: str, event: Event) -> tuple[tuple[str, str], ...]:
+    def _cancels(self, subscription_id: str, event: Event) -> tuple[tuple[str, str], ...]:
         """Return which events cancel a run that is recorded anew."""
-        found = self._registry.find(subscription)
+        subscription = self._registry.find(subscription_id)
         try:
-            return () if found is None else found.cancels(event)
+            return () if subscription is None else subscription.cancels(event)
         except InvalidEvent:  # as above
             return ()
 
     def _ended(self, run_id: str) -> None:
         self.endings.tell(run_id)
 
-    def emit(
-        self,
-        events: Sequence[Event],
-        *,
-        delay: float | None = None,
-        expires: float | None = None,
-        then: str = "",
-    ) -> list[Emission]:
-        """Record and publish events.
-
-        Args:
-            events: the events, already validated.
-            delay: seconds before their runs start.
-            expires: seconds within which their runs must have started.
-            then: JSON of the signature that gets the outcome of all runs of an event.
-
-        Raises:
-            EmitError: if the ledger does not answer.
-        """
-        now = 0.0 if delay is None and expires is None else self._now(events)
-        schedule = Schedule(
-            resume_at=None if delay is None else now + delay,
-            expires_at=None if expires is None else now + expires,
-            then=then,
-        )
-        return self._recorder.emit(events, schedule)
-
-    def _now(self, events: Sequence[Event]) -> float:
-        try:
-            return self.ledger.time()
-        except StoreUnavailable as exc:
-            first, *others = [event.id for event in events]
-            raise EmitError(
-                events[0].name, first, {}, f"{exc.store}: {exc.reason}", others
-            ) from exc
+    def _emit_ending(self, event: Event) -> None:
+        self.emitter.emit(Draft(self._owner, [event]))
 
     @cached_property
     def control(self) -> RunControl:
@@ -148,6 +143,13 @@ class Level2:
         from celery_fanout.operating.control import RunControl
 
         return RunControl(self.ledger, self._registry, self.wakeups.wake)
+
+    @cached_property
+    def limits(self) -> LimitControl:
+        """To list the limits of flow control, and to change their numbers."""
+        from celery_fanout.operating.limits import LimitControl
+
+        return LimitControl(self.ledger, self._registry)
 
     def keeper(
         self,
@@ -165,5 +167,5 @@ class Level2:
             boot=boot,
             held=held,
             lost=lost,
-            redrive=self._settings.keeper if redrive is None else redrive,
+            redrive=self._owner.settings.keeper if redrive is None else redrive,
         )

@@ -13,21 +13,22 @@ __all__ = ["once"]
 
 T = TypeVar("T")
 
+if TYPE_CHECKING:
+    once = property  # type checkers know no other descriptor that fits a protocol
+else:
 
-class once(cached_property[T]):  # noqa: N801 - used as a decorator
-    """``functools.cached_property`` with a lock, which that has no more since Python 3.12.
+    class once(cached_property[T]):  # noqa: N801 - used as a decorator
+        """``functools.cached_property`` with a lock, which that has no more since Python 3.12.
 
-    Without it the first two requests of a web process may each make a part of their own, and go on
-    with different ones.
-    """
+        Without it the first two requests of a web process may each make a part of their own, and go
+        on with different ones.
+        """
 
-    def __init__(self, func: Callable[[Any], T]) -> None:
-        super().__init__(func)
-        self._lock = threading.RLock()
+        def __init__(self, func: Callable[[Any], T]) -> None:
+            super().__init__(func)
+            self._lock = threading.RLock()
 
-    if not TYPE_CHECKING:  # its type is that of cached_property
-
-        def __get__(self, instance, owner=None):
+        def __get__(self, instance: Any, owner: Any = None) -> Any:
             """Return the value; only called as long as the instance has none."""
             if instance is None:
                 return self

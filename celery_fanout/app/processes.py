@@ -26,11 +26,7 @@ POOLS = ("solo", "threads")
 
 def _required(fanout: Fanout, feature: str) -> None:
     if fanout.level2 is None:
-        raise StoreUnsupported(
-            f"The store of the app {fanout.app.main!r}",
-            feature,
-            "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
-        )
+        raise StoreUnsupported.on_level_1(f"The store of the app {fanout.app.main!r}", feature)
 
 
 def run_keeper(fanout: Fanout, say: Callable[[str], Any]) -> None:
@@ -54,7 +50,7 @@ def run_keeper(fanout: Fanout, say: Callable[[str], Any]) -> None:
     level2 = fanout.level2
     assert level2 is not None  # noqa: S101 - required
     # it consumes from no queue, so it looks at all
-    lost = LostMessages(fanout.app, level2.ledger, level2.publisher.queues)
+    lost = LostMessages(fanout.app, level2.ledger, level2.queues)
     keeper = level2.keeper(redrive=True, lost=lost)
 
     def end(*_: object) -> None:

@@ -15,10 +15,9 @@ from celery.exceptions import TaskRevokedError
 from kombu.utils import json as kombu_json
 
 from celery_fanout.emitting.chains import link_id
-from celery_fanout.emitting.emission import is_ignored
-from celery_fanout.emitting.results import error_of
+from celery_fanout.emitting.emission import error_of, is_ignored
 from celery_fanout.exceptions import INTERRUPTS
-from celery_fanout.stores.ledger import Outcome
+from celery_fanout.stores.ledger import RunOutcome
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
@@ -69,10 +68,10 @@ class CeleryResults:
         if run.state is RunState.FAILED and run.reason == "error":
             return True  # a worker met the error, and stores it
         message: str = run.detail.get("message") or ""
-        outcome = Outcome(run.id, run.state, error=run.detail.get("error"), reason=run.reason)
+        outcome = RunOutcome(run.id, run.state, error=run.detail.get("error"), reason=run.reason)
         try:
             if run.kind != "event" and message:
-                links = list(_asked(run.id, kombu_json.loads(message)))
+                links = list(_links_of_task(run.id, kombu_json.loads(message)))
             elif subscription is not None:  # which the code may not have any more
                 links = _links(run.id, subscription)
             else:
@@ -85,7 +84,9 @@ class CeleryResults:
             return False
         return True
 
-    def _store(self, links: Sequence[_Link], outcome: Outcome, reply_to: str | None = None) -> None:
+    def _store(
+        self, links: Sequence[_Link], outcome: RunOutcome, reply_to: str | None = None
+    ) -> None:
         state: str = states.FAILURE
         error: Any = error_of(outcome)
         if outcome.state is RunState.CANCELLED:  # as a worker says that met a revoked task
@@ -111,7 +112,7 @@ def _links(run_id: str, subscription: Subscription) -> list[_Link]:
     ]
 
 
-def _asked(run_id: str, message: Mapping[str, Any]) -> Iterator[_Link]:
+def _links_of_task(run_id: str, message: Mapping[str, Any]) -> Iterator[_Link]:
     """Yield what is no handling of an event, and the links that would have followed it."""
     signature: dict[str, Any] = message["signature"]
     yield run_id, signature["task"], signature.get("options") or {}

@@ -16,6 +16,7 @@ from celery_fanout.model.headers import (
     GENERATION_HEADER,
     IGNORED_HEADER,
     KIND_HEADER,
+    RESUME_HEADER,
     RUN_HEADER,
     SUBSCRIPTION_HEADER,
     VERSION,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from celery_fanout.stores.flow import Flow
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["FrozenChain", "freeze", "link_id"]
+__all__ = ["FrozenChain", "FrozenEvent", "chain_for", "link_id"]
 
 
 @dataclass  # not frozen itself: that would take three times as long to make
@@ -37,39 +38,65 @@ class FrozenChain:
     """One chain, ready to publish.
 
     Attributes:
+        event: the event.
         subscription: whose chain it is.
         run_id: id of the run and task id of the first link.
         result_id: task id of the last link, the first one's if there is no tail.
         args: arguments of the first link: the event's data.
         headers: headers of the first link.
-        chain: the remaining links in the order that Celery's ``chain`` option wants, last first.
+        links: the remaining links in the order that Celery's ``chain`` option wants, last first.
         errbacks: signatures for ``link_error``; none on level 2, where the ledger sees to it.
         retries: how many of the task's retries were spent.
         celery_results: whether Celery stores what the links return; else the ledger does.
         flow: what has to be so before the run may start; where it is emitted, on level 2.
         priority: the broker's, if it has one of its own.
+        state: ``"published"`` if the broker has it, ``"unknown"`` if it may have it, else
+            ``"unpublished"``.
     """
 
+    event: Event
     subscription: Subscription
     run_id: str
     result_id: str
     args: tuple[Any, ...]
     headers: dict[str, Any]
-    chain: list[dict[str, Any]] | None
+    links: list[dict[str, Any]] | None
     errbacks: list[dict[str, Any]] | None
     retries: int = 0
     celery_results: bool = True
     flow: Flow | None = None
     priority: int | None = None
+    state: str = "unpublished"
+
+    def resume(self, resume_at: float) -> None:
+        """Let the run start at a POSIX time, on level 1."""
+        self.headers[RESUME_HEADER] = resume_at
 
     def become(self, run_id: str) -> None:
         """Take the id of the run that the event has joined. That is published by another chain."""
         self.run_id = self.result_id = run_id
-        if self.chain:
-            self.result_id = link_id(run_id, len(self.chain))
+        if self.links:
+            self.result_id = link_id(run_id, len(self.links))
 
 
-def freeze(
+@dataclass
+class FrozenEvent:
+    """An event and the chains of all subscriptions that match it.
+
+    Attributes:
+        event: the event.
+        chains: the chains, in the order of declaration.
+        key: what the ledger calls the event; ``""`` on level 1.
+        place: where its runs lie in a ledger with shards.
+    """
+
+    event: Event
+    chains: list[FrozenChain]
+    key: str = ""
+    place: int | None = None
+
+
+def chain_for(
     event: Event,
     event_headers: dict[str, str],
     subscription: Subscription,
@@ -100,8 +127,9 @@ def freeze(
     }
     if generation:
         stamp[GENERATION_HEADER] = generation
-    told_by_celery = generation is None and subscription.on_failure
-    errbacks = [errback(str(subscription.on_failure))] if told_by_celery else None
+    errbacks = None
+    if generation is None and subscription.on_failure:  # else the ledger sees to it
+        errbacks = [errback(subscription.on_failure)]
     tail: list[dict[str, Any]] = []
     for number, signature in enumerate(subscription.tail, start=1):
         link = link_id(first, number)
@@ -122,18 +150,19 @@ def freeze(
         if errbacks:
             options["link_error"] = [*(options.get("link_error") or []), *errbacks]
         tail.append({**signature, "options": options})
-    own: dict[str, Any] = {**stamp, RUN_HEADER: first}
+    first_headers: dict[str, Any] = {**stamp, RUN_HEADER: first}
     if subscription.flow is not None and subscription.flow.batch is not None:
-        own[BATCH_HEADER] = 1
+        first_headers[BATCH_HEADER] = 1
     if not celery_results and subscription.options.get("ignore_result"):
-        own[IGNORED_HEADER] = 1
+        first_headers[IGNORED_HEADER] = 1
     return FrozenChain(
+        event=event,
         subscription=subscription,
         run_id=first,
         result_id=tail[-1]["options"]["task_id"] if tail else first,
         args=(event.data,),
-        headers=own,
-        chain=tail[::-1] or None,
+        headers=first_headers,
+        links=tail[::-1] or None,
         errbacks=errbacks,
         celery_results=celery_results,
     )

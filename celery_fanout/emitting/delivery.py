@@ -1,14 +1,14 @@
-"""Events that are on their way out of ``emit``: what is to be published, and who says when.
+"""Delivery: drafts are emitted at once, or when a framework with transactions says so.
 
-By default that is at once. A web framework with transactions may put itself in between
-(:data:`deliverers`), keep what it is handed, and publish it later, or have another process do so.
+Such a framework installs a deliverer of its own (:data:`installed`), which may keep a draft and
+emit it later, or have another process do so.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 from celery_fanout.exceptions import DeliveryUnsupported
 from celery_fanout.model.tracing import continued
@@ -20,97 +20,131 @@ if TYPE_CHECKING:
 
     from celery_fanout.emitting.emission import Emission
     from celery_fanout.model.events import Event
+    from celery_fanout.stores.flow import Flow
 
-__all__ = ["Deliverer", "Publication", "Publishing", "deliver", "deliver_in_thread", "deliverers"]
+__all__ = ["Admissions", "Deliverer", "Draft", "Emitter", "Owner", "installed"]
 
 T = TypeVar("T")
 
+#: What flow control said of events, by the id() of the event and the subscription's id: what the
+#: run waits for, and the priority of its message.
+Admissions: TypeAlias = dict[tuple[int, str], "tuple[Flow | None, int | None]"]
 
-class Publishing(Protocol):
-    """What publishes the events of one app: its :class:`~celery_fanout.app.fanout.Fanout`."""
+
+class Emitter(Protocol):
+    """What emits drafts: to the broker, to the ledger, or for a test to look at."""
+
+    @property
+    def in_test(self) -> bool:
+        """Whether it is a test's, which keeps what is emitted."""
+        ...
+
+    def emit(self, draft: Draft) -> list[Emission]:
+        """Emit a draft now.
+
+        Raises:
+            EmitError: if publishing was cut short, or the ledger did not answer.
+            RegistrationError: if a subscription is wrong. Nothing was published.
+        """
+        ...
+
+
+class Checker(Protocol):
+    """What knows which drafts cannot be emitted; see :class:`.freezing.Freezer`."""
+
+    def check(self, draft: Draft) -> None:
+        """Raise what keeps events from being published, whatever the broker says."""
+        ...
+
+
+class Owner(Protocol):
+    """Whose drafts they are: the :class:`~celery_fanout.app.fanout.Fanout` of an app."""
 
     app: Celery
 
     @property
-    def in_test(self) -> bool:
-        """Whether a test records what is emitted, in place of publishing it."""
+    def emitter(self) -> Emitter:
+        """What emits now; a test may put another in its place."""
         ...
 
-    def check(self, publication: Publication) -> None:
-        """Raise what publishing would raise that does not depend on when it happens."""
+    @property
+    def freezer(self) -> Checker:
+        """What makes the chains of events."""
         ...
 
-    def publish(self, publication: Publication) -> list[Emission]:
-        """Publish events that were checked before, at once."""
+    def load_to_emit(self) -> None:
+        """Import the app's task modules, once; without them nobody would get an event."""
         ...
 
 
 @dataclass(frozen=True)
-class Publication:
-    """Checked events, and all that publishing them takes. Nothing was sent or stored yet.
+class Draft:
+    """Checked events, and all that emitting them takes. Nothing was sent or stored yet.
 
     It is a snapshot: what the caller changes afterwards changes nothing here.
 
     Attributes:
-        fanout: what publishes.
+        fanout: whose events they are.
         events: the events.
         delay: seconds, from the emit on, before their runs start; ``None``: none.
         expires: seconds, from the emit on, within which they must have started; ``None``: whenever.
         then: the signature that gets the outcome of all runs, as JSON; ``""``: none. One event
             only.
-        trace: the trace to publish them in, see :mod:`celery_fanout.model.tracing`; ``""``: the
-            one that is current then.
+        trace: the trace to emit them in, see :mod:`celery_fanout.model.tracing`; ``""``: the one
+            that is current then.
         emitted: the POSIX time of the emit.
+        admissions: what flow control has said so far: the user's functions are called once.
     """
 
-    fanout: Publishing
+    fanout: Owner
     events: list[Event]
     delay: float | None = None
     expires: float | None = None
     then: str = ""
     trace: str = ""
     emitted: float = field(default_factory=time.time)
+    admissions: Admissions = field(default_factory=Admissions, compare=False, repr=False)
 
     def check(self) -> None:
-        """Raise now what :meth:`publish` would raise later, as far as that is known.
+        """Raise now what :meth:`emit` would raise later, as far as that is known.
 
         Raises:
             InvalidEvent: if the broker could not carry one of the events.
             RegistrationError: if a subscription is wrong.
             StoreUnsupported: if a subscription needs a ledger, and there is none.
         """
-        self.fanout.check(self)
+        self.fanout.freezer.check(self)
 
-    def publish(self, passed: float = 0.0) -> list[Emission]:
-        """Publish the events, now. To repeat it is safe: ids stay the same.
+    def emit(self, passed: float = 0.0) -> list[Emission]:
+        """Emit the events, now. To repeat it is safe: ids stay the same.
 
         Args:
-            passed: how many seconds ago they were emitted.
+            passed: how many seconds ago they were drafted.
 
         Raises:
             EmitError: if publishing was cut short, or the ledger did not answer.
+            EmitWhileImporting: if the app's task modules are being imported.
         """
-        found = self
+        self.fanout.load_to_emit()  # in a relay nothing else does
+        draft = self
         if passed:
             delay, expires = (
                 None if seconds is None else max(0.0, seconds - passed)
                 for seconds in (self.delay, self.expires)
             )
-            found = replace(self, delay=delay, expires=expires)
+            draft = replace(self, delay=delay, expires=expires)
         with continued(self.trace):
-            return self.fanout.publish(found)
+            return self.fanout.emitter.emit(draft)
 
 
 class Deliverer(Protocol):
-    """Decides when a publication is published, for all apps of the process."""
+    """Decides when a draft is emitted, for all apps of the process."""
 
-    def __call__(
-        self, publication: Publication, delivery: str | None, using: str | None
-    ) -> list[Emission]:
-        """Publish now, or see to it that it is published later.
+    def deliver(self, draft: Draft, delivery: str | None, using: str | None) -> list[Emission]:
+        """Emit a draft now, or see to it that it is emitted later.
 
         Args:
-            publication: what to publish.
+            draft: what to emit.
             delivery: ``"on_commit"``, ``"outbox"`` or ``"now"``; ``None``: as the settings say.
             using: the database whose transaction counts; ``None``: as the settings say.
         """
@@ -120,39 +154,56 @@ class Deliverer(Protocol):
         """Call a function of synchronous code in the thread where transactions are."""
         ...
 
-    def watch(self, fanout: Publishing) -> Callable[[bool], None]:
+    def watch(self, fanout: Owner) -> Callable[[bool], None]:
         """For tests: note what begins to wait for a commit from now on.
 
         Returns:
-            A function that publishes what still waits, as if the transactions that are under way
+            A function that emits what still waits, as if the transactions that are under way
             now committed: ``True``: all of it; ``False``: without what is in a transaction that
             was begun since. What was rolled back waits no more.
         """
         ...
 
 
-#: Who decides; the last one counts, and with none everything is published at once.
-deliverers: list[Deliverer] = []
+class AtOnce:
+    """The deliverer of a process without transactions."""
+
+    def deliver(self, draft: Draft, delivery: str | None, using: str | None) -> list[Emission]:
+        """Emit a draft.
+
+        Raises:
+            DeliveryUnsupported: if another delivery than ``"now"`` is asked for.
+        """
+        if delivery not in (None, "now") or using is not None:
+            wanted = f"using={using!r}" if delivery in (None, "now") else f"delivery={delivery!r}"
+            raise DeliveryUnsupported(draft.events[0].name, wanted)
+        return draft.fanout.emitter.emit(draft)
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """Call a function in a thread."""
+        import asyncio  # costs as much as all the rest of this package
+
+        return await asyncio.to_thread(call)
+
+    def watch(self, fanout: Owner) -> Callable[[bool], None]:
+        """Note nothing: nothing waits."""
+        del fanout
+
+        def emit_waiting(final: bool) -> None:  # noqa: FBT001 - as the protocol has it
+            del final
+
+        return emit_waiting
 
 
-def deliver(publication: Publication, delivery: str | None, using: str | None) -> list[Emission]:
-    """Publish events at once, or as the framework that is in charge of it says.
+class Installed:
+    """Who delivers, for all apps of the process.
 
-    Raises:
-        DeliveryUnsupported: if there is none, and another delivery than ``"now"`` is asked for.
+    Attributes:
+        deliverer: the framework's; without one everything is emitted at once.
     """
-    if deliverers:
-        return deliverers[-1](publication, delivery, using)
-    if delivery not in (None, "now") or using is not None:
-        wanted = f"using={using!r}" if delivery in (None, "now") else f"delivery={delivery!r}"
-        raise DeliveryUnsupported(publication.events[0].name, wanted)
-    return publication.publish()
+
+    def __init__(self) -> None:
+        self.deliverer: Deliverer = AtOnce()
 
 
-async def deliver_in_thread(call: Callable[[], T]) -> T:
-    """Call a function that delivers, from a coroutine, in a thread."""
-    if deliverers:
-        return await deliverers[-1].in_thread(call)
-    import asyncio  # costs as much as all the rest of this package
-
-    return await asyncio.to_thread(call)
+installed = Installed()

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from celery_fanout.model.run import Run
     from celery_fanout.model.settings import Settings
 
-__all__ = ["draft", "times_of"]
+__all__ = ["draft_event", "times_of"]
 
 #: The longest attribute of an event, in characters.
 MAX_TEXT = 1000
 
 
-def draft(
+def draft_event(
     settings: Settings,
     event: str | BaseModel | Event,
     data: Any = None,
@@ -67,7 +67,7 @@ def draft(
         model = model_of(name)
         schema = name_of(model)[1] if model else None
     depth = _depth(name, settings, cause)
-    found = Event(
+    drafted = Event(
         name=name,
         data=checked_data(name, data, settings.max_event_size),
         source=_text(name, "source", source) or settings.source,
@@ -78,7 +78,7 @@ def draft(
         causationid=cause.id if cause else None,
         depth=depth,
     )
-    return found if id is None else replace(found, id=_text(name, "id", id))
+    return drafted if id is None else replace(drafted, id=_text(name, "id", id))
 
 
 def _depth(name: str, settings: Settings, cause: Run | None) -> int:
@@ -129,24 +129,24 @@ def times_of(event: Any, delay: Any, expires: Any) -> tuple[float | None, float 
     """
     # not all of a model, which would have its data in the text
     name = event[:100] if isinstance(event, str) else type(event).__name__
-    waits, patience = _seconds(name, "delay", delay), _seconds(name, "expiry", expires)
-    if patience is not None and waits is not None and patience <= waits:
+    delayed, expiring = _seconds(name, "delay", delay), _seconds(name, "expiry", expires)
+    if expiring is not None and delayed is not None and expiring <= delayed:
         raise InvalidEvent(
             name,
-            f"expires after {patience:g} s, and is delayed for {waits:g} s",
+            f"expires after {expiring:g} s, and is delayed for {delayed:g} s",
             "Both count from now: let it expire later.",
         )
-    return waits, patience
+    return delayed, expiring
 
 
-def _seconds(name: str, what: str, given: Any) -> float | None:
-    if given is None:
+def _seconds(name: str, what: str, time: Any) -> float | None:
+    if time is None:
         return None
     try:
-        seconds = given.total_seconds() if isinstance(given, dt.timedelta) else float(given)
+        seconds = time.total_seconds() if isinstance(time, dt.timedelta) else float(time)
     except (TypeError, ValueError):
         raise InvalidEvent(
-            name, f"has the {what} {given!r}", "Use seconds or a timedelta."
+            name, f"has the {what} {time!r}", "Use seconds or a timedelta."
         ) from None
     if not 0 <= seconds < math.inf:
         raise InvalidEvent(name, f"has the {what} {seconds}", "Use seconds, 0 or more.")

@@ -12,7 +12,7 @@ from celery_fanout.exceptions import InvalidEvent
 if TYPE_CHECKING:
     from celery_fanout.emitting.emission import Emission
 
-__all__ = ["fan_in_message", "fan_in_of"]
+__all__ = ["fan_in_message", "fan_in_outcome", "outcomes_of"]
 
 
 def fan_in_message(name: str, then: Any) -> str:
@@ -35,15 +35,36 @@ def fan_in_message(name: str, then: Any) -> str:
         raise InvalidEvent(name, problem, "Give it texts, numbers, lists and dicts.") from exc
 
 
-def fan_in_of(emission: Emission) -> list[dict[str, Any]]:
-    """Return the outcomes of an emission whose runs have ended, as a fan-in receives them."""
+def outcomes_of(emission: Emission) -> list[dict[str, Any]]:
+    """Return what a fan-in receives of an emission whose runs have ended in place."""
     return [
-        {
-            "run": outcome.run.id,
-            "subscription": outcome.run.subscription.id,
-            "state": "succeeded" if outcome.error is None else "failed",
-            "value": outcome.value,
-            "error": None if outcome.error is None else str(outcome.error),
-        }
+        fan_in_outcome(
+            outcome.run.id,
+            outcome.run.subscription.id,
+            "succeeded" if outcome.error is None else "failed",
+            outcome.value,
+            outcome.error,
+        )
         for outcome in emission.get()
     ]
+
+
+def fan_in_outcome(
+    run: str, subscription: str, state: str, value: Any, error: BaseException | None
+) -> dict[str, Any]:
+    """Return what a fan-in receives of one run.
+
+    Args:
+        run: the run's id.
+        subscription: the subscription's id.
+        state: how the run has ended; ``""`` if that is not known.
+        value: what its chain returned.
+        error: what it failed with.
+    """
+    return {
+        "run": run,
+        "subscription": subscription,
+        "state": state,
+        "value": value,
+        "error": None if error is None else str(error),
+    }

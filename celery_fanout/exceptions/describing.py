@@ -1,10 +1,30 @@
-"""An error as data and as text: what is recorded of it, and what is logged."""
+"""What the texts of errors are made of, and an error as text and as data."""
 
 from __future__ import annotations
 
-from typing import Any
+import difflib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["reason_of"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["causes_of", "describe", "did_you_mean", "nearest", "reason_of"]
+
+
+def nearest(word: str, words: Iterable[str], *, likeness: float = 0.6) -> str:
+    """Return which of several words somebody may have meant; ``""`` if none is like this one.
+
+    Args:
+        word: what was written.
+        words: what there is.
+        likeness: how alike two words must be, from 0 to 1, where they are equal.
+    """
+    return next(iter(difflib.get_close_matches(word, list(words), n=1, cutoff=likeness)), "")
+
+
+def did_you_mean(name: str, otherwise: str) -> str:
+    """Return a remedy: to use a name that was found by :func:`nearest`, or another sentence."""
+    return f"Did you mean {name!r}?" if name else otherwise
 
 
 def reason_of(exc: BaseException) -> str:
@@ -23,3 +43,10 @@ def describe(error: BaseException) -> dict[str, Any]:
     except Exception as broken:  # noqa: BLE001 - a broken __str__ must not hide the error itself
         message = f"<its text cannot be made: {type(broken).__name__}>"
     return {"type": type(error).__name__, "message": message}
+
+
+def causes_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__

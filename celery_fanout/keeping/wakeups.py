@@ -9,7 +9,8 @@ from celery.canvas import signature
 from celery.utils.log import get_logger
 from kombu.utils import json as kombu_json
 
-from celery_fanout.emitting.results import error_of, value_of
+from celery_fanout.emitting.emission import error_of, value_of
+from celery_fanout.emitting.fan_in import fan_in_outcome
 from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
 from celery_fanout.keeping.collected import collected_by
 from celery_fanout.model.events import HEADER_PREFIX, Event, from_attributes
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from celery_fanout.emitting.publishing import Delivery, Publisher
+    from celery_fanout.emitting.chains import FrozenChain
+    from celery_fanout.emitting.freezing import Freezer
+    from celery_fanout.emitting.publishing import Publisher
     from celery_fanout.stores.ledger import Ledger, Taken, Wakeup
     from celery_fanout.subscribing.registry import Registry, Subscription
 
@@ -59,7 +62,8 @@ class Wakeups:
         app: the Celery app.
         ledger: the ledger.
         registry: the app's subscriptions.
-        publisher: publishes chains.
+        freezer: makes chains.
+        publisher: publishes them.
         ended: records what follows from the end of a run.
     """
 
@@ -68,12 +72,14 @@ class Wakeups:
         app: Celery,
         ledger: Ledger,
         registry: Registry,
+        freezer: Freezer,
         publisher: Publisher,
         ended: Callable[[str], None],
     ) -> None:
         self._app = app
         self._ledger = ledger
         self._registry = registry
+        self._freezer = freezer
         self._publisher = publisher
         self._ended = ended
 
@@ -93,7 +99,7 @@ class Wakeups:
         hit("keeper.after_take")
         done: list[str] = []
         queues: dict[str, str] = {}
-        together: list[Delivery] = []
+        together: list[FrozenChain] = []
         collected: dict[str, _Collected] = {}
         for wakeup in taken.wakeups:
             try:
@@ -103,43 +109,42 @@ class Wakeups:
                         queues[wakeup.run_id] = self._send(wakeup)
                     done.append(wakeup.run_id)
                     continue
-                deliveries = self._freeze(wakeup, collected)
-                for delivery in deliveries:
-                    queue = self._publisher.queue_of(delivery.chain.subscription)
-                    queues[delivery.chain.run_id] = queue
+                chains = self._freeze(wakeup, collected)
+                for chain in chains:
+                    queues[chain.run_id] = self._freezer.queue_of(chain.subscription)
                 trace = "" if wakeup.kind == "parallel" and is_traced() else wakeup.trace
                 if trace:
                     with continued(trace):
-                        done += self._deliver(deliveries)
+                        done += self._publish(chains)
                 else:
-                    together += deliveries
+                    together += chains
             except StoreUnavailable:
                 raise
             except Exception as exc:  # noqa: BLE001 - one must not keep the others from going out
                 # it is pending, and will be taken again
                 logger.warning("Run %s cannot be published now: %s", wakeup.run_id, exc)
-        sealed = self._publisher.seal(together)
-        if sealed is None:
-            done += self._deliver(together)
+        prepared = self._publisher.prepare(together)
+        if prepared is None:
+            done += self._publish(together)
         else:  # the ledger publishes them as it marks them
-            done += [delivery.chain.run_id for delivery in together]
+            done += [chain.run_id for chain in together]
         if done:
-            self._ledger.mark_published(done, queues, sealed)
+            self._ledger.mark_published(done, queues, prepared)
         for run_id in taken.ended:
             self._ended(run_id)
         return len(done)
 
-    def _deliver(self, deliveries: list[Delivery]) -> list[str]:
+    def _publish(self, chains: list[FrozenChain]) -> list[str]:
         """Publish chains, and return the ids of their runs."""
-        if not deliveries:
+        if not chains:
             return []
         try:
-            self._publisher.deliver(deliveries)
+            self._publisher.publish(chains)
         except EmitError as exc:
-            logger.warning("%d runs cannot be published now: %s", len(deliveries), exc.reason)
-        return [d.chain.run_id for d in deliveries if d.state == "published"]
+            logger.warning("%d runs cannot be published now: %s", len(chains), exc.reason)
+        return [chain.run_id for chain in chains if chain.state == "published"]
 
-    def _freeze(self, wakeup: Wakeup, collected: dict[str, _Collected]) -> list[Delivery]:
+    def _freeze(self, wakeup: Wakeup, collected: dict[str, _Collected]) -> list[FrozenChain]:
         """Return the chain of a subscriber's run; put it back if this process does not know it."""
         subscription = self._registry.find(wakeup.subscription)
         event = event_of(wakeup)
@@ -155,16 +160,15 @@ class Wakeups:
                 events = [wakeup.event]
                 event = event if wakeup.message == BATCHED else subscription.alone(event)
         place, run_id = place_in(wakeup.run_id), wakeup.run_id
-        found = self._publisher.freeze_for(event, [subscription], wakeup.generation, place, run_id)
-        chain = found[0].chain
+        chain = self._freezer.freeze_run(event, subscription, wakeup.generation, place, run_id)
         chain.retries = wakeup.retries
         if events:
             chain.headers[EVENTS_HEADER] = list(events[-MAX_EVENTS:])
         if wakeup.kind == "parallel":
             chain.headers[KIND_HEADER] = "parallel"
             chain.headers[BRANCH_HEADER] = json.loads(wakeup.message)["branch"]
-            chain.chain = None
-        return found
+            chain.links = None
+        return [chain]
 
     def _of_parent(
         self,
@@ -199,10 +203,10 @@ class Wakeups:
             headers[DATA_HEADER] = given[DATA_HEADER]
         if wakeup.retries:
             options["retries"] = wakeup.retries
-        queue = self._publisher.queue_for_task(sig["task"], sig.options)
+        queue = self._freezer.queue_for_task(sig["task"], sig.options)
         if queue is not None:
             options["queue"] = queue
-        if self._publisher.ledger_results:
+        if self._freezer.ledger_results:
             options["ignore_result"] = True
         if message.get("chain"):
             options["chain"] = [signature(link, app=self._app) for link in message["chain"]]
@@ -212,7 +216,7 @@ class Wakeups:
         elif wakeup.kind == "fan-in":
             args = (self._outcomes(wakeup),)
         options["argsrepr"] = f"({wakeup.kind!r} of {wakeup.event!r},)"
-        return self._publisher.send(sig, args, {"headers": headers, **options})
+        return self._publisher.publish_task(sig, args, {"headers": headers, **options})
 
     def _stamp(self, wakeup: Wakeup) -> dict[str, Any]:
         attributes: dict[str, Any] = json.loads(wakeup.attributes or "{}")
@@ -235,20 +239,19 @@ class Wakeups:
         record = self._ledger.event(wakeup.event)
         if record is None:
             raise FanoutError(f"The event {wakeup.event} of a fan-in is gone.")
-        found: list[dict[str, Any]] = []
+        outcomes: list[dict[str, Any]] = []
         for outcome in self._ledger.outcomes(record.runs):
             run = self._ledger.run(outcome.run_id)
-            error = error_of(outcome)
-            found.append(
-                {
-                    "run": outcome.run_id,
-                    "subscription": "" if run is None else run.subscription,
-                    "state": "" if outcome.state is None else outcome.state.value,
-                    "value": value_of(outcome),
-                    "error": None if error is None else str(error),
-                }
+            outcomes.append(
+                fan_in_outcome(
+                    outcome.run_id,
+                    "" if run is None else run.subscription,
+                    "" if outcome.state is None else outcome.state.value,
+                    value_of(outcome),
+                    error_of(outcome),
+                )
             )
-        return found
+        return outcomes
 
 
 def event_of(wakeup: Wakeup) -> Event | None:

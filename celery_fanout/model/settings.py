@@ -7,13 +7,13 @@ seconds, sizes are bytes.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.exceptions import InvalidSetting, UnknownSetting
+from celery_fanout.exceptions.describing import nearest
 from celery_fanout.model.ids import PLACES
 
 if TYPE_CHECKING:
@@ -145,8 +145,8 @@ class Settings:
         known = {field.name for field in fields(cls)}
         for key in _given(app):
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                raise UnknownSetting(PREFIX + key, PREFIX + near[0] if near else "")
+                near = nearest(key, known)
+                raise UnknownSetting(PREFIX + key, near and PREFIX + near)
         whole = app.conf.get(PREFIX.rstrip("_"))
         if whole is not None:  # CELERY_FANOUT = {...} would do nothing
             rule = f"left out: each setting is one of its own, such as {PREFIX}source"

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger
     from celery_fanout.subscribing.registry import Explanation, Registry
 
-__all__ = ["foretell", "outlook"]
+__all__ = ["explain", "outlook"]
 
 
-def foretell(registry: Registry, event: Event, ledger: Ledger | None) -> list[Explanation]:
+def explain(registry: Registry, event: Event, ledger: Ledger | None) -> list[Explanation]:
     """Return whom an event would reach, and what would happen there now; nothing is changed.
 
     Args:

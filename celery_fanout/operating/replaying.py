@@ -5,9 +5,10 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
-from celery_fanout.exceptions import ReplayContended, UnknownStep
+from celery_fanout.exceptions import UnknownStep
 from celery_fanout.model.ids import place_of, run_id
 from celery_fanout.stores.checkpoints import Checkpoint, key_of
+from celery_fanout.stores.generations import record_generation
 from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.records import recorded_event
 from celery_fanout.subscribing.admission import flow_of, require_flow
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from celery_fanout.subscribing.registry import Subscription
 
 __all__ = ["begin_again", "checkpoints_before"]
-
-#: How often a replay is tried anew because somebody else began a generation meanwhile.
-GENERATIONS = 10
 
 
 def begin_again(
@@ -50,9 +48,9 @@ def begin_again(
         if sub.flow is not None:
             require_flow(sub, ledger)
     flows = [flow_of(sub, whole) for sub in subscriptions]
-    generation, nonce = event.generation + 1, uuid.uuid4().hex
-    place = place_of(event.key, ledger.shards)
-    for _ in range(GENERATIONS):
+    nonce, place = uuid.uuid4().hex, place_of(event.key, ledger.shards)
+
+    def of_generation(generation: int) -> NewEvent:
         runs = [
             NewRun(
                 run_id(event.name, whole.id, sub.id, generation, place),
@@ -63,7 +61,7 @@ def begin_again(
             )
             for sub, flow in zip(subscriptions, flows, strict=True)
         ]
-        new = NewEvent(
+        return NewEvent(
             event.key,
             event.name,
             event.attributes,
@@ -74,12 +72,9 @@ def begin_again(
             nonce=nonce,
             resume_at=ledger.time(),  # so that they are due now
         )
-        (recorded,) = ledger.record([new])
-        if recorded.status == "generation":
-            generation = recorded.generation
-        else:
-            return [run.id for run in runs]
-    raise ReplayContended(event.key)
+
+    new, _ = record_generation(ledger, of_generation, event.generation + 1)
+    return [run.id for run in new.runs]
 
 
 def checkpoints_before(run: RunRecord, step: str) -> dict[str, str]:
@@ -91,8 +86,8 @@ def checkpoints_before(run: RunRecord, step: str) -> dict[str, str]:
         UnknownStep: if the run has none with this id.
     """
     stored: Mapping[str, str] = run.detail["checkpoints"]
-    known = {field: Checkpoint.loads(text) for field, text in stored.items()}
-    times = {field: checkpoint.stored or 0.0 for field, checkpoint in known.items()}
+    read = {field: Checkpoint.loads(text) for field, text in stored.items()}
+    times = {field: checkpoint.stored or 0.0 for field, checkpoint in read.items()}
     firsts = [time for field, time in times.items() if key_of(field)[0] == step]
     if not firsts:
         ids = dict.fromkeys(key_of(field)[0] for field in sorted(times, key=times.__getitem__))
@@ -100,5 +95,5 @@ def checkpoints_before(run: RunRecord, step: str) -> dict[str, str]:
     return {
         field: text
         for field, text in stored.items()
-        if times[field] < min(firsts) and known[field].final
+        if times[field] < min(firsts) and read[field].final
     }

@@ -25,10 +25,11 @@ from celery_fanout.exceptions import (
     StoreUnavailable,
     StoreUnsupported,
 )
+from celery_fanout.exceptions.describing import causes_of
 from celery_fanout.model.ids import child_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from celery import Celery
 
@@ -209,12 +210,6 @@ class BackendStore:
         return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
 def _reason(error: BaseException) -> str:
     """Name the error that a backend's own error stands for.
 
@@ -245,7 +240,7 @@ def _is_refusal(error: BaseException | None) -> bool:
 
     PEP 249 calls that a DataError, pylibmc TooBig; pymemcache has no class of its own for it.
     """
-    for found in _chain(error):
+    for found in causes_of(error):
         names = {kind.__name__ for kind in type(found).__mro__}
         if names & {"DataError", "TooBig"} or "object too large" in str(found):
             return True

@@ -21,8 +21,8 @@ from celery_fanout.stores.records import (
     LedgerRules,
     NewEvent,
     NewRun,
-    Outcome,
     Recorded,
+    RunOutcome,
     RunRecord,
     Settled,
     Taken,
@@ -42,8 +42,8 @@ __all__ = [
     "LedgerRules",
     "NewEvent",
     "NewRun",
-    "Outcome",
     "Recorded",
+    "RunOutcome",
     "RunRecord",
     "Settled",
     "Taken",
@@ -347,7 +347,7 @@ class Ledger(FlowLedger, Protocol):
         """
         ...
 
-    def outcomes(self, run_ids: Sequence[str]) -> list[Outcome]:
+    def outcomes(self, run_ids: Sequence[str]) -> list[RunOutcome]:
         """Return how runs ended, or where they are."""
         ...
 

@@ -22,8 +22,8 @@ __all__ = [
     "LedgerRules",
     "NewEvent",
     "NewRun",
-    "Outcome",
     "Recorded",
+    "RunOutcome",
     "RunRecord",
     "Settled",
     "Taken",
@@ -278,7 +278,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """How a run ended, followed to the last link of its tail.
 
     Attributes:
@@ -320,9 +320,9 @@ class RunRecord:
         worker: boot id of the worker that holds it.
         parent: id of the run that asked for it.
         reopened: how often it was retried by hand.
-        detail: only of ``Ledger.run``: ``checkpoints`` (field to text), ``result``, ``error``,
-            ``attempts`` (each with ``number``, ``started``, ``ended``, ``outcome``, ``error``;
-            after a retry by hand with its reason as ``retried``, and ``reopened``),
+        detail: only of a run that was read by its id: ``checkpoints`` (field to text), ``result``,
+            ``error``, ``attempts`` (each with ``number``, ``started``, ``ended``, ``outcome``,
+            ``error``; after a retry by hand with its reason as ``retried``, and ``reopened``),
             ``children`` (id to kind), ``waits`` (field to what is waited for), ``message``,
             ``events`` (keys of the events that it collected).
     """

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from celery_fanout.subscribing.limits import Key, Singleton
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["broker_priority", "flow_of", "limits_of", "require_flow"]
+__all__ = ["flow_of", "limits_of", "priority_of", "require_flow"]
 
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
@@ -55,9 +55,6 @@ _FULL: dict[str, Literal["wait", "drop", "cancel"]] = {
     "queue": "wait",
 }
 
-#: The last of the broker's priorities on Redis, where 0 goes first.
-LAST_ON_REDIS = 9
-
 
 def require_flow(subscription: Subscription, ledger: Ledger | None) -> None:
     """See that the store can do what the options of a subscription ask for.
@@ -72,15 +69,13 @@ def require_flow(subscription: Subscription, ledger: Ledger | None) -> None:
     if ledger is not None and ledger.supports_flow:
         return
     assert subscription.flow is not None  # noqa: S101 - it has options
-    remedy = "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL."
-    if ledger is not None:
-        remedy = "A limit is counted in one place: leave fanout_shards at 1, or the options out."
+    store = f"The store of the app {subscription.task.app.main!r}"
     options = ", ".join(f"{name}=" for name in subscription.flow.names)
-    raise StoreUnsupported(
-        f"The store of the app {subscription.task.app.main!r}",
-        f"{options} of {subscription.id}",
-        remedy,
-    )
+    feature = f"{options} of {subscription.id}"
+    if ledger is None:
+        raise StoreUnsupported.on_level_1(store, feature)
+    remedy = "A limit is counted in one place: leave fanout_shards at 1, or the options out."
+    raise StoreUnsupported(store, feature, remedy)
 
 
 def limits_of(subscription: Subscription) -> Mapping[str, Limit]:
@@ -88,8 +83,13 @@ def limits_of(subscription: Subscription) -> Mapping[str, Limit]:
     return {} if subscription.flow is None else subscription.flow.limits(subscription.id)
 
 
-def flow_of(subscription: Subscription, event: Event) -> Flow | None:
+def flow_of(subscription: Subscription, event: Event, priority: int | None = None) -> Flow | None:
     """Return what has to be so before the run of an event may start; ``None``: nothing.
+
+    Args:
+        subscription: whose run it is.
+        event: the event.
+        priority: what :func:`priority_of` says, if that is known.
 
     Raises:
         InvalidEvent: if a function for a key or the priority raises, or returns what cannot be
@@ -98,7 +98,8 @@ def flow_of(subscription: Subscription, event: Event) -> Flow | None:
     options = subscription.flow
     if options is None:
         return None
-    priority = _priority(options.priority, subscription, event)
+    if priority is None:
+        priority = priority_of(subscription, event)
     limits = limits_of(subscription)
     if not limits and options.start_timeout is None and options.finish_timeout is None:
         return None  # nothing to wait for, and so no order: a priority is the broker's alone
@@ -275,41 +276,22 @@ def _called(function: Callable[[Event], object], what: str, event: Event) -> obj
         ) from exc
 
 
-def _priority(given: Any, subscription: Subscription, event: Event) -> int:
-    if not callable(given):
-        return given or 0
+def priority_of(subscription: Subscription, event: Event) -> int:
+    """Return the priority of an event's run; 0 if the subscription has none.
+
+    Raises:
+        InvalidEvent: if the function for it raises, or returns what cannot be used.
+    """
+    priority: Any = None if subscription.flow is None else subscription.flow.priority
+    if not callable(priority):
+        return priority or 0
     what = f"the priority of {subscription.id}"
-    found: Any = _called(given, what, event)
-    if not is_priority(found):
-        shown = found if isinstance(found, int) else f"a {type(found).__name__}"
+    returned: Any = _called(priority, what, event)
+    if not is_priority(returned):
+        shown = returned if isinstance(returned, int) else f"a {type(returned).__name__}"
         raise InvalidEvent(
             event.name,
-            f"cannot be emitted: {function_name(given)}, {what}, returned {shown}",
+            f"cannot be emitted: {function_name(priority)}, {what}, returned {shown}",
             f"Let it return a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}.",
         )
-    return int(found)
-
-
-def broker_priority(subscription: Subscription, event: Event, driver: str) -> int | None:
-    """Return the priority of a message by the broker's own measure; ``None``: none of its own.
-
-    Messages without one have 0. That is the last on RabbitMQ, and the first on Redis, so what is to
-    go first has a number of its own there, and here what is to go last.
-
-    Args:
-        subscription: whose run it is.
-        event: the event.
-        driver: what kombu calls the broker's kind.
-    """
-    options = subscription.flow
-    if options is None or options.priority is None or "priority" in subscription.options:
-        return None
-    try:
-        priority = _priority(options.priority, subscription, event)
-    except InvalidEvent:  # the event is recorded already, and a message is only a wake-up
-        return None
-    if driver == "amqp" and priority > 0:
-        return priority
-    if driver == "redis" and priority < 0:
-        return min(-priority, LAST_ON_REDIS)
-    return None
+    return int(returned)

@@ -6,7 +6,6 @@ configuration early. A :class:`~celery_fanout.Registry` opens it when its app is
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import sys
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from celery_fanout.exceptions import (
     InvalidSubscription,
     NotATask,
 )
+from celery_fanout.exceptions.describing import did_you_mean, nearest
 from celery_fanout.model.event_types import name_of
 from celery_fanout.model.events import check_pattern
 from celery_fanout.subscribing.combinations import flow_options
@@ -190,8 +190,7 @@ def _check_options(pattern: str, options: Mapping[str, Any]) -> None:
     for option in options:
         remedy = _REFUSED_OPTIONS.get(option)
         if remedy is None and option not in _OPTIONS:
-            near = difflib.get_close_matches(option, _OPTIONS, n=1)
-            remedy = f"Did you mean {near[0]!r}?" if near else "apply_async has no such option."
+            remedy = did_you_mean(nearest(option, _OPTIONS), "apply_async has no such option.")
         if remedy is not None:
             raise InvalidSubscription(
                 f"A subscription to {pattern!r}", f"cannot have the option {option!r}", remedy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import threading
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.exceptions import INTERRUPTS, DuplicateSubscription, InvalidSubscription
+from celery_fanout.exceptions.describing import nearest
 from celery_fanout.model.events import patterns_of
 from celery_fanout.subscribing.on_event import declared
 from celery_fanout.subscribing.resolving import resolve_signatures, resolve_task
@@ -267,8 +267,7 @@ def _leave_alone(_: Any) -> None:
 def _explain(subscription: Subscription, event: Event, named: set[str]) -> Explanation:
     if subscription.id not in named:
         reason = f"{subscription.pattern!r} does not match {event.name!r}"
-        near = difflib.get_close_matches(event.name, [subscription.pattern], cutoff=NEAR)
-        if near and not named:
+        if not named and nearest(event.name, [subscription.pattern], likeness=NEAR):
             reason += ". Did you mean it?"
         return Explanation(subscription, False, reason)
     if subscription.filter is None:

@@ -6,19 +6,20 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, SupportsIndex, cast, overload
 
 from celery_fanout.app.fanout import get_fanout
-from celery_fanout.emitting.chains import freeze
-from celery_fanout.emitting.delivery import deliverers
+from celery_fanout.emitting.chains import chain_for
+from celery_fanout.emitting.delivery import installed
 from celery_fanout.emitting.emission import Emission, RunHandle
 from celery_fanout.model.events import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from celery import Celery
 
     from celery_fanout.app.fanout import Fanout
+    from celery_fanout.emitting.delivery import Draft
 
-__all__ = ["CapturedEvents", "Capturing", "capture", "nothing", "watching"]
+__all__ = ["CapturedEvents", "CapturingEmitter", "capture", "nothing", "watching"]
 
 
 def nothing() -> None:
@@ -107,33 +108,38 @@ def _fits(found: Any, wanted: Any) -> bool:
     return bool(found == wanted)
 
 
-class Capturing:
-    """Stands in for the publisher: matches, keeps, and publishes nothing.
+class CapturingEmitter:
+    """Matches and keeps what is emitted, and publishes nothing.
 
     Args:
         fanout: the app's parts.
-        captured: where events are kept.
+
+    Attributes:
+        captured: the events.
     """
 
-    def __init__(self, fanout: Fanout, captured: CapturedEvents) -> None:
-        self._fanout = fanout
-        self._captured = captured
+    in_test = True
 
-    def emit(self, events: Sequence[Event], resume_at: float | None = None) -> list[Emission]:
+    def __init__(self, fanout: Fanout) -> None:
+        self._fanout = fanout
+        self.captured = CapturedEvents()
+
+    def emit(self, draft: Draft) -> list[Emission]:
         """Keep the events, whenever their subscribers would start."""
-        del resume_at
-        self._captured.extend(events)
+        self.captured.extend(draft.events)
+        return [Emission(event, self._runs(event)) for event in draft.events]
+
+    def _runs(self, event: Event) -> list[RunHandle]:
+        headers = event.headers()
+        chains = [
+            chain_for(event, headers, subscription, "")
+            for subscription in self._fanout.registry.match(event)
+        ]
         app = self._fanout.app
-        emissions: list[Emission] = []
-        for event in events:
-            matching = self._fanout.registry.match(event)
-            chains = [freeze(event, event.headers(), sub, "") for sub in matching]
-            runs = [
-                RunHandle(app, c.run_id, c.result_id, c.subscription, published=False)
-                for c in chains
-            ]
-            emissions.append(Emission(event, runs))
-        return emissions
+        return [
+            RunHandle(app, chain.run_id, chain.result_id, chain.subscription, published=False)
+            for chain in chains
+        ]
 
 
 @contextmanager
@@ -141,17 +147,13 @@ def watching(fanout: Fanout) -> Generator[Callable[[], None]]:
     """Treat transactions that are under way as if they committed, as far as a test can see.
 
     Yields:
-        A function that publishes what has begun to wait for them since; so does the end of the
-        block.
+        A function that emits what has begun to wait for them since; so does the end of the block.
     """
-    if not deliverers:
-        yield nothing
-        return
-    publish = deliverers[-1].watch(fanout)
+    emit_waiting = installed.deliverer.watch(fanout)
     try:
-        yield lambda: publish(False)
+        yield lambda: emit_waiting(False)
     finally:
-        publish(True)
+        emit_waiting(True)
 
 
 @contextmanager
@@ -166,14 +168,8 @@ def capture(app: Celery | None = None) -> Generator[CapturedEvents]:
         app: the Celery app; the current one by default.
     """
     fanout = get_fanout(app)
-    before = fanout.__dict__.get("publisher")
-    try:
-        with watching(fanout) as look:
-            captured = CapturedEvents(look=look)
-            fanout.__dict__["publisher"] = Capturing(fanout, captured)
-            yield captured
-    finally:
-        if before is None:
-            del fanout.__dict__["publisher"]
-        else:
-            fanout.__dict__["publisher"] = before
+    emitter = CapturingEmitter(fanout)
+    # in this order: what still waits at the end of the block is captured too
+    with fanout.emitting_to(emitter), watching(fanout) as look:
+        emitter.captured = CapturedEvents(look=look)
+        yield emitter.captured

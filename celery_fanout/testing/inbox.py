@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from celery_fanout.emitting.publishing import Publisher
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from celery_fanout.app.fanout import Fanout
-    from celery_fanout.emitting.publishing import Delivery
-    from celery_fanout.stores.memory.ledger import MemoryLedger
+    from celery_fanout.emitting.chains import FrozenChain
 
 __all__ = ["Clock", "Inbox", "Message"]
 
@@ -56,25 +55,25 @@ class Message:
 
 
 class Inbox(Publisher):
-    """Keeps what it is to publish."""
+    """Keeps what it is to publish.
 
-    def __init__(self, fanout: Fanout, ledger: MemoryLedger, *, alone: bool) -> None:
-        run_eagerly: Any = None  # nothing is recorded eagerly
-        hop: Any = None
-        super().__init__(fanout.app, fanout.settings, fanout.registry, run_eagerly, hop, ledger)
+    Args:
+        fanout: the app's parts.
+        alone: whether the links that follow a run are left out.
+
+    Attributes:
+        messages: what workers would receive next.
+    """
+
+    def __init__(self, fanout: Fanout, *, alone: bool) -> None:
+        super().__init__(fanout.app, fanout.settings, fanout.templates)
         self.messages: deque[Message] = deque()
         self._alone = alone
 
-    @property
-    def ledger_results(self) -> bool:
-        """Whether the ledger keeps what runs return: always, as Celery stores nothing here."""
-        return True
-
-    def deliver(self, deliveries: list[Delivery], resume_at: float | None = None) -> None:
+    def publish(self, chains: Sequence[FrozenChain], countdown: float | None = None) -> None:
         """Keep chains."""
-        del resume_at
-        for delivery in deliveries:
-            chain = delivery.chain
+        del countdown  # the ledger's timers see to delays
+        for chain in chains:
             self.messages.append(
                 Message(
                     chain.run_id,
@@ -83,12 +82,14 @@ class Inbox(Publisher):
                     {},
                     {**(chain.subscription.options.get("headers") or {}), **chain.headers},
                     chain.retries,
-                    [] if self._alone else list(chain.chain or ()),
+                    [] if self._alone else list(chain.links or ()),
                 )
             )
-            delivery.state = "published"
+            chain.state = "published"
 
-    def send(self, signature: Any, args: tuple[Any, ...], options: dict[str, Any]) -> str:
+    def publish_task(
+        self, signature: Any, args: tuple[Any, ...], options: Mapping[str, Any]
+    ) -> str:
         """Keep a task that is no subscriber."""
         whole = signature.clone(args)
         self.messages.append(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import Retry
 
 from celery_fanout import signals
-from celery_fanout.emitting.drafting import draft
-from celery_fanout.emitting.results import error_of
+from celery_fanout.emitting.drafting import draft_event
+from celery_fanout.emitting.emission import error_of
 from celery_fanout.exceptions import FanoutError
 from celery_fanout.running.execution import current
 from celery_fanout.stores.states import FINAL, RunState
@@ -190,7 +190,7 @@ class TestRun:
             Whether the run waited for it, or was cancelled by it.
         """
         was = self.state
-        drafted = draft(self._settings, event, data)
+        drafted = draft_event(self._settings, event, data)
         woken = record_event(self._simulation.ledger, drafted).woken
         self._look()
         return self.id in woken or self.state != was

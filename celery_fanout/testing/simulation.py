@@ -6,7 +6,6 @@ What would be published lies in :attr:`Simulation.inbox`; what a worker would do
 
 from __future__ import annotations
 
-import difflib
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ from celery.canvas import signature
 from kombu.utils import json as kombu_json
 
 from celery_fanout.app.ledger_parts import Level2
-from celery_fanout.exceptions import describe
+from celery_fanout.emitting.freezing import Freezer
+from celery_fanout.exceptions.describing import describe, did_you_mean, nearest
 from celery_fanout.model.boot import boot_id
 from celery_fanout.model.headers import KIND_HEADER
 from celery_fanout.model.ids import event_key
@@ -26,7 +26,7 @@ from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.memory.ledger import MemoryLedger
 from celery_fanout.stores.opening import rules_of
 from celery_fanout.stores.states import FINAL, RunState
-from celery_fanout.testing.capturing import CapturedEvents, Capturing, nothing, watching
+from celery_fanout.testing.capturing import CapturedEvents, CapturingEmitter, nothing, watching
 from celery_fanout.testing.inbox import Clock, Inbox, Message
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
     from celery_fanout.app.fanout import Fanout
+    from celery_fanout.emitting.delivery import Draft, Emitter
     from celery_fanout.emitting.emission import Emission
     from celery_fanout.model.events import Event
     from celery_fanout.operating.control import RunControl
@@ -43,25 +44,45 @@ if TYPE_CHECKING:
 __all__ = ["Simulation"]
 
 
-class _Recording(Level2):
-    """Level 2 that keeps what is emitted, for the test to look at.
+class SimulatingEmitter:
+    """Records in a simulation's ledger what is emitted, and keeps it for the test to look at.
 
-    Attributes:
-        events: all of them, in order.
-        alone: whether they have no subscribers.
+    Args:
+        emitter: records it.
+        events: where it is kept, in order.
     """
 
-    events: CapturedEvents
-    alone: Capturing | None = None
+    in_test = True
 
-    def emit(self, events: Sequence[Event], **schedule: Any) -> list[Emission]:
+    def __init__(self, emitter: Emitter, events: CapturedEvents) -> None:
+        self._emitter = emitter
+        self._events = events
+
+    def emit(self, draft: Draft) -> list[Emission]:
         """Record events."""
-        if self.alone is None:
-            self.events.extend(events)
-            return super().emit(events, **schedule)
-        emissions = self.alone.emit(events)
-        for event in events:  # the run may wait for what it has emitted itself
-            self.wakeups.wake(record_event(self.ledger, event).woken)
+        self._events.extend(draft.events)
+        return self._emitter.emit(draft)
+
+
+class LonelyEmitter(CapturingEmitter):
+    """Keeps what a run under test emits. It has no subscribers, but runs may wait for it.
+
+    Args:
+        fanout: the app's parts.
+        level2: works with the simulation's ledger.
+        events: where it is kept, in order.
+    """
+
+    def __init__(self, fanout: Fanout, level2: Level2, events: CapturedEvents) -> None:
+        super().__init__(fanout)
+        self.captured = events
+        self._level2 = level2
+
+    def emit(self, draft: Draft) -> list[Emission]:
+        """Keep events, and wake who waits for them."""
+        emissions = super().emit(draft)
+        for event in draft.events:  # the run may wait for what it has emitted itself
+            self._level2.wakeups.wake(record_event(self._level2.ledger, event).woken)
         return emissions
 
 
@@ -101,13 +122,20 @@ class Simulation:
         self.ledger = MemoryLedger(rules_of(fanout.settings), self.clock)
         self._publish_waiting = nothing
         self.events = CapturedEvents(look=self._look)
-        self._inbox = Inbox(fanout, self.ledger, alone=alone)
-        self.level2 = _Recording(
-            fanout.app, fanout.settings, fanout.registry, self._inbox, self.ledger
+        self._inbox = Inbox(fanout, alone=alone)
+        freezer = Freezer(
+            fanout.app,
+            fanout.registry,
+            fanout.templates,
+            self.ledger,
+            ledger_results=True,  # Celery stores nothing here
         )
-        self.level2.events = self.events
-        if alone:
-            self.level2.alone = Capturing(fanout, self.events)
+        self.level2 = Level2(fanout, self.ledger, freezer, self._inbox)
+        self.level2.emitter = (
+            LonelyEmitter(fanout, self.level2, self.events)
+            if alone
+            else SimulatingEmitter(self.level2.emitter, self.events)
+        )
         self._engine = Engine(
             fanout.memory_store,
             fanout.settings,
@@ -132,7 +160,10 @@ class Simulation:
     @contextmanager
     def current(self) -> Generator[None]:
         """Make the app emit into this simulation in a block."""
-        with self._fanout.working_with(self.level2), watching(self._fanout) as look:
+        with (
+            self._fanout.emitting_to(self.level2.emitter, self.level2),
+            watching(self._fanout) as look,
+        ):
             self._publish_waiting = look
             yield
 
@@ -142,13 +173,12 @@ class Simulation:
     def begin(self, event: Event, subscription: Subscription) -> str:
         """Record an event for one subscription alone, and publish its run. Returns its id."""
         alone = subscription.alone(event)
-        deliveries = self._inbox.freeze_for(alone, [subscription], 0, None)
-        run_id = deliveries[0].chain.run_id
-        new = NewRun(run_id, subscription.id, cancel_on=subscription.cancels(event))
+        chain = self.level2.freezer.freeze_run(alone, subscription, 0)
+        new = NewRun(chain.run_id, subscription.id, cancel_on=subscription.cancels(event))
         record_event(self.ledger, event, [new])
-        self._inbox.deliver(deliveries)
-        self.ledger.mark_published([run_id])
-        return run_id
+        self._inbox.publish([chain])
+        self.ledger.mark_published([chain.run_id])
+        return chain.run_id
 
     # -- time -----------------------------------------------------------------------------------
 
@@ -264,7 +294,7 @@ class Simulation:
         link: Any = signature(last, app=self._fanout.app)
         args = () if link.immutable else (value,)
         options = {**link.options, "chain": rest}
-        self._inbox.send(link, args, options)
+        self._inbox.publish_task(link, args, options)
 
     def _stand_in(self, message: Message, end: Any) -> None:
         """End an invoked run with what the test gave for its task, without executing that."""
@@ -304,7 +334,6 @@ def _stand_ins(fanout: Fanout, invoked: Mapping[Any, Any]) -> dict[str, Any]:
     tasks = [str(name) for name in registered]
     for name in found:
         if name not in tasks:
-            near = difflib.get_close_matches(name, tasks, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else "Pass the task itself."
+            hint = did_you_mean(nearest(name, tasks), "Pass the task itself.")
             raise LookupError(f"invoked= names {name!r}, which is no task of the app. {hint}")
     return found

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.app.fanout import get_fanout
-from celery_fanout.emitting.drafting import draft
+from celery_fanout.emitting.drafting import draft_event
 from celery_fanout.running.current import current_run
 from celery_fanout.testing.capturing import CapturedEvents, capture
 from celery_fanout.testing.inbox import Clock
@@ -79,7 +79,7 @@ def run(
     fanout = get_fanout(app or getattr(subscriber, "app", None))
     fanout.load()
     subscription = _subscription(fanout, subscriber, event)
-    drafted = draft(
+    drafted = draft_event(
         fanout.settings, event or subscription.pattern, data, id=id, cause=current_run()
     )
     found = TestRun(

@@ -17,7 +17,7 @@ from celery.app.trace import build_tracer
 
 from celery_fanout import Event, emit_many, on_event, step
 from celery_fanout.app.fanout import get_fanout
-from celery_fanout.emitting.chains import freeze
+from celery_fanout.emitting.chains import chain_for
 from tests.benchmarks.documents import part
 from tests.benchmarks.measure import Samples, interleave, table
 from tests.benchmarks.stage import LEVEL_1
@@ -78,7 +78,7 @@ class Runs:
         """Execute the run of one event, as a worker does with its message."""
         generation = None if self.level2 is None else 0
         sub = self._by_name[event.name]
-        chain = freeze(event, event.headers(), sub, "", generation=generation)
+        chain = chain_for(event, event.headers(), sub, "", generation=generation)
         request = {
             "id": chain.run_id,
             "args": chain.args,

@@ -11,8 +11,7 @@ from celery import Celery
 
 from celery_fanout import Concurrency, on_event
 from celery_fanout.app.fanout import get_fanout
-from celery_fanout.operating.control import RunControl
-from celery_fanout.operating.limits import MOST
+from celery_fanout.operating.limits import MOST, LimitControl
 from celery_fanout.stores.flow import Flow, Gate, Place
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.redis import RedisLedger
@@ -317,7 +316,7 @@ def test_what_cannot_be_changed(shop):
 
 def test_without_a_ledger(shop):
     assert shop("limits", app="one", code=1) == (
-        "Error: The store of the app 'shop' does not support runs. It needs level 2: a Redis "
+        "Error: The store of the app 'shop' does not support limits. It needs level 2: a Redis "
         "result backend, or fanout_store_url with a Redis URL.\n"
     )
 
@@ -344,7 +343,7 @@ def test_the_keys_of_one_limit_do_not_hide_another(redis_url):
     record("first", Gate(shared), Gate(shared))
     for start in range(0, MOST, 1000):
         record(f"e-{start}", *[Gate(keyed, str(n)) for n in range(start, start + 1000)])
-    listed = RunControl(ledger, fanout.registry, lambda ids: None).limits()
+    listed = LimitControl(ledger, fanout.registry).list()
     found = {limit.name: limit for limit in listed}
     assert (found[shared].used, found[shared].waiting) == (1, 1)
     assert len(found[keyed].keys) == MOST

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from celery_fanout.operating.looking import RunReader
+from celery_fanout.operating.reading import RunReader
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.redis import RedisLedger
 from tests.processes import wait_until
@@ -326,11 +326,12 @@ def test_without_a_ledger(shop, redis_url):
     command = [sys.executable, "-c", source, json.dumps(COMMANDS)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, **shop.place)
     refusal = (
-        "Error: The store of the app 'shop' does not support runs. It needs level 2: a Redis "
+        "Error: The store of the app 'shop' does not support {}. It needs level 2: a Redis "
         "result backend, or fanout_store_url with a Redis URL.\n"
     )
+    features = ["limits" if command[0] == "limits" else "runs" for command in COMMANDS]
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert found == [[1, refusal]] * len(COMMANDS)
+    assert found == [[1, refusal.format(feature)] for feature in features]
 
 
 def test_one_time_may_be_more_than_a_page(redis_url):

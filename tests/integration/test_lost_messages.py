@@ -104,8 +104,8 @@ def test_a_keeper_of_its_own_looks_at_all_queues(shop: Shop) -> None:
     shop.subscribe(tell, "slow", "order/slow", {"options": {"queue": "slow"}})
     level2 = get_fanout(shop.app).level2
     assert level2 is not None
-    lost = LostMessages(shop.app, level2.ledger, level2.publisher.queues)
-    assert level2.publisher.queues() == {QUEUE, "fast", "slow", "routes"}
+    lost = LostMessages(shop.app, level2.ledger, level2.queues)
+    assert level2.queues() == {QUEUE, "fast", "slow", "routes"}
     run_id = shop.emit({}, "order/slow").runs[0].id
     run = level2.ledger.run(run_id)
     assert run is not None

@@ -75,27 +75,27 @@ def test_many_events(rabbit_url: str) -> None:
 
 
 def test_one_answer_for_several_messages(rabbit_url: str) -> None:
-    class Delivery:
+    class Chain:
         state = "unknown"
 
     app = make_site(rabbit_url)
-    deliveries = [Delivery() for _ in range(5)]
+    chains = [Chain() for _ in range(5)]
     publisher = get_fanout(app).publisher
     with publisher._producers.acquire(Deadline(10)) as producer:
         window = confirm_window(producer, Deadline(10))
         assert window is not None
         with window:
-            window._outstanding = dict(enumerate(deliveries, start=1))
+            window._outstanding = dict(enumerate(chains, start=1))
             # what py-amqp calls when the broker answers; RabbitMQ does it so when it likes to
             producer.channel._on_basic_ack(2, True)
             producer.channel._on_basic_nack(4, True)
-            states = [delivery.state for delivery in deliveries]
+            states = [chain.state for chain in chains]
             producer.channel._on_basic_ack(5, False)
             with pytest.raises(Exception, match=r"^the broker refused the message \(basic.nack\)$"):
                 window.wait()
 
     assert states == ["published", "published", "unpublished", "unpublished", "unknown"]
-    assert deliveries[4].state == "published"
+    assert chains[4].state == "published"
 
 
 @pytest.mark.parametrize("cls", [None, Careful], ids=["fast", "compatible"])

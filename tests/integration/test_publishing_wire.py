@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from celery_fanout import Event, emit, emit_many, on_event
 from celery_fanout.app.fanout import get_fanout
-from celery_fanout.emitting.chains import freeze
+from celery_fanout.emitting.chains import chain_for
 from tests.integration.publishing import (
     Careful,
     add_task,
@@ -293,7 +293,7 @@ def broker(request: pytest.FixtureRequest) -> Iterator[tuple[str, Wire]]:
 def uses_templates(app: Celery) -> bool:
     """Say whether the fast way is taken for all of an app's subscriptions."""
     fanout = get_fanout(app)
-    return all(fanout.publisher._templates.get(sub) is not None for sub in fanout.registry)
+    return all(fanout.templates.get(sub) is not None for sub in fanout.registry)
 
 
 #: Texts of times at which a message was made.
@@ -356,8 +356,8 @@ def without_ours(value: Any) -> Any:
 def publish_plainly(app: Celery, event: Event) -> None:
     """Publish what a Celery user would for each subscription, with the same task ids."""
     for subscription in get_fanout(app).registry:
-        frozen = freeze(event, event.headers(), subscription, app.thread_oid)
-        ids = [link["options"]["task_id"] for link in reversed(frozen.chain or ())]
+        frozen = chain_for(event, event.headers(), subscription, app.thread_oid)
+        ids = [link["options"]["task_id"] for link in reversed(frozen.links or ())]
         links = [subscription.task.s(event.data).set(task_id=frozen.run_id, **subscription.options)]
         for link, task_id in zip(subscription.tail, ids, strict=True):
             links.append(signature(dict(link), app=app).set(task_id=task_id))

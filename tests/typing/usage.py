@@ -41,7 +41,7 @@ from celery_fanout import (
     on_event,
     step,
 )
-from celery_fanout.emitting.results import RunResult
+from celery_fanout.emitting.emission import RunResult
 from celery_fanout.stores.ledger import Ledger, RunRecord
 from celery_fanout.stores.states import RunState
 

@@ -54,10 +54,10 @@ def install() -> None:
 def _message(finding: Finding) -> checks.CheckMessage:
     number = finding.id.rpartition(".")[2]
     kind = _MESSAGES["warning" if number in _MILD else finding.level]
-    found: checks.CheckMessage = kind(
+    message: checks.CheckMessage = kind(
         finding.message, hint=finding.remedy, id=f"celery_fanout.{number}"
     )
-    return found
+    return message
 
 
 def check_fanout(
@@ -70,7 +70,7 @@ def check_fanout(
         return []
     _busy.here = True
     try:
-        return [_message(found) for found in _findings() if found.id[-4:] not in _LEFT_OUT]
+        return [_message(finding) for finding in _findings() if finding.id[-4:] not in _LEFT_OUT]
     finally:
         _busy.here = False
 

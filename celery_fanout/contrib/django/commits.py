@@ -13,26 +13,28 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import sys
 import threading
 import time
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import connections
 
 from celery_fanout.app.fanout import get_fanout
-from celery_fanout.contrib.django.counting import count_failed
 from celery_fanout.contrib.django.outbox.rows import write_rows
-from celery_fanout.emitting.emission import Emission, note_published
+from celery_fanout.contrib.django.signals import event_publish_failed
+from celery_fanout.emitting.emission import Emission
 from celery_fanout.exceptions import INTERRUPTS, EmitError
 from celery_fanout.model.failpoints import hit
-from celery_fanout.signals import event_publish_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from celery_fanout.emitting.delivery import Publication
+    from celery_fanout.emitting.delivery import Draft
+    from celery_fanout.model.events import Event
     from celery_fanout.model.settings import Settings
 
 __all__ = ["AfterCommit", "keep_after", "settings_of", "wait_for_commit"]
@@ -47,7 +49,7 @@ class AfterCommit:
     """The callback of one ``emit()``.
 
     Args:
-        publication: what to publish.
+        draft: what to emit.
         connection: whose commit it waits for.
 
     Attributes:
@@ -59,10 +61,10 @@ class AfterCommit:
     # Django logs it, by this name, should it raise
     __qualname__ = "AfterCommit"
 
-    def __init__(self, publication: Publication, connection: BaseDatabaseWrapper) -> None:
-        self.publication = publication
+    def __init__(self, draft: Draft, connection: BaseDatabaseWrapper) -> None:
+        self.draft = draft
         self.connection = connection
-        self.emissions = [Emission(event, [], published=False) for event in publication.events]
+        self.emissions = [Emission(event, [], published=False) for event in draft.events]
         self.done = False
         self.error: BaseException | None = None
         # the trace, and what else is current where the event was emitted
@@ -75,22 +77,24 @@ class AfterCommit:
         self.done = True
         hit("emit.after_commit")
         try:
-            self._context.run(self._publish)
+            self._context.run(self._emit)
         except INTERRUPTS as exc:
             self._failed(exc)
             self.error = exc  # a time limit ends the task, whatever becomes of its events
         except Exception as exc:  # noqa: BLE001 - it has committed, and others wait for their turn
             self._failed(exc)
 
-    def _publish(self) -> None:
-        passed = max(0.0, time.time() - self.publication.emitted)
-        found = self.publication.publish(passed)
-        for waiting, published in zip(self.emissions, found, strict=True):
-            note_published(waiting, published.runs)
+    def _emit(self) -> None:
+        passed = max(0.0, time.time() - self.draft.emitted)
+        emissions = self.draft.emit(passed)
+        for waiting, published in zip(self.emissions, emissions, strict=True):
+            waiting.runs[:] = published.runs
+            # frozen for those who were handed it, and they hold this very object
+            object.__setattr__(waiting, "published", True)
 
     def _failed(self, error: Exception) -> None:
-        if not keep_after(self.publication, error):
-            settings = settings_of(self.publication)
+        if not keep_after(self.draft, error):
+            settings = settings_of(self.draft)
             self.error = error if settings.on_publish_error == "raise" else None
 
     def waits(self) -> bool:
@@ -98,15 +102,15 @@ class AfterCommit:
         return not self.done and any(call is self for call in _callbacks(self.connection))
 
 
-def settings_of(publication: Publication) -> Settings:
+def settings_of(draft: Draft) -> Settings:
     """Return the settings of the app that publishes."""
-    found: Settings = get_fanout(publication.fanout.app).settings
-    return found
+    settings: Settings = get_fanout(draft.fanout.app).settings
+    return settings
 
 
-def wait_for_commit(publication: Publication, connection: BaseDatabaseWrapper) -> AfterCommit:
+def wait_for_commit(draft: Draft, connection: BaseDatabaseWrapper) -> AfterCommit:
     """Publish after the transaction that is under way has committed."""
-    callback = AfterCommit(publication, connection)
+    callback = AfterCommit(draft, connection)
     connection.on_commit(callback, robust=True)
     _see_to_all(connection)
     return callback
@@ -138,19 +142,19 @@ def _see_to_all(connection: Any) -> None:
     setattr(connection, name, run_all)
 
 
-def keep_after(publication: Publication, error: Exception) -> bool:
+def keep_after(draft: Draft, error: Exception) -> bool:
     """Tell of and count what failed after the commit; keep it if the settings say so.
 
     Returns:
         Whether it is in the outbox now.
     """
-    settings = settings_of(publication)
+    settings = settings_of(draft)
     kept = False
     if settings.on_publish_error == "outbox":
-        kept = _keep(publication, settings.outbox_database)
+        kept = _keep(draft, settings.outbox_database)
     # no traceback: texts of errors may quote data
     reason = error.reason if isinstance(error, EmitError) else type(error).__name__
-    for event in publication.events:
+    for event in draft.events:
         logger.error(
             "Event %s[%s] was not published after the commit: %s.%s",
             event.name,
@@ -159,20 +163,36 @@ def keep_after(publication: Publication, error: Exception) -> bool:
             " The outbox has it now" if kept else "",
             extra={"action": "event_publish_failed"},
         )
-    count_failed(publication.events, kept=kept)
+    _count_failed(draft.events, kept=kept)
     event_publish_failed.send(
-        sender=publication.fanout.app,
-        events=list(publication.events),
+        sender=draft.fanout.app,
+        events=list(draft.events),
         exception=error,
         kept=kept,
     )
     return kept
 
 
-def _keep(publication: Publication, using: str) -> bool:
+def _count_failed(events: Sequence[Event], *, kept: bool) -> None:
+    metrics: Any = sys.modules.get("opentelemetry.metrics")  # for projects that have it
+    if metrics is not None:
+        for event in events:
+            _counter(metrics).add(1, {"event": event.name, "kept": kept})
+
+
+@cache  # its library complains of one that is made twice
+def _counter(metrics: Any) -> Any:
+    return metrics.get_meter("celery_fanout").create_counter(
+        "celery_fanout.publish_failures",
+        unit="{event}",
+        description="Events that could not be published after their transaction had committed.",
+    )
+
+
+def _keep(draft: Draft, using: str) -> bool:
     def write() -> bool:
         try:
-            write_rows(publication, using)
+            write_rows(draft, using)
         except Exception as exc:  # noqa: BLE001 - it must not hide why it was tried
             logger.error("The outbox did not take it: %s", type(exc).__name__)  # noqa: TRY400
             return False
@@ -187,15 +207,15 @@ def _keep(publication: Publication, using: str) -> bool:
 
 def _in_another_thread(call: Callable[[], T], using: str) -> T:
     """Call a function where it has a connection of its own."""
-    found: list[T] = []
+    results: list[T] = []
 
     def run() -> None:
         try:
-            found.append(call())
+            results.append(call())
         finally:
             connections[using].close()
 
     thread = threading.Thread(target=run, name="celery-fanout-outbox")
     thread.start()
     thread.join()
-    return found[0]
+    return results[0]

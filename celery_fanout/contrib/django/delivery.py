@@ -13,21 +13,20 @@ from celery_fanout.contrib.django.commits import (
     settings_of,
     wait_for_commit,
 )
-from celery_fanout.contrib.django.outbox.rows import write_rows
-from celery_fanout.emitting.delivery import deliverers
-from celery_fanout.emitting.emission import Emission
-from celery_fanout.exceptions import (
-    EmitError,
-    InvalidEvent,
+from celery_fanout.contrib.django.exceptions import (
     NoCommitToWaitFor,
     NoOutbox,
     NotInTransaction,
 )
+from celery_fanout.contrib.django.outbox.rows import write_rows
+from celery_fanout.emitting.delivery import installed
+from celery_fanout.emitting.emission import Emission
+from celery_fanout.exceptions import EmitError, InvalidEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from celery_fanout.emitting.delivery import Publication, Publishing
+    from celery_fanout.emitting.delivery import Draft, Owner
 
 __all__ = ["DjangoDeliverer", "install"]
 
@@ -40,13 +39,11 @@ class DjangoDeliverer:
     def __init__(self) -> None:
         self._watches: list[_Watch] = []
 
-    def __call__(
-        self, publication: Publication, delivery: str | None, using: str | None
-    ) -> list[Emission]:
-        """Publish now, or see to it that it is published later.
+    def deliver(self, draft: Draft, delivery: str | None, using: str | None) -> list[Emission]:
+        """Emit a draft now, or see to it that it is emitted later.
 
         Args:
-            publication: what to publish.
+            draft: what to emit.
             delivery: ``"on_commit"``, ``"outbox"`` or ``"now"``; ``None``: ``fanout_delivery``.
             using: the alias of the database whose transaction counts.
 
@@ -55,80 +52,80 @@ class DjangoDeliverer:
             NoCommitToWaitFor: if commits of that database cannot be waited for.
             NoOutbox: if that database has no table for the outbox.
         """
-        settings = settings_of(publication)
+        settings = settings_of(draft)
         wanted = delivery or settings.delivery
         if wanted == "now":
-            return publication.publish()
+            return draft.emit()
         if wanted == "on_commit":
-            return self._on_commit(publication, using or DEFAULT_DB_ALIAS)
+            return self._on_commit(draft, using or DEFAULT_DB_ALIAS)
         if wanted == "outbox":
-            return self._into_outbox(publication, using or settings.outbox_database)
+            return self._into_outbox(draft, using or settings.outbox_database)
         raise InvalidEvent(
-            publication.events[0].name,
+            draft.events[0].name,
             f"has the delivery {wanted!r}",
             'Use "on_commit", "outbox" or "now".',
         )
 
-    def _on_commit(self, publication: Publication, using: str) -> list[Emission]:
+    def _on_commit(self, draft: Draft, using: str) -> list[Emission]:
         connection = connections[using]
         if connection.in_atomic_block:
-            return self._wait(publication, using)
+            return self._wait(draft, using)
         if _commits_by_hand(connection):
-            raise NoCommitToWaitFor(publication.events[0].name, using)
+            raise NoCommitToWaitFor(draft.events[0].name, using)
         try:
-            return publication.publish()
+            return draft.emit()
         except EmitError as exc:
             # what it tells of is committed already, as it is after a transaction
-            if settings_of(publication).on_publish_error != "outbox":
+            if settings_of(draft).on_publish_error != "outbox":
                 raise
-            if not keep_after(publication, exc):
+            if not keep_after(draft, exc):
                 raise
-            return _waiting(publication)
+            return _waiting(draft)
 
-    def _wait(self, publication: Publication, using: str) -> list[Emission]:
-        publication.check()
-        callback = wait_for_commit(publication, connections[using])
+    def _wait(self, draft: Draft, using: str) -> list[Emission]:
+        draft.check()
+        callback = wait_for_commit(draft, connections[using])
         for watch in self._watches:
             watch.note(callback)
         return callback.emissions
 
-    def _into_outbox(self, publication: Publication, using: str) -> list[Emission]:
+    def _into_outbox(self, draft: Draft, using: str) -> list[Emission]:
         connection = connections[using]
-        settings = settings_of(publication)
+        settings = settings_of(draft)
         if settings.outbox_require_atomic and not _is_in_transaction(connection):
-            raise NotInTransaction(publication.events[0].name, using)
-        if publication.fanout.in_test and connection.in_atomic_block:
-            return self._wait(publication, using)
-        publication.check()
+            raise NotInTransaction(draft.events[0].name, using)
+        if draft.fanout.emitter.in_test and connection.in_atomic_block:
+            return self._wait(draft, using)
+        draft.check()
         try:
-            write_rows(publication, using)
+            write_rows(draft, using)
         except (OperationalError, ProgrammingError) as exc:
             if not _tells_of_no_table(exc):
                 raise
-            raise NoOutbox(publication.events[0].name, using) from exc
-        return _waiting(publication)
+            raise NoOutbox(draft.events[0].name, using) from exc
+        return _waiting(draft)
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         """Call a function in the thread where the ORM's transactions are."""
         return await sync_to_async(call, thread_sensitive=True)()
 
-    def watch(self, fanout: Publishing) -> Callable[[bool], None]:
+    def watch(self, fanout: Owner) -> Callable[[bool], None]:
         """For tests; see :class:`celery_fanout.emitting.delivery.Deliverer`."""
         watch = _Watch(fanout)
         self._watches.append(watch)
 
-        def publish(final: bool) -> None:  # noqa: FBT001 - as the protocol has it
-            watch.publish(final)
+        def emit_waiting(final: bool) -> None:  # noqa: FBT001 - as the protocol has it
+            watch.emit_waiting(final)
             if final and watch in self._watches:
                 self._watches.remove(watch)
 
-        return publish
+        return emit_waiting
 
 
 class _Watch:
     """Notes what begins to wait for a commit while a test looks."""
 
-    def __init__(self, fanout: Publishing) -> None:
+    def __init__(self, fanout: Owner) -> None:
         self._fanout = fanout
         self._noted: list[AfterCommit] = []
         self._depths = {
@@ -137,10 +134,10 @@ class _Watch:
         }
 
     def note(self, callback: AfterCommit) -> None:
-        if callback.publication.fanout is self._fanout:
+        if callback.draft.fanout is self._fanout:
             self._noted.append(callback)
 
-    def publish(self, final: bool) -> None:  # noqa: FBT001 - see above
+    def emit_waiting(self, final: bool) -> None:  # noqa: FBT001 - see above
         for callback in list(self._noted):
             if callback.waits() and (final or not self._is_inside(callback.connection)):
                 callback()
@@ -151,8 +148,8 @@ class _Watch:
         return len(connection.atomic_blocks) > self._depths.get(id(connection), own)
 
 
-def _waiting(publication: Publication) -> list[Emission]:
-    return [Emission(event, [], published=False) for event in publication.events]
+def _waiting(draft: Draft) -> list[Emission]:
+    return [Emission(event, [], published=False) for event in draft.events]
 
 
 def _tells_of_no_table(error: BaseException) -> bool:
@@ -183,5 +180,5 @@ def _commits_by_hand(connection: Any) -> bool:
 
 def install() -> None:
     """Attach ``emit()`` to Django's transactions, once."""
-    if not any(isinstance(known, DjangoDeliverer) for known in deliverers):
-        deliverers.append(DjangoDeliverer())
+    if not isinstance(installed.deliverer, DjangoDeliverer):
+        installed.deliverer = DjangoDeliverer()

@@ -21,7 +21,6 @@ signals only where nobody receives them. So it loads the rows first.
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import inspect
 import sys
 from contextlib import suppress
@@ -40,7 +39,8 @@ from django.db.models.signals import (
 from django.utils.duration import duration_iso_string
 
 from celery_fanout.app.api import emit
-from celery_fanout.exceptions import InvalidModelEvents
+from celery_fanout.contrib.django.exceptions import InvalidModelEvents
+from celery_fanout.exceptions.describing import did_you_mean, nearest
 from celery_fanout.model.events import check_name
 
 if TYPE_CHECKING:
@@ -115,18 +115,18 @@ def emit_model_events(
     named: Any = model  # not everybody runs a type checker
     _check_model(named)
     meta = named._meta
-    found = ModelEvents(
+    events = ModelEvents(
         named,
         meta.label_lower.replace(".", "/") if prefix is None else prefix,
         {name: _field(meta, name) for name in fields},
         _operations(meta.label, on),
     )
-    found.when, found.where, found.options = when, where, {"delivery": delivery, "app": app}
-    if track_changes and not found.fields:
+    events.when, events.where, events.options = when, where, {"delivery": delivery, "app": app}
+    if track_changes and not events.fields:
         raise InvalidModelEvents(meta.label, "tracks changes of no fields", "Name them in fields=.")
-    found.track_changes = track_changes
-    found.connect()
-    return found
+    events.track_changes = track_changes
+    events.connect()
+    return events
 
 
 class ModelEvents:
@@ -159,16 +159,16 @@ class ModelEvents:
         Raises:
             InvalidModelEvents: if another one emits events of these names.
         """
-        for known in [_emitted[name] for name in self.names.values() if name in _emitted]:
-            if known.where != self.where:
-                names = ", ".join(sorted({*known.names.values()} & {*self.names.values()}))
+        for earlier in [_emitted[name] for name in self.names.values() if name in _emitted]:
+            if earlier.where != self.where:
+                names = ", ".join(sorted({*earlier.names.values()} & {*self.names.values()}))
                 raise InvalidModelEvents(
                     self.model._meta.label,
-                    f"emits {names}, which {known.model._meta.label} emits already, from "
-                    f"{known.where}",
+                    f"emits {names}, which {earlier.model._meta.label} emits already, from "
+                    f"{earlier.where}",
                     "Remove one of the two, or give it another prefix=.",
                 )
-            known.disconnect()  # its module was reloaded
+            earlier.disconnect()  # its module was reloaded
         _emitted.update(dict.fromkeys(self.names.values(), self))
         for sender in _with_proxies(self.model):
             self._connect(sender)
@@ -332,11 +332,6 @@ def _plain(field: Any, value: Any) -> Any:
     return value
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"Did you mean {near[0]!r}?" if near else ""
-
-
 # -- what is refused -------------------------------------------------------------------------------
 
 
@@ -370,9 +365,9 @@ def _field(meta: Any, name: str) -> Any:
     try:
         field = meta.get_field(name)
     except FieldDoesNotExist:
-        known = [field.name for field in meta.concrete_fields]
-        hint = _nearest(name, known) or f"It has {', '.join(known)}."
-        raise InvalidModelEvents(meta.label, f"has no field {name!r}", hint) from None
+        names = [field.name for field in meta.concrete_fields]
+        remedy = did_you_mean(nearest(name, names), f"It has {', '.join(names)}.")
+        raise InvalidModelEvents(meta.label, f"has no field {name!r}", remedy) from None
     if not field.concrete or field.many_to_many:
         raise InvalidModelEvents(
             meta.label,
@@ -392,8 +387,8 @@ def _operations(label: str, on: Any) -> list[str]:
     wanted = [on] if isinstance(on, str) else list(on)
     for operation in wanted:
         if operation not in OPERATIONS:
-            hint = _nearest(str(operation), OPERATIONS)
-            remedy = hint or "Use 'created', 'updated' and 'deleted'."
+            near = nearest(str(operation), OPERATIONS)
+            remedy = did_you_mean(near, "Use 'created', 'updated' and 'deleted'.")
             raise InvalidModelEvents(label, f"has no operation {operation!r}", remedy)
     if not wanted:
         raise InvalidModelEvents(label, "emits nothing", "Name an operation in on=.")

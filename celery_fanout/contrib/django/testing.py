@@ -40,7 +40,7 @@ def drain_outbox(*, using: str | None = None, app: Celery | None = None) -> list
     )
     published: list[Emission] = []
     for row in rows:
-        publication, passed = read_row(row)
-        published += publication.publish(passed)
+        draft, passed = read_row(row)
+        published += draft.emit(passed)
         row.delete()
     return published

@@ -10,6 +10,7 @@ from typing_extensions import Self
 
 if TYPE_CHECKING:
     from celery_fanout.emitting.broker.connections import Deadline
+    from celery_fanout.emitting.chains import FrozenChain
 
 __all__ = ["ConfirmWindow", "confirm_window"]
 
@@ -28,10 +29,10 @@ class ConfirmWindow:
     def __init__(self, channel: Any, deadline: Deadline) -> None:
         self._channel = channel
         self._deadline = deadline
-        self._outstanding: dict[int, Any] = {}
+        self._outstanding: dict[int, FrozenChain | None] = {}
         self._refused = 0
-        #: What is being published: an object whose ``state`` follows the broker's answer.
-        self.delivery: Any = None
+        #: What is being published; its ``state`` follows the broker's answer.
+        self.chain: FrozenChain | None = None
 
     def __enter__(self) -> Self:
         channel = self._channel
@@ -54,15 +55,15 @@ class ConfirmWindow:
         # the broker numbers what is published on a channel in confirm mode, from 1
         tag = self._channel.__dict__.get("fanout_published", 0) + 1
         self._channel.fanout_published = tag
-        self._outstanding[tag] = self.delivery
+        self._outstanding[tag] = self.chain
         return self._channel._basic_publish(*args, **kwargs)
 
     def _settle(self, tag: int, state: str, *, multiple: bool) -> None:
-        tags = takewhile(lambda found: found <= tag, self._outstanding) if multiple else [tag]
-        for found in list(tags):
-            delivery = self._outstanding.pop(found, None)
-            if delivery is not None:
-                delivery.state = state
+        tags = takewhile(lambda sent: sent <= tag, self._outstanding) if multiple else [tag]
+        for answered in list(tags):
+            chain = self._outstanding.pop(answered, None)
+            if chain is not None:
+                chain.state = state
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - py-amqp calls it
         self._settle(tag, "published", multiple=multiple)

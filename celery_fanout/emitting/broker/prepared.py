@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from celery_fanout.model.settings import Settings
     from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["Sealed", "Sealing", "Seals"]
+__all__ = ["Prepared", "Preparer", "PreparerPool"]
 
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Sealed:
+class Prepared:
     """Messages of the chains of one event.
 
     Attributes:
@@ -46,7 +46,7 @@ class Sealed:
     envelopes: Mapping[str, tuple[str, str]]
 
 
-class Sealing:
+class Preparer:
     """Makes the messages of chains without publishing them.
 
     Args:
@@ -56,7 +56,7 @@ class Sealing:
     def __init__(self, sending: Sending) -> None:
         self._sending = sending
 
-    def __call__(self, chains: Sequence[FrozenChain]) -> Sealed | None:
+    def prepare(self, chains: Sequence[FrozenChain]) -> Prepared | None:
         """Return the messages of chains; ``None`` if some go another way.
 
         Runs that collect events have none: what they are made of is not known yet.
@@ -65,7 +65,7 @@ class Sealing:
         if not all(self._sending.keeps(chain) for chain in chains):
             return None
         try:
-            return self._sealed(chains)
+            return self._prepare(chains)
         except INTERRUPTS:
             raise
         except Exception as exc:  # noqa: BLE001 - a broker's library raises errors of its own
@@ -74,7 +74,7 @@ class Sealing:
             self._sending.kept()
             return None
 
-    def _sealed(self, chains: Sequence[FrozenChain]) -> Sealed:
+    def _prepare(self, chains: Sequence[FrozenChain]) -> Prepared:
         for chain in chains:
             if chain.flow is None:
                 self._sending.send(chain, {})
@@ -86,10 +86,10 @@ class Sealing:
             self._sending.send(chain, {})
             ((key, (message,)),) = self._sending.kept().items()
             envelopes[chain.run_id] = (key, message)
-        return Sealed(messages, envelopes)
+        return Prepared(messages, envelopes)
 
 
-class Seals:
+class PreparerPool:
     """Lends what makes messages for the ledger's Redis, where that takes them.
 
     Args:
@@ -116,26 +116,26 @@ class Seals:
         self._one_redis: bool | None = None  # not known before a connection is there
 
     @contextmanager
-    def lend(self) -> Generator[Sealing | None]:
+    def acquire(self) -> Generator[Preparer | None]:
         """Lend what makes messages that the ledger's Redis takes; ``None`` if it takes none."""
         if self._ledger is None or not self._ledger.supports_publish or not self._may_be_one_redis:
             yield None
             return
         deadline = Deadline(self._settings.publish_timeout)
-        with ExitStack() as lent:
+        with ExitStack() as stack:
             try:
-                producer = lent.enter_context(self._producers.acquire(deadline))
+                producer = stack.enter_context(self._producers.acquire(deadline))
                 if self._one_redis is None:
                     self._one_redis = self._is_one_redis(producer.channel)
                 sending = Sending(self._app, self._templates, producer, deadline, retries=0)
-                sealing = Sealing(sending) if self._one_redis else None
+                preparer = Preparer(sending) if self._one_redis else None
             except INTERRUPTS:
                 raise
             except Exception as exc:  # noqa: BLE001 - a broker's library raises errors of its own
                 # a ledger that answers, on the same server, can do without
                 logger.debug("%s", reason_of(exc))
-                sealing = None
-            yield sealing
+                preparer = None
+            yield preparer
 
     @cached_property
     def _may_be_one_redis(self) -> bool:
@@ -143,25 +143,25 @@ class Seals:
         connection: Any = self._app.connection_for_write()
         if connection.transport.driver_type != "redis" or len(connection.alt or ()) > 1:
             return False
-        theirs = self._ledger_address
+        ledger = self._ledger_address
         if "://" in (connection.hostname or ""):
-            return "path" in theirs  # a socket
+            return "path" in ledger  # a socket
         host, port = connection.hostname or "127.0.0.1", connection.port or 6379
         db = str(connection.virtual_host or 0).strip("/") or "0"
-        found = (theirs.get("host"), str(theirs.get("port") or 6379), str(theirs.get("db") or 0))
-        return found == (host, str(port), db)
+        address = (ledger.get("host"), str(ledger.get("port") or 6379), str(ledger.get("db") or 0))
+        return address == (host, str(port), db)
 
     @cached_property
     def _ledger_address(self) -> dict[str, Any]:
         """How the ledger's Redis is reached; empty if that is no single server."""
         ledger: Any = self._ledger
         pool: Any = getattr(ledger.client, "connection_pool", None)
-        theirs: dict[str, Any] = getattr(pool, "connection_kwargs", {})
-        return theirs if theirs.get("host") or theirs.get("path") else {}
+        address: dict[str, Any] = getattr(pool, "connection_kwargs", {})
+        return address if address.get("host") or address.get("path") else {}
 
     def _is_one_redis(self, channel: Any) -> bool:
         """Whether a channel's database is the ledger's."""
-        ours: dict[str, Any] = channel._connparams()
-        theirs = self._ledger_address
-        same = ("host", "port", "db") if "host" in theirs else ("path", "db")
-        return all(str(ours.get(name) or 0) == str(theirs.get(name) or 0) for name in same)
+        broker: dict[str, Any] = channel._connparams()
+        ledger = self._ledger_address
+        names = ("host", "port", "db") if "host" in ledger else ("path", "db")
+        return all(str(broker.get(name) or 0) == str(ledger.get(name) or 0) for name in names)

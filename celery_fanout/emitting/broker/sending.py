@@ -8,7 +8,8 @@ way is ``Task.apply_async``.
 
 from __future__ import annotations
 
-from contextlib import suppress
+import sys
+from contextlib import nullcontext, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +21,7 @@ from celery.backends.base import Backend
 from celery.utils.nodenames import anon_nodename
 from kombu.serialization import dumps
 
+from celery_fanout.emitting.broker.confirms import confirm_window
 from celery_fanout.emitting.broker.connections import hurry
 from celery_fanout.emitting.broker.redis_pipeline import dumps as dumps_json
 from celery_fanout.emitting.broker.redis_pipeline import open_pipeline
@@ -27,7 +29,7 @@ from celery_fanout.emitting.broker.stock import is_stock
 from celery_fanout.emitting.broker.templates import KWARGSREPR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from celery import Celery
 
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from celery_fanout.emitting.broker.templates import Template, Templates
     from celery_fanout.emitting.chains import FrozenChain
 
-__all__ = ["Sending"]
+__all__ = ["Sending", "send_batch", "send_singly"]
 
 
 def argsrepr_of(chain: FrozenChain) -> str:
@@ -140,7 +142,7 @@ class Sending:
             self._retry["retry_policy"] = {"max_retries": retries}
         self._pipeline = None if self._hooked else open_pipeline(producer)
 
-    def send(self, chain: FrozenChain, options: dict[str, Any]) -> bool:
+    def send(self, chain: FrozenChain, options: Mapping[str, Any]) -> bool:
         """Publish one chain, or keep it for :meth:`flush`.
 
         Args:
@@ -173,7 +175,7 @@ class Sending:
         if self._pipeline is not None:
             self._pipeline.flush()
 
-    def _apply_async(self, chain: FrozenChain, options: dict[str, Any]) -> None:
+    def _apply_async(self, chain: FrozenChain, options: Mapping[str, Any]) -> None:
         hurry(self._producer, self._deadline, self._retries)
         task = chain.subscription.task
         merged = {**self._retry, **chain.subscription.options, **options}
@@ -199,7 +201,7 @@ class Sending:
             task_id=chain.run_id,
             producer=self._producer,
             link_error=chain.errbacks,
-            chain=chain.chain,
+            chain=chain.links,
             headers=headers,
             argsrepr=argsrepr_of(chain),
             kwargsrepr=KWARGSREPR,
@@ -268,7 +270,7 @@ class Sending:
 
     def _body(self, chain: FrozenChain, template: Template) -> tuple[str, str, Any]:
         """Return the encoded body, once per event where chains differ in nothing but ids."""
-        plain = chain.errbacks is None and chain.chain is None
+        plain = chain.errbacks is None and chain.links is None
         key = (id(chain.args[0]), template.serializer)
         known = self._bodies.get(key) if plain else None
         if known is None:
@@ -283,4 +285,81 @@ class Sending:
 
 
 def _embed(chain: FrozenChain) -> dict[str, Any]:
-    return {"callbacks": None, "errbacks": chain.errbacks, "chain": chain.chain, "chord": None}
+    return {"callbacks": None, "errbacks": chain.errbacks, "chain": chain.links, "chord": None}
+
+
+def send_batch(
+    app: Celery,
+    templates: Templates,
+    producer: Any,
+    deadline: Deadline,
+    chains: Sequence[FrozenChain],
+    options: Mapping[str, Any],
+) -> None:
+    """Send chains through a producer that sends all messages at once; see :class:`Sending`.
+
+    Each chain's ``state`` says afterwards, or after an error, whether the broker has it.
+    """
+    given: list[FrozenChain] = []
+    kept: list[FrozenChain] = []
+    with producer.batch(max_size=sys.maxsize):  # one flush, at the end
+        sending = Sending(app, templates, producer, deadline, retries=0)
+        for chain in chains:
+            (given if sending.send(chain, options) else kept).append(chain)
+        _mark(given, "unknown")
+    _mark(given, "published")
+    _flush(sending, kept)
+
+
+def send_singly(
+    app: Celery,
+    templates: Templates,
+    producer: Any,
+    deadline: Deadline,
+    chains: Sequence[FrozenChain],
+    options: Mapping[str, Any],
+    *,
+    retries: int,
+) -> None:
+    """Send chains one after another; see :func:`send_batch`.
+
+    Args:
+        app: the Celery app.
+        templates: its templates.
+        producer: a kombu producer.
+        deadline: when sending ends; renewed by each answer of the broker.
+        chains: the chains.
+        options: more ``apply_async`` options.
+        retries: how often a message may be sent again that no confirm is awaited of.
+    """
+    window = confirm_window(producer, deadline)
+    kept: list[FrozenChain] = []
+    with window or nullcontext():
+        sending = Sending(
+            app, templates, producer, deadline, retries=0 if window is not None else retries
+        )
+        for chain in chains:
+            deadline.renew()  # the broker took the one before, or somebody's hook took the time
+            chain.state = "unknown"
+            if window is not None:
+                window.chain = chain
+                sending.send(chain, options)
+            elif sending.send(chain, options):
+                chain.state = "published"
+            else:
+                chain.state = "unpublished"
+                kept.append(chain)
+        if window is not None:
+            window.wait()
+    _flush(sending, kept)
+
+
+def _flush(sending: Sending, chains: Sequence[FrozenChain]) -> None:
+    _mark(chains, "unknown")
+    sending.flush()
+    _mark(chains, "published")
+
+
+def _mark(chains: Sequence[FrozenChain], state: str) -> None:
+    for chain in chains:
+        chain.state = state

@@ -20,7 +20,7 @@ from celery_fanout.emitting.broker.routing import chosen_options, routed_to
 from celery_fanout.emitting.broker.stock import is_stock
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from celery import Celery
 
@@ -210,6 +210,22 @@ class Templates:
             return None
         routed = routed_to(self._app, name, options)
         return self._queue if routed == self._app.conf.task_default_queue else None
+
+    def queue_of(self, subscription: Subscription) -> str:
+        """Return the queue that a subscription's messages go to; ``""`` if that is not simple."""
+        template = self.get(subscription)
+        queue: Any = None if template is None else template.route.get("queue")
+        return "" if queue is None else str(getattr(queue, "name", queue))
+
+    def queues(self, subscriptions: Iterable[Subscription]) -> set[str]:
+        """Return the names of the queues that runs may go to, as far as this process knows."""
+        self.refresh()
+        consumed: Any = self._app.amqp.queues
+        queues = {str(name) for name in consumed.consume_from}
+        for name in list(self._app.tasks):  # of tails, and whatever else a run may ask for
+            queues.add(self.queue_for_task(name, {}) or routed_to(self._app, name, {}))
+        queues.update(self.queue_of(subscription) for subscription in subscriptions)
+        return queues - {""}
 
     def _build(self, subscription: Subscription, priority: int | None) -> Template | None:
         app, task = self._app, subscription.task

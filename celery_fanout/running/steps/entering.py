@@ -84,11 +84,7 @@ def check_function(id: str, fn: Any) -> None:
 def claimed_of(execution: Execution, feature: str) -> Claimed:
     """Return the claimed run of an execution; refuse by name what level 1 does not have."""
     if execution.claimed is None:
-        raise StoreUnsupported(
-            execution.store.name,
-            feature,
-            "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
-        )
+        raise StoreUnsupported.on_level_1(execution.store.name, feature)
     return execution.claimed
 
 

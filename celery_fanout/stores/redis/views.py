@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.ledger import Outcome
+from celery_fanout.stores.ledger import RunOutcome
 from celery_fanout.stores.redis.reading import detail_of, event_record, run_record
 from celery_fanout.stores.states import RunState
 
@@ -210,16 +210,16 @@ class RedisViews:
         )
         return [event for event in self._events(ids) if event is not None]
 
-    def outcomes(self, run_ids: Sequence[str]) -> list[Outcome]:
+    def outcomes(self, run_ids: Sequence[str]) -> list[RunOutcome]:
         """Return how runs ended, or where they are."""
         import json
 
-        found: list[Outcome] = []
+        found: list[RunOutcome] = []
         for start in range(0, len(run_ids), PAGE):
             page = run_ids[start : start + PAGE]
             for run_id, state, result, error, reason in self._scripts.run("outcomes", *page):
                 found.append(
-                    Outcome(
+                    RunOutcome(
                         run_id,
                         RunState(state) if state else None,
                         result,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.records import EventRecord, Outcome, RunRecord
+from celery_fanout.stores.records import EventRecord, RunOutcome, RunRecord
 from celery_fanout.stores.states import FINAL, RunState
 from tests.conformance.twin.limits import Limits
 
@@ -144,20 +144,20 @@ class Views(Limits):
         found.sort(key=lambda event: event.created, reverse=True)
         return found[:limit]
 
-    def outcomes(self, run_ids: Sequence[str]) -> list[Outcome]:
+    def outcomes(self, run_ids: Sequence[str]) -> list[RunOutcome]:
         """Return how runs ended, or where they are."""
         with self.lock:
             self.book.begin()
             return [self._outcome(run_id) for run_id in run_ids]
 
-    def _outcome(self, run_id: str) -> Outcome:
+    def _outcome(self, run_id: str) -> RunOutcome:
         row = self.book.row(run_id)
         passed = (RunState.SUCCEEDED, RunState.COMPLETING)
         while row is not None and row.link and row.state in passed:
             row = self.book.row(row.link)
         if row is None:
-            return Outcome(run_id, None)
-        return Outcome(run_id, row.state, row.result, row.error, row.reason)
+            return RunOutcome(run_id, None)
+        return RunOutcome(run_id, row.state, row.result, row.error, row.reason)
 
     def counts(self) -> dict[RunState, int]:
         """Return how many runs are in each state."""

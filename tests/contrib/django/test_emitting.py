@@ -381,14 +381,14 @@ def test_a_row_becomes_what_was_emitted(project: Project) -> None:
                             expires=600, then=app.tasks["celery.accumulate"].s(1, a={"b": 2}),
                             time="2026-01-02T03:04:05.000006+05:30", delivery="outbox")
         row = OutboxEvent.objects.get()
-        publication, passed = read_row(row)
-        same = publication.events == [emission.event]
-        runs = publication.publish(passed)[0].runs
+        draft, passed = read_row(row)
+        same = draft.events == [emission.event]
+        runs = draft.emit(passed)[0].runs
         run = get_fanout(app).runs.get(runs[0].id)
         due = run.due - time.time()
-        again = [r.id for r in read_row(row)[0].publish()[0].runs] == [r.id for r in runs]
+        again = [r.id for r in read_row(row)[0].emit()[0].runs] == [r.id for r in runs]
         tell(same, 0 <= passed < 50, 0 < due <= 60, again, len(published()), row.attempts,
-             str(row), publication.then)
+             str(row), draft.then)
         """
     )
     assert told[:6] == [True, True, True, True, 1, 0]

@@ -205,13 +205,13 @@ def test_a_key_that_the_relay_cannot_work_out_holds_nothing_up(limited: Project)
     """The relay has newer code than the process that emitted."""
     limited.run(
         """
-        from celery_fanout.contrib.django import rows
+        from celery_fanout.contrib.django.outbox import rows
         from celery_fanout import Event
-        from celery_fanout.emitting.delivery import Publication
+        from celery_fanout.emitting.delivery import Draft
 
         events = [Event("limited/function", data, id=name)
                   for name, data in {"no key": {}, "a": {"shop": 1}, "b": {"shop": 2}}.items()]
-        rows.write_rows(Publication(get_fanout(app), events), "default")
+        rows.write_rows(Draft(get_fanout(app), events), "default")
         """
     )
     code, told = once(limited)

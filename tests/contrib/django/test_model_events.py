@@ -27,9 +27,10 @@ if INSIDE:
     from django.test.utils import CaptureQueriesContext, isolate_apps
 
     from celery_fanout import emit
+    from celery_fanout.contrib.django.exceptions import InvalidModelEvents
     from celery_fanout.contrib.django.model_events import ModelEvents, emit_model_events
-    from celery_fanout.emitting.delivery import deliverers
-    from celery_fanout.exceptions import InvalidEventName, InvalidModelEvents
+    from celery_fanout.emitting.delivery import installed
+    from celery_fanout.exceptions import InvalidEventName
     from celery_fanout.testing import capture
     from tests.contrib.django.catalog.models import Bargain, Book, Maker, Product, Timed, Voucher
 
@@ -175,11 +176,12 @@ def test_a_transaction_that_rolls_back_emits_nothing():
 def test_the_database_that_was_written_to_counts_and_the_delivery_that_was_asked_for():
     asked: list[Any] = []
 
-    def deliverer(publication, delivery, using):
-        asked.append((publication.events[0].name, delivery, using))
-        return [None]
+    class Deliverer:
+        def deliver(self, draft, delivery, using):
+            asked.append((draft.events[0].name, delivery, using))
+            return [None]
 
-    deliverers.append(deliverer)
+    before, installed.deliverer = installed.deliverer, Deliverer()
     bridge = emit_model_events(Maker, delivery="outbox", on=["created", "deleted"])
     other = emit_model_events(Voucher, on=["created"])
     try:
@@ -189,7 +191,7 @@ def test_the_database_that_was_written_to_counts_and_the_delivery_that_was_asked
     finally:
         bridge.disconnect()
         other.disconnect()
-        deliverers.remove(deliverer)
+        installed.deliverer = before
     is_equal(
         asked,
         [

@@ -609,7 +609,7 @@ def test_threads_that_ask_first_at_once_get_the_same_parts():
 
         def ask(fanout=fanout, barrier=barrier, found=found):
             barrier.wait()
-            found.append((fanout.publisher, fanout.settings, fanout.memory_store))
+            found.append((fanout.emitter, fanout.settings, fanout.memory_store))
 
         threads = [threading.Thread(target=ask) for _ in range(8)]
         for thread in threads:
@@ -618,4 +618,4 @@ def test_threads_that_ask_first_at_once_get_the_same_parts():
             thread.join()
         assert len(found) == 8
         assert len({tuple(map(id, parts)) for parts in found}) == 1
-        assert not fanout.in_test
+        assert not fanout.emitter.in_test

@@ -8,7 +8,7 @@ import pytest
 from celery import Celery
 
 from celery_fanout import Event, Subscription
-from celery_fanout.emitting.chains import errback, freeze
+from celery_fanout.emitting.chains import chain_for, errback
 from celery_fanout.model.ids import child_id, run_id
 from celery_fanout.model.run import run_of
 
@@ -61,7 +61,7 @@ def subscription(*tail, on_failure=None, id="shop.tell@order/*"):
 
 
 def frozen(*tail, **options):
-    return freeze(EVENT, EVENT.headers(), subscription(*tail, **options), "reply-queue")
+    return chain_for(EVENT, EVENT.headers(), subscription(*tail, **options), "reply-queue")
 
 
 def test_a_subscriber_alone():
@@ -69,7 +69,7 @@ def test_a_subscriber_alone():
     assert (chain.run_id, chain.result_id) == (RUN, RUN)
     assert chain.args == ({"id": 7, "who": "Grüße"},)
     assert chain.headers == {**STAMP, "fanout_run": RUN}
-    assert chain.chain is None
+    assert chain.links is None
     assert chain.errbacks is None
     assert chain.subscription.id == "shop.tell@order/*"
 
@@ -78,7 +78,7 @@ def test_a_tail_is_stamped_link_by_link():
     chain = frozen(dict(app.signature("shop.first")), dict(app.signature("shop.second")))
     assert (chain.run_id, chain.result_id) == (RUN, SECOND_LINK)
     assert chain.headers == {**STAMP, "fanout_run": RUN}
-    assert [(link["task"], link["options"]) for link in chain.chain] == [
+    assert [(link["task"], link["options"]) for link in chain.links] == [
         (
             "shop.second",  # last first, as Celery pops them
             {
@@ -113,8 +113,8 @@ def test_other_events_and_subscriptions_have_other_ids():
     chains = [
         frozen(),
         frozen(id="shop.other@order/*"),
-        freeze(Event("order/paid", id="e-2"), {}, subscription(), ""),
-        freeze(Event("order/sent", id="e-1"), {}, subscription(), ""),
+        chain_for(Event("order/paid", id="e-2"), {}, subscription(), ""),
+        chain_for(Event("order/sent", id="e-1"), {}, subscription(), ""),
     ]
     assert len({chain.run_id for chain in chains}) == 4
 
@@ -127,7 +127,7 @@ def test_every_link_reports_its_failure():
         on_failure="shop.apologise",
     )
     assert chain.errbacks == [ERRBACK]
-    second, first = chain.chain
+    second, first = chain.links
     assert second["options"]["link_error"] == [ERRBACK]
     assert first["options"]["link_error"] == [own, ERRBACK]
     assert errback("shop.apologise") == ERRBACK
@@ -141,7 +141,7 @@ def test_what_the_user_put_on_a_link_stays():
         immutable=True,
         options={"queue": "q", "headers": {"x-own": "1", "fanout_run": "forged"}},
     )
-    [link] = frozen(dict(signature)).chain
+    [link] = frozen(dict(signature)).links
     assert (link["args"], link["kwargs"], link["immutable"]) == ((1,), {"a": 2}, True)
     assert link["options"]["queue"] == "q"
     assert link["options"]["headers"]["x-own"] == "1"
@@ -157,7 +157,7 @@ def test_the_subscription_stays_as_it_was():
 
 def test_a_frozen_chain_can_be_sent():
     chain = frozen(dict(app.signature("shop.first")), on_failure="shop.apologise")
-    sent = [chain.args, chain.headers, chain.chain, chain.errbacks]
+    sent = [chain.args, chain.headers, chain.links, chain.errbacks]
     assert json.loads(json.dumps(sent))[1] == chain.headers
 
 
@@ -178,7 +178,7 @@ def test_every_link_finds_its_run_and_event(place):
     if place == "subscriber":
         request = Request(chain.run_id, chain.args, chain.headers)
     else:
-        link = chain.chain[1 if place == "first" else 0]["options"]
+        link = chain.links[1 if place == "first" else 0]["options"]
         request = Request(link["task_id"], ("the result before",), link["headers"])
     run = run_of(Named, request)
     assert (run.id, run.subscription) == (request.id, "shop.tell@order/*")

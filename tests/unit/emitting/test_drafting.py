@@ -10,7 +10,7 @@ from celery import Celery
 from pydantic import BaseModel
 
 from celery_fanout import Event, Run, event_type, get_fanout
-from celery_fanout.emitting.drafting import draft
+from celery_fanout.emitting.drafting import draft_event
 from celery_fanout.exceptions import (
     EventTooLarge,
     InvalidEvent,
@@ -33,7 +33,7 @@ class Paid(BaseModel):
 
 
 def made(*arguments, **options):
-    return draft(SETTINGS, *arguments, **options)
+    return draft_event(SETTINGS, *arguments, **options)
 
 
 def error(*arguments, **options):

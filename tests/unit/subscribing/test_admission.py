@@ -20,10 +20,11 @@ from celery_fanout import (
     get_fanout,
     on_event,
 )
-from celery_fanout.emitting.delivery import Publication
+from celery_fanout.emitting.delivery import Draft
+from celery_fanout.emitting.freezing import broker_priority
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported
 from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
-from celery_fanout.subscribing.admission import broker_priority, flow_of, limits_of
+from celery_fanout.subscribing.admission import flow_of, limits_of, priority_of
 
 SUB = "tell@order/paid"
 DATA = {
@@ -287,20 +288,26 @@ def test_a_priority_alone_is_nothing_to_wait_for():
         (-9, None, 9),
         (-255, None, 9),
         (lambda event: 2, 2, None),
-        (raises, None, None),
         (None, None, None),
     ],
 )
 def test_the_brokers_priority(given, amqp, redis):
-    sub, event = subscription(priority=given, start_timeout=1), Event("order/paid", DATA)
-    assert broker_priority(sub, event, "amqp") == amqp
-    assert broker_priority(sub, event, "redis") == redis
-    assert broker_priority(sub, event, "memory") is None
+    sub = subscription(priority=given, start_timeout=1)
+    priority = priority_of(sub, Event("order/paid", DATA))
+    assert broker_priority(sub, priority, "amqp") == amqp
+    assert broker_priority(sub, priority, "redis") == redis
+    assert broker_priority(sub, priority, "memory") is None
 
 
 def test_a_priority_among_the_options_is_the_brokers():
     sub = subscription(priority=5, options={"priority": 1})
-    assert broker_priority(sub, Event("order/paid"), "amqp") is None
+    assert broker_priority(sub, 5, "amqp") is None
+
+
+def test_a_message_of_a_run_whose_priority_cannot_be_worked_out_any_more():
+    app = Celery("shop", set_as_current=False, broker="pyamqp://127.0.0.1:1", backend="redis://")
+    sub = subscription(app, priority=raises, start_timeout=1)
+    assert get_fanout(app).freezer.freeze_run(Event("order/paid", DATA), sub, 0).priority is None
 
 
 # -- who refuses -------------------------------------------------------------------------------
@@ -339,15 +346,15 @@ def test_a_batch_that_rabbitmq_could_not_carry_to_its_tail(size, fits):
         app.task(tell, name="tell", shared=False)
     )
     app.finalize()
-    publisher, event = get_fanout(app).publisher, Event("order/paid", "x" * size)
+    freezer, event = get_fanout(app).freezer, Event("order/paid", "x" * size)
+    draft = Draft(get_fanout(app), [event])
     if fits:
-        (delivery,) = publisher.freeze(event, 0)
-        sub = delivery.chain.subscription
+        ((chain,),) = [frozen.chains for frozen in freezer.freeze(draft, 0)]
         whole = Event("order/paid", [event.data] * 10)  # is flushed whatever its brackets add
-        assert publisher.freeze_for(whole, [sub], 0, None, delivery.chain.run_id)
+        assert freezer.freeze_run(whole, chain.subscription, 0, None, chain.run_id)
         return
     with pytest.raises(InvalidEvent) as caught:
-        publisher.check([event])
+        draft.check()
     assert str(caught.value) == (
         "The event 'order/paid' has 10,001 bytes of data, and RabbitMQ carries at most 10,000 for "
         "each of the 10 events of a batch to the links that follow tell@order/paid. Store the data "
@@ -359,7 +366,7 @@ def test_what_cannot_be_worked_out_is_known_before_a_commit():
     app = Celery("shop", set_as_current=False, broker="memory://", backend="redis://127.0.0.1:1")
     subscription(app, idempotency=raises)
     with pytest.raises(InvalidEvent):  # as emit() asks inside of a transaction
-        get_fanout(app).check(Publication(get_fanout(app), [Event("order/paid", DATA)]))
+        Draft(get_fanout(app), [Event("order/paid", DATA)]).check()
 
 
 def test_eager_runs_know_no_flow():

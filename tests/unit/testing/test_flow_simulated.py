@@ -21,6 +21,7 @@ from celery_fanout import (
     on_event,
     step,
 )
+from celery_fanout.emitting.delivery import Draft
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported, WrongKind
 from celery_fanout.model.ids import event_key
 from celery_fanout.operating.replaying import begin_again
@@ -79,9 +80,9 @@ def test_a_message_of_a_run_that_waits_is_dropped(shop, simulation):
     shop.emit(1)
     simulation.work()
     second = shop.emit(2).runs[0]
-    publisher = simulation.level2.publisher
-    event = Event("order/paid", 2)
-    publisher.deliver(publisher.freeze_for(event, [second.subscription], 0, None, second.id))
+    level2, event = simulation.level2, Event("order/paid", 2)
+    chain = level2.freezer.freeze_run(event, second.subscription, 0, None, second.id)
+    level2.publisher.publish([chain])
     simulation.work()
     assert shop.got == [1]
     assert simulation.runs.get(second.id).state == "gated"
@@ -403,6 +404,6 @@ def test_run_ignores_flow(shop):
 
 def test_a_subscriber_without_flow_costs_nothing(shop, simulation):
     shop.subscribe()
-    publisher = get_fanout(shop.app).level2.publisher
-    (delivery,) = publisher.freeze(Event("order/paid", 1), 0)
-    assert (delivery.chain.flow, delivery.chain.priority) == (None, None)
+    fanout = get_fanout(shop.app)
+    [frozen] = fanout.freezer.freeze(Draft(fanout, [Event("order/paid", 1)]), 0)
+    assert [(chain.flow, chain.priority) for chain in frozen.chains] == [(None, None)]

@@ -12,15 +12,16 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from celery_fanout.contrib.django.models import OutboxEvent
 from celery_fanout.contrib.django.outbox.rows import read_row
-from celery_fanout.emitting.delivery import Publication
+from celery_fanout.emitting.delivery import Draft
 from celery_fanout.exceptions import INTERRUPTS, EmitError, StoreUnavailable
+from celery_fanout.exceptions.describing import causes_of
 from celery_fanout.model.failpoints import hit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
-__all__ = ["Dispatched", "describe", "publish_rows"]
+__all__ = ["Dispatched", "problem_of", "publish_rows"]
 
 #: What a broker or a ledger that is away is known by; OSError: what sockets and resolvers raise.
 AWAY = (StoreUnavailable, OperationalError, RedisConnectionError, RedisTimeoutError, OSError)
@@ -50,16 +51,16 @@ class Dispatched:
 @dataclass(frozen=True)
 class _Parcel:
     rows: list[OutboxEvent]
-    publication: Publication
+    draft: Draft
     passed: float = 0.0
 
     def singles(self, rows: Sequence[OutboxEvent]) -> Iterator[_Parcel]:
         """Yield one parcel for each of these rows, for others must not suffer from one."""
         chosen = set(rows)
-        for row, event in zip(self.rows, self.publication.events, strict=True):
+        for row, event in zip(self.rows, self.draft.events, strict=True):
             if row in chosen:
-                found = self.publication
-                yield _Parcel([row], Publication(found.fanout, [event], trace=found.trace))
+                found = self.draft
+                yield _Parcel([row], Draft(found.fanout, [event], trace=found.trace))
 
 
 def publish_rows(rows: Sequence[OutboxEvent], may_go_on: Callable[[], bool]) -> Dispatched:
@@ -87,13 +88,13 @@ def _parcels(rows: Sequence[OutboxEvent], done: Dispatched) -> list[_Parcel]:
         if found.delay is not None or found.expires is not None or found.then:
             alone.append(_Parcel([row], found, passed))
             continue
-        # events of several requests are of several traces, and a publication is in one
+        # events of several requests are of several traces, and a draft is in one
         parcel = together.setdefault(
             (id(found.fanout), found.trace),
-            _Parcel([], Publication(found.fanout, [], trace=found.trace)),
+            _Parcel([], Draft(found.fanout, [], trace=found.trace)),
         )
         parcel.rows.append(row)
-        parcel.publication.events.extend(found.events)
+        parcel.draft.events.extend(found.events)
     return [*together.values(), *alone]
 
 
@@ -112,7 +113,7 @@ def _send_all(
 def _send(parcel: _Parcel, done: Dispatched, may_go_on: Callable[[], bool]) -> None:
     hit("relay.before_publish")
     try:
-        parcel.publication.publish(parcel.passed)
+        parcel.draft.emit(parcel.passed)
     except INTERRUPTS:
         raise
     except Exception as exc:  # noqa: BLE001 - a broker's library raises errors of its own
@@ -121,7 +122,7 @@ def _send(parcel: _Parcel, done: Dispatched, may_go_on: Callable[[], bool]) -> N
         done.published += [row for row in parcel.rows if row not in kept]
         if is_away(exc):
             done.away += unsent
-            done.reason = describe(exc)
+            done.reason = problem_of(exc)
         elif len(unsent) == 1:
             done.failed.append((unsent[0], exc))
         else:
@@ -136,13 +137,13 @@ def _unsent(parcel: _Parcel, exc: Exception) -> list[OutboxEvent]:
     if not isinstance(exc, EmitError):
         return parcel.rows
     ids = {exc.event_id, *exc.others}
-    pairs = zip(parcel.rows, parcel.publication.events, strict=True)
+    pairs = zip(parcel.rows, parcel.draft.events, strict=True)
     return [row for row, event in pairs if event.id in ids] or parcel.rows
 
 
 def is_away(exc: Exception) -> bool:
     """Whether an error says that the broker or the ledger is away, and nothing about the event."""
-    causes = list(_causes(exc))
+    causes = list(causes_of(exc))
     if any(isinstance(cause, ChannelError) for cause in causes):
         # RabbitMQ answers, and refuses this one: a queue is there with other arguments, perhaps.
         # If it refuses us altogether, nothing has left for it.
@@ -151,13 +152,7 @@ def is_away(exc: Exception) -> bool:
     return any(isinstance(cause, AWAY) for cause in causes)
 
 
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    while exc is not None:
-        yield exc
-        exc = exc.__cause__
-
-
-def describe(exc: Exception) -> str:
+def problem_of(exc: Exception) -> str:
     """Return an error as text: of an :class:`EmitError`, what it comes from."""
     if isinstance(exc, EmitError):
         return exc.reason

@@ -10,10 +10,11 @@ from celery import _state
 from django.utils import timezone
 
 from celery_fanout.app.fanout import get_fanout
+from celery_fanout.contrib.django.exceptions import UnreadableRow
 from celery_fanout.contrib.django.models import OutboxEvent
 from celery_fanout.contrib.django.outbox.notify import notify
-from celery_fanout.emitting.delivery import Publication
-from celery_fanout.exceptions import InvalidEvent, NoApp, UnreadableRow
+from celery_fanout.emitting.delivery import Draft
+from celery_fanout.exceptions import InvalidEvent, NoApp
 from celery_fanout.model.events import Event
 from celery_fanout.model.tracing import current_trace
 from celery_fanout.running.current import app_in_use
@@ -27,13 +28,13 @@ __all__ = ["VERSION", "read_row", "write_rows"]
 VERSION = 1
 
 
-def write_rows(publication: Publication, using: str) -> list[OutboxEvent]:
-    """Write a publication into the outbox, in whatever transaction is under way.
+def write_rows(draft: Draft, using: str) -> list[OutboxEvent]:
+    """Write a draft into the outbox, in whatever transaction is under way.
 
     One row per event: the event as a CloudEvent, and what else publishing it takes.
 
     Args:
-        publication: what to publish; its trace is the current one unless it has one.
+        draft: what to publish; its trace is the current one unless it has one.
         using: the alias of the database.
 
     Raises:
@@ -41,11 +42,11 @@ def write_rows(publication: Publication, using: str) -> list[OutboxEvent]:
         django.db.Error: what the database says.
     """
     now = timezone.now()
-    options = _options(publication)
+    options = _options(draft)
     rows = [
         OutboxEvent(
             version=VERSION,
-            app=_name_of(publication.fanout.app),
+            app=_name_of(draft.fanout.app),
             name=event.name,
             event_id=_checked_id(event),
             # in ASCII, so that it fits a database or table of any encoding
@@ -54,17 +55,17 @@ def write_rows(publication: Publication, using: str) -> list[OutboxEvent]:
             created_at=now,
             available_at=now,
         )
-        for event in publication.events
+        for event in draft.events
     ]
     written = OutboxEvent.objects.using(using).bulk_create(rows)
     notify(using)
     return written
 
 
-def read_row(row: OutboxEvent) -> tuple[Publication, float]:
+def read_row(row: OutboxEvent) -> tuple[Draft, float]:
     """Return what a row of the outbox asks to publish, and how many seconds ago it was emitted.
 
-    ``publication, passed = read_row(row)``, then ``publication.publish(passed)``. Each row is one
+    ``draft, passed = read_row(row)``, then ``draft.emit(passed)``. Each row is one
     event with the id that ``emit()`` gave it, so to publish a row twice is harmless. It is
     published in the trace that it was emitted in.
 
@@ -83,7 +84,7 @@ def read_row(row: OutboxEvent) -> tuple[Publication, float]:
         event = Event.from_cloudevent(row.event)
         options: dict[str, Any] = json.loads(row.options)
         emitted = float(options["emitted"])
-        publication = Publication(
+        draft = Draft(
             fanout,
             [event],
             options.get("delay"),
@@ -98,17 +99,17 @@ def read_row(row: OutboxEvent) -> tuple[Publication, float]:
             f"is no event ({exc})",
             "Something else than celery-fanout has written or changed it. Delete it.",
         ) from exc
-    return publication, max(0.0, time.time() - emitted)
+    return draft, max(0.0, time.time() - emitted)
 
 
-def _options(publication: Publication) -> str:
+def _options(draft: Draft) -> str:
     found: dict[str, Any] = {
         # the time of this machine, not a column: without USE_TZ those are local, and ambiguous
-        "emitted": publication.emitted,
-        "delay": publication.delay,
-        "expires": publication.expires,
-        "then": publication.then,
-        "trace": publication.trace or current_trace(),
+        "emitted": draft.emitted,
+        "delay": draft.delay,
+        "expires": draft.expires,
+        "then": draft.then,
+        "trace": draft.trace or current_trace(),
     }
     return json.dumps({key: value for key, value in found.items() if value not in (None, "")})
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from celery_fanout.stores.flow import Flow, Gate, GateRecord, Holder, Preview, Tuned
-    from celery_fanout.stores.ledger import EventRecord, LedgerRules, Outcome, RunRecord
+    from celery_fanout.stores.ledger import EventRecord, LedgerRules, RunOutcome, RunRecord
 
 __all__ = ["ShardedViews"]
 
@@ -176,7 +176,7 @@ class ShardedViews:
         )
         return sorted(found, key=lambda event: event.created, reverse=True)[:limit]
 
-    def outcomes(self, run_ids: Sequence[str]) -> list[Outcome]:
+    def outcomes(self, run_ids: Sequence[str]) -> list[RunOutcome]:
         """Return how runs ended, or where they are."""
         found = {
             outcome.run_id: outcome

@@ -7,7 +7,7 @@ import warnings
 from celery.contrib.testing.worker import start_worker
 
 from celery_fanout import Event, current_run, emit, exceptions, explain, get_fanout, step
-from celery_fanout.emitting.chains import freeze
+from celery_fanout.emitting.chains import chain_for
 from celery_fanout.stores.states import RunState
 from celery_fanout.subscribing.on_event import declared
 from celery_fanout.testing import run
@@ -120,7 +120,7 @@ assert [found.matches for found in explain("document/replaced")] == [False] * le
     found for found in get_fanout(app).registry if found.task.name == subscriber.name
 ]
 event = Event("code/changed", {})
-chain = freeze(event, event.headers(), subscription, "")
+chain = chain_for(event, event.headers(), subscription, "")
 
 
 def once():

@@ -1,4 +1,4 @@
-"""The half of ``get_fanout(app).runs`` that changes nothing: finding and reading."""
+"""Finding and reading events and runs: what ``get_fanout(app).runs`` does without changing any."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Any
 from celery_fanout.exceptions import EventNotFound, RunNotFound, TooMany
 from celery_fanout.model.events import patterns_of
 from celery_fanout.model.ids import event_key
+from celery_fanout.operating.paging import pages
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from celery_fanout.stores.ledger import EventRecord, Ledger, Outcome, RunRecord
+    from celery_fanout.stores.ledger import EventRecord, Ledger, RunOutcome, RunRecord
 
 __all__ = ["MAX_BULK", "RunReader"]
 
 #: How many runs or events a change reaches at most, if nothing else is said.
 MAX_BULK = 1000
 
-#: How many records are asked for at a time.
-PAGE = 500
+#: How many runs are read at a time.
+AT_ONCE = 500
 
 #: How many of the latest runs or events are looked through for the beginning of an id, or for the
 #: id of an event without its name.
@@ -30,15 +31,12 @@ LATEST = 1000
 #: The shortest beginning of a run's id that may stand for it.
 SHORTEST = 6
 
-#: The ledger's times are as fine as this, in seconds.
-TICK = 1e-6
-
 #: More runs than one subscription or event has.
 EVERYTHING = 10**9
 
 
 class RunReader:
-    """Finds and reads what a ledger has.
+    """Finds and reads events and runs: what those take who only look.
 
     Args:
         ledger: the ledger.
@@ -55,10 +53,10 @@ class RunReader:
         Raises:
             RunNotFound: if the ledger has none with this id.
         """
-        found = self._ledger.run(id)
-        if found is None:
+        run = self._ledger.run(id)
+        if run is None:
             raise RunNotFound(id)
-        return found
+        return run
 
     def find(self, beginning: str) -> RunRecord:
         """Return the run whose id begins so, with its detail.
@@ -69,9 +67,9 @@ class RunReader:
         Raises:
             RunNotFound: if there is none, or more than one.
         """
-        found = self._ledger.run(beginning)
-        if found is not None:
-            return found
+        run = self._ledger.run(beginning)
+        if run is not None:
+            return run
         if len(beginning) < SHORTEST:
             raise RunNotFound(beginning, f"Give at least {SHORTEST} characters of its id.")
         latest = self._ledger.runs(limit=LATEST)
@@ -93,19 +91,19 @@ class RunReader:
         Raises:
             EventNotFound: if there is none, or more than one.
         """
-        found = self._ledger.event(id if name is None else event_key(name, id))
-        if found is not None:
-            return found
+        event = self._ledger.event(id if name is None else event_key(name, id))
+        if event is not None:
+            return event
         if name is not None:
             raise EventNotFound(id)
         latest = self._ledger.events(limit=LATEST)
-        same = [event for event in latest if json.loads(event.attributes)["id"] == id]
-        if len(same) > 1:
-            names = ", ".join(sorted(event.name for event in same))
+        with_id = [event for event in latest if json.loads(event.attributes)["id"] == id]
+        if len(with_id) > 1:
+            names = ", ".join(sorted(event.name for event in with_id))
             raise EventNotFound(id, f"Several have this id ({names}): give the name too.")
-        if not same:
+        if not with_id:
             raise EventNotFound(id)
-        return same[0]
+        return with_id[0]
 
     # -- several --------------------------------------------------------------------------------
 
@@ -113,7 +111,7 @@ class RunReader:
         """Return how many runs are in each state."""
         return self._ledger.counts()
 
-    def outcomes(self, ids: Sequence[str]) -> Sequence[Outcome]:
+    def outcomes(self, ids: Sequence[str]) -> Sequence[RunOutcome]:
         """Return how runs ended, each followed to the last link of its tail."""
         return self._ledger.outcomes(ids)
 
@@ -154,7 +152,7 @@ class RunReader:
         if error_type is not None:
             states = [RunState.FAILED] if states is None or RunState.FAILED in states else []
 
-        def wanted(run: RunRecord) -> bool:
+        def matches(run: RunRecord) -> bool:
             return (
                 (states is None or run.state in states)
                 and (since is None or run.updated >= since)
@@ -162,17 +160,17 @@ class RunReader:
             )
 
         names: dict[str, str | None] = {}
-        found: list[RunRecord] = []
-        for pages in self._sources(states, subscription, event, before):
-            some: list[RunRecord] = []
-            for page in pages:
-                kept = [run for run in page if wanted(run)]
-                some += kept if error_type is None else self._failed_with(kept, error_type)
-                if len(some) >= limit or (since is not None and page[-1].updated < since):
+        runs: list[RunRecord] = []
+        for source in self._sources(states, subscription, event, before):
+            matching: list[RunRecord] = []
+            for page in source:
+                some = [run for run in page if matches(run)]
+                matching += some if error_type is None else self._failed_with(some, error_type)
+                if len(matching) >= limit or (since is not None and page[-1].updated < since):
                     break
-            found += some
-        found.sort(key=lambda run: run.updated, reverse=True)
-        return found[:limit]
+            runs += matching
+        runs.sort(key=lambda run: run.updated, reverse=True)
+        return runs[:limit]
 
     def select(
         self,
@@ -192,7 +190,7 @@ class RunReader:
         Raises:
             TooMany: if more than ``limit`` match.
         """
-        found = self.list(
+        runs = self.list(
             state=state,
             subscription=subscription,
             name=name,
@@ -201,7 +199,7 @@ class RunReader:
             limit=limit + 1,
             before=until,
         )
-        return _capped(found, limit)
+        return _at_most(runs, limit)
 
     def events(
         self,
@@ -220,15 +218,16 @@ class RunReader:
             before: only those recorded before this POSIX time: that of the last one, to page on.
         """
 
-        def page(until: float | None, size: int) -> Sequence[EventRecord]:
+        def fetch(until: float | None, size: int) -> Sequence[EventRecord]:
             return self._ledger.events(name=name, before=until, limit=size)
 
-        found: list[EventRecord] = []
-        for some in _paged(page, lambda event: (event.key, event.created), before, limit):
-            found += [event for event in some if since is None or event.created >= since]
-            if len(found) >= limit or (since is not None and some[-1].created < since):
+        events: list[EventRecord] = []
+        at_once = max(1, min(limit, AT_ONCE))
+        for page in pages(fetch, lambda event: (event.created, event.key), before, at_once):
+            events += [event for event in page if since is None or event.created >= since]
+            if len(events) >= limit or (since is not None and page[-1].created < since):
                 break
-        return found[:limit]
+        return events[:limit]
 
     def select_events(
         self,
@@ -243,8 +242,8 @@ class RunReader:
         Raises:
             TooMany: if more than ``limit`` match.
         """
-        found = self.events(name=name, since=since, before=until, limit=limit + 1)
-        return _capped(found, limit)
+        events = self.events(name=name, since=since, before=until, limit=limit + 1)
+        return _at_most(events, limit)
 
     # -- how ------------------------------------------------------------------------------------
 
@@ -258,19 +257,19 @@ class RunReader:
         """Return sequences of pages of runs, each sequence in the order of times."""
         if event is not None or subscription is not None:
             # the ledger has to read all of these for any page
-            found = self._ledger.runs(
+            runs = self._ledger.runs(
                 subscription=subscription, event=event, before=until, limit=EVERYTHING
             )
-            yield [found] if found else []
+            yield [runs] if runs else []
             return
         for state in [None] if states is None else states:
 
-            def page(
+            def fetch(
                 before: float | None, size: int, state: RunState | None = state
             ) -> Sequence[RunRecord]:
                 return self._ledger.runs(state=state, before=before, limit=size)
 
-            yield _paged(page, lambda run: (run.id, run.updated), until, PAGE)
+            yield pages(fetch, lambda run: (run.updated, run.id), until, AT_ONCE)
 
     def _has_name(self, run: RunRecord, name: str, names: dict[str, str | None]) -> bool:
         pattern = run.subscription.rpartition("@")[2]
@@ -295,41 +294,15 @@ class RunReader:
 def _states(state: RunState | str | Iterable[RunState | str] | None) -> list[RunState] | None:
     if state is None:
         return None
-    given = [state] if isinstance(state, str) else list(state)  # a RunState is one too
-    known = [str(each) for each in RunState]
-    for each in given:
-        if each not in known:
-            raise ValueError(f"There is no state {each!r}. The states are {', '.join(known)}.")
-    return [RunState(each) for each in given]
+    names = [state] if isinstance(state, str) else list(state)  # a RunState is one too
+    existing = [str(each) for each in RunState]
+    for name in names:
+        if name not in existing:
+            raise ValueError(f"There is no state {name!r}. The states are {', '.join(existing)}.")
+    return [RunState(name) for name in names]
 
 
-def _capped(found: Sequence[Any], limit: int) -> Sequence[Any]:
-    if len(found) > limit:
-        raise TooMany(len(found), limit)
-    return found
-
-
-def _paged(
-    page: Callable[[float | None, int], Sequence[Any]],
-    place: Callable[[Any], tuple[str, float]],
-    until: float | None,
-    size: int,
-) -> Iterator[Sequence[Any]]:
-    """Read an index that is in the order of times from its end, page by page.
-
-    What one script changed has one time, and may be more than a page. So each page begins at the
-    time at which the one before ended, without what was seen already.
-    """
-    seen: set[str] = set()
-    before, size = until, max(1, min(size, PAGE))
-    while True:
-        some = page(before, size)
-        new = [record for record in some if place(record)[0] not in seen]
-        seen.update(place(record)[0] for record in new)
-        if new:
-            yield new
-        if len(some) < size:
-            return
-        if not new or place(some[0])[1] == place(some[-1])[1]:
-            size *= 2
-        before = place(some[-1])[1] + TICK
+def _at_most(records: Sequence[Any], limit: int) -> Sequence[Any]:
+    if len(records) > limit:
+        raise TooMany(len(records), limit)
+    return records
