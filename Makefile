@@ -122,15 +122,15 @@ clean: ## remove what was built, the environments too
 $(python):
 	@scripts/make-venv '$(PYTHON)' '$(venv)'
 
-# The runtime dependencies alone: the demo shows that nothing else is needed. The pip that Debian's venv comes
-# with will do.
+# The runtime dependencies, and the extra for a ledger in memory: no server is needed. The pip that Debian's venv
+# comes with will do.
 $(venv)/.has-runtime: pyproject.toml | $(python)
-	@$(pip) --editable .
+	@$(pip) --editable '.[memory]'
 	@touch $@
 
 # pip knows --group since 25.1.
 $(venv)/.has-%: pyproject.toml | $(python)
 	@echo "Installing the dependencies of: $*"
 	@$(pip) --upgrade 'pip>=25.1'
-	@$(pip) --editable . --group $*
+	@$(pip) --editable '.[memory]' --group $*
 	@touch $@ $(venv)/.has-runtime

@@ -15,7 +15,7 @@ from celery_fanout.keeping import keeper as module
 from celery_fanout.keeping.keeper import BATCH, FOLLOW_UPS_AT_ONCE, Held, Keeper
 from celery_fanout.model.headers import RUN_HEADER
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
-from celery_fanout.stores.memory import MemoryLedger
+from celery_fanout.stores.memory.ledger import MemoryLedger
 from celery_fanout.stores.states import RunState
 from tests.processes import wait_until
 
@@ -436,6 +436,7 @@ def test_the_heart_beats_while_the_broker_hangs(scene, clock):
 
 
 def test_the_heart_survives_what_it_meets(scene, clock, caplog):
+    scene.ledger = Ledger(dataclasses.replace(RULES, lease=0.3), clock)
     scene.run("mine")
     bugs = [RuntimeError("a bug")]
 
@@ -444,7 +445,6 @@ def test_the_heart_survives_what_it_meets(scene, clock, caplog):
             raise bugs.pop()
         return ["mine"]
 
-    scene.ledger.rules = dataclasses.replace(RULES, lease=0.3)
     keeper = Keeper(scene.ledger, scene.publish, scene.ended.append, boot="w1", held=held)
     keeper.start()
     wait_until(lambda: scene.due_in("mine") == pytest.approx(0.3))
