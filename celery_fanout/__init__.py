@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from celery_fanout.stores.checkpoints import Checkpoint, key_of
     from celery_fanout.stores.records import EventRecord, RunOutcome, RunRecord
     from celery_fanout.stores.states import RunState
+    from celery_fanout.subscribing.cancel_on import CancelOn
     from celery_fanout.subscribing.limits import (
         Batch,
-        CancelOn,
         Concurrency,
         Debounce,
         Idempotency,
@@ -130,9 +130,9 @@ _MODULES = {
     "stores.checkpoints": ("Checkpoint", "key_of"),
     "stores.records": ("EventRecord", "RunOutcome", "RunRecord"),
     "stores.states": ("RunState",),
+    "subscribing.cancel_on": ("CancelOn",),
     "subscribing.limits": (
         "Batch",
-        "CancelOn",
         "Concurrency",
         "Debounce",
         "Idempotency",

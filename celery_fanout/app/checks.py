@@ -13,7 +13,6 @@ import celery
 from celery_fanout.exceptions import ConfigurationError
 from celery_fanout.operating.redaction import redactor_of
 from celery_fanout.running.suspending import VISIBILITY_TIMEOUT
-from celery_fanout.subscribing.admission import limits_of
 from celery_fanout.subscribing.limits import Concurrency
 
 if TYPE_CHECKING:
@@ -108,7 +107,10 @@ def _store(fanout: Fanout) -> Iterator[Finding]:
         yield from _ledger(fanout)
         return
     for sub in fanout.registry:
-        options = [*(["cancel_on"] if sub.cancel_on else []), *(sub.flow.names if sub.flow else ())]
+        options = [
+            *(["cancel_on"] if sub.cancel_on else []),
+            *(sub.limits.names if sub.limits else ()),
+        ]
         if options:
             yield Finding(
                 "fanout.E007",
@@ -175,11 +177,11 @@ def _ledger(fanout: Fanout) -> Iterator[Finding]:
             f"Raise it to {least:g} s, twice fanout_publish_timeout, or lower that.",
         )
     for sub in fanout.registry:
-        if sub.flow is not None and not fanout.ledger.supports_flow:
+        if sub.limits is not None and not fanout.ledger.supports_flow:
             yield Finding(
                 "fanout.E009",
                 "error",
-                f"{sub.id} has {', '.join(sub.flow.names)}, and fanout_shards is "
+                f"{sub.id} has {', '.join(sub.limits.names)}, and fanout_shards is "
                 f"{fanout.ledger.shards}: a limit is counted in one place.",
                 "Set fanout_shards to 1, or leave the options out: until then emit() refuses.",
             )
@@ -197,7 +199,7 @@ def _shared_limits(fanout: Fanout) -> Iterator[Finding]:
     """Yield the limits that subscriptions share, and which are not the same for all of them."""
     shared: dict[str, dict[int, list[str]]] = {}
     for sub in fanout.registry:
-        for name, limit in limits_of(sub).items():
+        for name, limit in sub.limits_by_name().items():
             if isinstance(limit, Concurrency) and limit.scope != "subscription":
                 shared.setdefault(name, {}).setdefault(limit.limit, []).append(sub.id)
     for name, numbers in shared.items():
@@ -229,7 +231,9 @@ def _broker(fanout: Fanout) -> Iterator[Finding]:
         )
     # on level 2 a message that comes again is refused, and nothing waits in one
     if driver == "redis" and fanout.level2 is None:
-        yield from _visibility(fanout, float(options.get("visibility_timeout") or 3600))
+        yield from _visibility(
+            fanout, float(options.get("visibility_timeout") or VISIBILITY_TIMEOUT)
+        )
     if driver == "memory":
         yield Finding(
             "fanout.W006",

@@ -88,7 +88,7 @@ def run_fast_worker(fanout: Fanout, options: Sequence[str]) -> None:
         raise InvalidSetting("--queues", "given", f"left out: it is fanout_queue, {queue!r}")
     given: dict[str, Any] = dict(app.conf.broker_transport_options or {})
     app.conf.broker_transport_options = {**given, "ack_emulation": False}
-    fanout.executor.only_runs = True
+    fanout.wrapper.only_runs = True
     arguments = ["worker", "--queues", queue, "--pool", pool]
     arguments += ["--without-gossip", "--without-mingle"]
     app.worker_main([*arguments, *_without_pool(options)])

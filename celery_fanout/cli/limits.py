@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.app.fanout import Fanout
     from celery_fanout.operating.limits import LimitRecord
-    from celery_fanout.stores.flow import GateRecord
+    from celery_fanout.stores.limits import GateRecord
 
 __all__ = ["COMMANDS"]
 

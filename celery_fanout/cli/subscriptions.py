@@ -10,7 +10,7 @@ from celery_fanout.cli.command import command, print_json, print_table, read_jso
 
 if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
-    from celery_fanout.subscribing.combinations import Limit
+    from celery_fanout.subscribing.limits import Limit
     from celery_fanout.subscribing.registry import Subscription
 
 __all__ = ["COMMANDS", "flow_control_of"]
@@ -26,8 +26,6 @@ def _filter_name(subscription: Any) -> str:
 @command
 def subscriptions(fanout: Fanout, as_json: bool) -> None:
     """List what every task subscribes to."""
-    from celery_fanout.subscribing.admission import limits_of
-
     fanout.load()
     rows = [
         {
@@ -37,7 +35,7 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
             "then": [link["task"] for link in sub.tail],
             "on_failure": sub.on_failure or "",
             "options": dict(sub.options),
-            "limits": list(limits_of(sub)),
+            "limits": list(sub.limits_by_name()),
             "flow": flow_control_of(sub),
             "where": sub.where,
         }
@@ -71,18 +69,16 @@ def subscriptions(fanout: Fanout, as_json: bool) -> None:
 def flow_control_of(subscription: Subscription) -> list[str]:
     """Return the flow control of a subscription as its code has it, an option each, in words."""
     from celery_fanout.operating.texts import period_of
-    from celery_fanout.subscribing.admission import limits_of
-    from celery_fanout.subscribing.combinations import function_name
-    from celery_fanout.subscribing.limits import Singleton
+    from celery_fanout.subscribing.limits import Singleton, function_name
 
     words: list[str] = []
-    for name, limit in limits_of(subscription).items():
+    for name, limit in subscription.limits_by_name().items():
         kind, _, whose = name.partition(" ")
         whose, by, key = whose.partition(" by ")
         shared = "" if whose == subscription.id else f" {whose}"
         number = f"mode {limit.mode}" if isinstance(limit, Singleton) else _number(kind, limit)
         words.append(f"{kind}{shared} {number}{by}{key}")
-    options = subscription.flow
+    options = subscription.limits
     if options is not None:
         priority = options.priority
         if priority is not None:

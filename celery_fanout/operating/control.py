@@ -186,8 +186,12 @@ class RunControl(RunReader):
         kept = checkpoints_before(run, from_step)
         event = self.event(run.event)
         chosen = [self._subscription(run.subscription)]
-        flow = chosen[0].flow
-        if flow is not None and flow.batch is not None and len(run.detail.get("events", ())) > 1:
+        limits = chosen[0].limits
+        if (
+            limits is not None
+            and limits.batch is not None
+            and len(run.detail.get("events", ())) > 1
+        ):
             raise WrongKind(id, "batch", "rerun", "Replay its events, or retry it.")
         (new,) = begin_again(self._ledger, event, chosen, kept)
         self._wake([new])

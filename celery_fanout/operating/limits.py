@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from celery_fanout.exceptions import LimitNotTuned, StoreUnsupported, UnknownLimit
 from celery_fanout.exceptions.describing import nearest
 from celery_fanout.operating.texts import number_of
-from celery_fanout.subscribing.admission import limits_of
 from celery_fanout.subscribing.limits import (
     Batch,
     Concurrency,
@@ -25,9 +24,9 @@ from celery_fanout.subscribing.limits import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from celery_fanout.stores.flow import GateRecord, Holder, Tuned
     from celery_fanout.stores.ledger import Ledger, RunRecord
-    from celery_fanout.subscribing.combinations import Limit
+    from celery_fanout.stores.limits import GateRecord, Holder, Tuned
+    from celery_fanout.subscribing.limits import Limit
     from celery_fanout.subscribing.registry import Registry
 
 __all__ = ["MOST", "Declared", "LimitControl", "LimitRecord", "declared_limits", "numbers_of"]
@@ -114,7 +113,7 @@ def declared_limits(registry: Registry) -> dict[str, Declared]:
     """Return the limits that an app's code has, by name, in the order of the code."""
     limits: dict[str, Declared] = {}
     for sub in registry:
-        for name, limit in limits_of(sub).items():
+        for name, limit in sub.limits_by_name().items():
             before = limits.get(name, Declared(name, (), limit.key is not None, ()))
             limits[name] = Declared(
                 name,

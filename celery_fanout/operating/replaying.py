@@ -11,7 +11,7 @@ from celery_fanout.stores.checkpoints import Checkpoint, key_of
 from celery_fanout.stores.generations import record_generation
 from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.records import recorded_event
-from celery_fanout.subscribing.admission import flow_of, require_flow
+from celery_fanout.subscribing.admission import flow_of, require_limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,8 +45,8 @@ def begin_again(
         return []
     whole = recorded_event(event)
     for sub in subscriptions:
-        if sub.flow is not None:
-            require_flow(sub, ledger)
+        if sub.limits is not None:
+            require_limits(sub, ledger)
     flows = [flow_of(sub, whole) for sub in subscriptions]
     nonce, place = uuid.uuid4().hex, place_of(event.key, ledger.shards)
 

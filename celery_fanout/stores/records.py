@@ -12,7 +12,7 @@ from celery_fanout.model.events import Event, from_attributes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from celery_fanout.stores.flow import Flow
+    from celery_fanout.stores.limits import Flow
     from celery_fanout.stores.states import RunState
 
 __all__ = [
@@ -375,6 +375,6 @@ class EventRecord:
     open: int = 0
 
 
-def recorded_event(record: EventRecord) -> Event:
-    """Rebuild an event from what the ledger has of it."""
+def recorded_event(record: EventRecord | Wakeup) -> Event:
+    """Rebuild an event from what the ledger has of it; not from a wakeup whose event is gone."""
     return from_attributes(json.loads(record.attributes), json.loads(record.data))

@@ -11,7 +11,7 @@ from celery_fanout import signals
 from celery_fanout.emitting.drafting import draft_event
 from celery_fanout.emitting.emission import error_of
 from celery_fanout.exceptions import FanoutError
-from celery_fanout.running.execution import current
+from celery_fanout.running.execution import current_execution
 from celery_fanout.stores.states import FINAL, RunState
 from celery_fanout.testing.simulation import Simulation, record_event
 
@@ -286,7 +286,7 @@ class TestRun:
 
     def _on_started(self, run: Any = None, **_: Any) -> None:
         if run.id == self.id:
-            execution = current.get()
+            execution = current_execution.get()
             assert execution is not None  # noqa: S101 - the signal is sent inside it
             self._passes.append(execution)
 

@@ -71,7 +71,7 @@ def normal(name: str, answer: Any) -> Any:
             recorded["woken"].sort()
     if name == "cancel":
         found = [sorted(part) for part in found]
-    if name in ("release", "resend", "untold"):  # what is due at one time has no order
+    if name in ("release", "resend", "awaiting_follow_up"):  # what is due at one time has no order
         found = sorted(found)
     if name == "take":
         found["ended"].sort()
@@ -687,19 +687,19 @@ class Ledgers:
 
     @action(3, dead, older=[0.0, 20.0], tell=BOOLEANS)
     def tell(self, older: float, tell: bool) -> None:
-        for run_id in self.both("untold", older_than=older, limit=1000):
+        for run_id in self.both("awaiting_follow_up", older_than=older, limit=1000):
             row = self.twin.book.row(run_id)
             assert row is not None
             if not tell:
                 continue
             if row.kind == "on_failure":
-                self.both("told", run_id)
+                self.both("followed_up", run_id)
                 continue
             child = NewRun(f"{run_id}-f{row.reopened}", row.subscription, "on_failure", message="1")
             new = f"{run_id}-f{row.reopened}" not in self.twin.book.rows
             assert self.both("adopt", run_id, child) == new
             assert not self.both("adopt", run_id, child)
-            self.both("told", run_id)
+            self.both("followed_up", run_id)
 
     # -- all that they have ---------------------------------------------------------------------
 

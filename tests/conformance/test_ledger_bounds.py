@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from celery_fanout.stores.flow import Collect, Flow, Gate
 from celery_fanout.stores.ledger import Ledger, NewEvent, NewRun
+from celery_fanout.stores.limits import Collect, Flow, Gate
 from celery_fanout.stores.memory.ledger import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
 from celery_fanout.stores.redis.shards.ledger import ShardedLedger
@@ -155,21 +155,21 @@ def test_a_sweep_is_bounded(desk: Desk) -> None:
     assert [desk.ledger.sweep(limit=2) for _ in range(3)] == [2, 1, 0]
 
 
-def test_untold_ends_are_bounded(desk: Desk) -> None:
+def test_awaited_follow_ups_are_bounded(desk: Desk) -> None:
     desk.emit("e1", "a", "b", "c")
     for number, run_id in enumerate(("e1-a", "e1-b", "e1-c")):
         desk.clock.advance(number)
         desk.ledger.cancel([run_id], "enough")
-    assert desk.ledger.untold(older_than=0, limit=2) == ["e1-a", "e1-b"]
-    assert desk.ledger.untold(older_than=0, limit=2) == ["e1-c"]
+    assert desk.ledger.awaiting_follow_up(older_than=0, limit=2) == ["e1-a", "e1-b"]
+    assert desk.ledger.awaiting_follow_up(older_than=0, limit=2) == ["e1-c"]
 
 
 @pytest.mark.parametrize("kind", ["event", "then", "fan-in", "invoke", "parallel", "on_failure"])
-def test_whose_end_is_told(desk: Desk, kind: Any) -> None:
+def test_which_ends_have_a_follow_up(desk: Desk, kind: Any) -> None:
     desk.emit("e1", runs=[NewRun("e1-a", "a@doc/up", kind, message="{}")])
     desk.ledger.settle("e1-a", desk.begin("e1-a"), S.FAILED, error=ERROR)
     told = [] if kind == "parallel" else ["e1-a"]
-    assert desk.ledger.untold(older_than=0) == told
+    assert desk.ledger.awaiting_follow_up(older_than=0) == told
 
 
 def test_attempts_are_bounded(desk: Desk) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from celery_fanout.stores.flow import Flow, Gate, GateRecord, Holder, Preview, Tuned
+from celery_fanout.stores.limits import Flow, Gate, GateRecord, Holder, Preview, Tuned
 from celery_fanout.stores.states import RunState
 from tests.conformance.flows import (
     RATE,

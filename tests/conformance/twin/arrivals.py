@@ -1,6 +1,6 @@
 """How the twin records runs that flow control concerns: dropped, collected, or let start.
 
-Its twin is in ``stores/redis/scripts/flow.lua``.
+Its twin is in ``stores/redis/scripts/limits.lua``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tests.conformance.twin.rows import Row
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
+    from celery_fanout.stores.limits import Collect, Flow, Gate, Once, Place, Rate
     from celery_fanout.stores.records import NewEvent, NewRun
     from tests.conformance.twin.book import Book
     from tests.conformance.twin.rows import Event

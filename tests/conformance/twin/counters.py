@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.flow import Collect, Gate, Once, Rate
+from celery_fanout.stores.limits import Collect, Gate, Once, Rate
 from tests.conformance.twin.rows import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from celery_fanout.stores.flow import Place, Tuned
+    from celery_fanout.stores.limits import Place, Tuned
 
 __all__ = ["TINY", "Counter", "Counters"]
 

@@ -1,6 +1,6 @@
 """The gates of the twin: who holds a place, who waits, and who is let in next.
 
-Each function here has its twin in ``stores/redis/scripts/flow.lua``.
+Each function here has its twin in ``stores/redis/scripts/limits.lua``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from bisect import insort
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from celery_fanout.stores.flow import Rate
+from celery_fanout.stores.limits import Rate
 from celery_fanout.stores.states import RunState
 from tests.conformance.twin.counters import TINY, Counters
 from tests.conformance.twin.rows import Lane
@@ -17,7 +17,7 @@ from tests.conformance.twin.rows import Lane
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery_fanout.stores.flow import Flow, Place
+    from celery_fanout.stores.limits import Flow, Place
     from celery_fanout.stores.records import LedgerRules
     from tests.conformance.twin.counters import Counter
     from tests.conformance.twin.rows import Event, Row

@@ -192,8 +192,8 @@ class Keeping(Views):
         return Settled(True, book.woken)
 
     @operation
-    def untold(self, *, older_than: float, limit: int = 100) -> list[str]:
-        """Return runs whose end was not told."""
+    def awaiting_follow_up(self, *, older_than: float, limit: int = 100) -> list[str]:
+        """Return runs whose follow-up is not recorded."""
         book = self.book
         until = book.now + self.rules.grace - older_than
         ids = sorted(book.untold, key=lambda run_id: book.untold[run_id])
@@ -207,8 +207,8 @@ class Keeping(Views):
         return found
 
     @operation
-    def told(self, run_id: str) -> None:
-        """Note that a run's end was told."""
+    def followed_up(self, run_id: str) -> None:
+        """Note that the follow-up of a run is recorded."""
         self.book.untold.pop(run_id, None)
 
     @operation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from celery_fanout.stores.flow import Collect, GateRecord, Holder, Preview, Rate, Tuned
+from celery_fanout.stores.limits import Collect, GateRecord, Holder, Preview, Rate, Tuned
 from tests.conformance.twin.arrivals import dropped_by
 from tests.conformance.twin.operations import operation
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Sequence
 
-    from celery_fanout.stores.flow import Flow, Gate, Once, Place
+    from celery_fanout.stores.limits import Flow, Gate, Once, Place
     from tests.conformance.twin.book import Book
     from tests.conformance.twin.counters import Counter
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.flow import Flow, Place, Rate
+from celery_fanout.stores.limits import Flow, Place, Rate
 from celery_fanout.stores.states import FINAL, RunState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from celery_fanout.stores.flow import Gate
+    from celery_fanout.stores.limits import Gate
     from celery_fanout.stores.records import Kind
 
 __all__ = ["NO_FLOW", "Event", "Lane", "Row", "Wait", "is_final_text"]

@@ -12,7 +12,7 @@ from celery.worker import state
 
 from celery_fanout.exceptions import StoreUnavailable
 from celery_fanout.keeping import keeper as module
-from celery_fanout.keeping.keeper import BATCH, UNTOLD_AT_ONCE, Held, Keeper
+from celery_fanout.keeping.keeper import BATCH, FOLLOW_UPS_AT_ONCE, Held, Keeper
 from celery_fanout.model.headers import RUN_HEADER
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.memory.ledger import MemoryLedger
@@ -286,15 +286,15 @@ def test_it_looks_for_lost_ones_twice_a_lease(scene, clock):
     assert scene.published == ["lost"]
 
 
-# -- ends that were not told of ----------------------------------------------------------------
+# -- ends that were not followed up --------------------------------------------------------------
 
 
-def test_it_tells_of_ends_that_nobody_told_of(scene, clock):
+def test_it_follows_up_on_ends_that_nobody_followed_up_on(scene, clock):
     token = scene.run("failed")
     scene.ledger.settle("failed", token, RunState.FAILED, error={"type": "E", "message": "no"})
-    token = scene.run("told")
-    scene.ledger.settle("told", token, RunState.FAILED, error={"type": "E", "message": "no"})
-    scene.ledger.told("told")
+    token = scene.run("seen to")
+    scene.ledger.settle("seen to", token, RunState.FAILED, error={"type": "E", "message": "no"})
+    scene.ledger.followed_up("seen to")
     keeper = scene.keeper()
     keeper.tick()
     assert scene.ended == []  # who ended it is about to tell
@@ -310,7 +310,7 @@ def test_it_tells_of_ends_that_nobody_told_of(scene, clock):
 
 
 def test_it_tells_of_all_ends_before_it_rests(scene, clock):
-    runs = [f"run-{number}" for number in range(2 * UNTOLD_AT_ONCE + 1)]
+    runs = [f"run-{number}" for number in range(2 * FOLLOW_UPS_AT_ONCE + 1)]
     scene.emit(*runs)
     scene.ledger.cancel(runs, "enough")
     clock.now += RULES.grace

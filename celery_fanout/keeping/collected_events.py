@@ -1,4 +1,4 @@
-"""What a run has collected, for it, the items of its ``step.parallel``, and its tail."""
+"""The events that a run has collected: for it, the items of its ``step.parallel``, and its tail."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger, RunRecord
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["collected_by"]
+__all__ = ["collected_events"]
 
 
-def collected_by(
+def collected_events(
     ledger: Ledger, subscription: Subscription | None, run: RunRecord | None
 ) -> tuple[Sequence[str], Event] | None:
     """Return the keys of the events that a run belongs to, and the event that its subscriber gets.
@@ -26,19 +26,19 @@ def collected_by(
     ``None`` if its subscription collects none. It asks the ledger for each event of a batch, so it
     is for what happens rarely; the run that has collected is taken with its list.
     """
-    flow = None if subscription is None else subscription.flow
-    if flow is None or not flow.collects:
+    limits = None if subscription is None else subscription.limits
+    if limits is None or not limits.collects:
         return None
     while run is not None and run.kind in ("then", "parallel") and run.parent:
         run = ledger.run(run.parent)
     if run is None or run.kind != "event":
         return None
     keys: Sequence[str] = run.detail.get("events") or [run.event]
-    wanted = keys[-1:] if flow.batch is None else keys
-    found = [record for record in map(ledger.event, wanted) if record is not None]
-    if not found:
+    wanted = keys[-1:] if limits.batch is None else keys
+    records = [record for record in map(ledger.event, wanted) if record is not None]
+    if not records:
         return None
-    last = recorded_event(found[-1])
-    if flow.batch is None:
+    last = recorded_event(records[-1])
+    if limits.batch is None:
         return keys, last
-    return keys, replace(last, data=[json.loads(record.data) for record in found])
+    return keys, replace(last, data=[json.loads(record.data) for record in records])

@@ -483,7 +483,7 @@ local function flow()
     end
     if not m.list then return 'pending', by_then(now + GRACE), r.fields end
     local list = F.lists[m.list] or {}
-    list[#list + 1] = ARGV[m.message]
+    list[#list + 1] = more.lists[m.message]
     F.lists[m.list] = list
     return 'published', by_then(now + REPUBLISH), r.fields
   end

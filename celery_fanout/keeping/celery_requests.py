@@ -1,6 +1,4 @@
-"""Requests of runs in the worker's main process: a child that died is the ledger's business.
-
-So is one that a hard time limit ends.
+"""Celery's requests of runs, in the worker's main process, where a dead child is met.
 
 Celery gives the message of such a request back to the broker, or drops it, by four settings; none
 counts how often. For a run it is enough to tell the ledger, which publishes it again at once.
@@ -40,9 +38,9 @@ def _supervised(base: Any, supervisor: Supervisor) -> Any:
         def cancel(self, *args: Any, **kwargs: Any) -> Any:
             if RUN_HEADER in self.request_dict:
                 supervisor.let_go(self.id)  # Celery forgets the request now
-            given: Any = super()
+            celery: Any = super()
             try:
-                return given.cancel(*args, **kwargs)
+                return celery.cancel(*args, **kwargs)
             except NotImplementedError:
                 # A solo or threads pool cannot end a task. Celery calls this from a signal handler,
                 # and so, in a solo worker, inside the body: it would fail with the pool's error.
@@ -50,22 +48,22 @@ def _supervised(base: Any, supervisor: Supervisor) -> Any:
 
         def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
             error = getattr(exc_info.exception, "exc", exc_info.exception)
-            given: Any = super()
+            celery: Any = super()
             if RUN_HEADER not in self.request_dict:
-                return given.on_failure(exc_info, *args, **kwargs)
+                return celery.on_failure(exc_info, *args, **kwargs)
             from celery.worker import state
 
             # a worker that stops at once ends its processes in this way, too
             if isinstance(error, TimeLimitExceeded) and not _stops_at_once(state):
-                supervisor.late(self.id, error)
+                supervisor.timed_out(self.id, error)
             if not isinstance(error, WorkerLostError):
-                return given.on_failure(exc_info, *args, **kwargs)
+                return celery.on_failure(exc_info, *args, **kwargs)
             if getattr(self, "_already_cancelled", False) or _stops_at_once(state):
                 supervisor.let_go(self.id)
-            elif supervisor.lost(self.id, error):
+            elif supervisor.process_died(self.id, error):
                 logger.warning("Run %s is published again: its process died (%s)", self.id, error)
             else:
-                return given.on_failure(exc_info, *args, **kwargs)
+                return celery.on_failure(exc_info, *args, **kwargs)
             state.task_ready(self)
             self.acknowledge()
             return None

@@ -1,7 +1,10 @@
-"""What a ledger is told about flow control, and what it answers.
+"""Limits, as a ledger is told of them and answers: it only counts.
 
-Keys and priorities are values by now: they were worked out where the event was emitted. A ledger
-only counts. Times are POSIX seconds of the *store's* clock, periods are seconds.
+They are declared in ``subscribing/limits.py``. What they come to for one event, with the values of
+keys and priorities, is a :class:`Flow`, made by ``subscribing/admission.py``. They are counted by
+``redis/scripts/limits.lua``, and shown and changed by ``operating/limits.py``.
+
+Times are POSIX seconds of the *store's* clock, periods are seconds.
 """
 
 from __future__ import annotations
@@ -17,10 +20,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Collect",
     "Flow",
-    "FlowLedger",
     "Gate",
     "GateRecord",
     "Holder",
+    "LedgerLimits",
     "Once",
     "Place",
     "Preview",
@@ -236,7 +239,7 @@ class Preview:
     at: float | None = None
 
 
-class FlowLedger(Protocol):
+class LedgerLimits(Protocol):
     """The part of :class:`~celery_fanout.stores.ledger.Ledger` that looks at limits.
 
     Attributes:
