@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from celery.signals import setup_logging
 
+from tests import forking
 from tests.processes import dismiss_guardian
 from tests.servers import (
     MemcachedServer,
@@ -52,6 +53,7 @@ def leave_logging_alone(**_: Any) -> None:
 
 def pytest_unconfigure() -> None:
     """Leave nothing behind."""
+    forking.close()
     dismiss_guardian()
 
 

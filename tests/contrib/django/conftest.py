@@ -19,6 +19,7 @@ import psycopg
 import pymysql
 import pytest
 
+from tests import forking
 from tests.processes import Process
 from tests.servers import ROOT, MariaDBServer, PostgresServer, RedisServer, Worker
 
@@ -94,15 +95,8 @@ class Project:
 
     def command(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a Python command line in the project, to its end; whatever its exit code."""
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env={**os.environ, **self.environment, **env},
-            capture_output=True,
-            text=True,
-            timeout=110,
-            check=False,
-        )
+        environment = {**os.environ, **self.environment, **env}
+        return forking.run([sys.executable, *arguments], cwd=ROOT, env=environment)
 
     def manage(self, *arguments: str, **env: str) -> str:
         """Run a management command; return what it prints."""
