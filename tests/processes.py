@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, ClassVar, TypeVar
+from typing import IO, Any, ClassVar, TypeVar
 
 from typing_extensions import Self
 
@@ -186,6 +186,10 @@ class Process:
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | forking.Forked | None = None
         _tell_guardian("remove", self.directory)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process may use it: it can neither stop nor restart it."""
+        return {**self.__dict__, "_process": None}
 
     def command(self) -> Sequence[str | Path]:
         """Return the command line."""

@@ -52,6 +52,11 @@ VHOSTS_AT_ONCE = 5
 _numbers = itertools.count(1)
 
 
+def _new_name() -> str:
+    """Return a name that nobody has given to anything on a server, in another process neither."""
+    return f"test_{os.getpid()}_{next(_numbers)}"
+
+
 def program(name: str, package: str, *elsewhere: str) -> str:
     """Return the path of a program; fail, and say what to install, if it is not there.
 
@@ -242,7 +247,7 @@ class RabbitServer(Process):
         """Return the name of an empty virtual host, which is returned to nobody else."""
         if not self._vhosts:
             # Several at once: what takes a second is the start of rabbitmqctl.
-            self._vhosts = [f"test-{next(_numbers)}" for _ in range(VHOSTS_AT_ONCE)]
+            self._vhosts = [_new_name() for _ in range(VHOSTS_AT_ONCE)]
             everything = {"user": "guest", "configure": ".*", "write": ".*", "read": ".*"}
             definitions = {
                 "vhosts": [{"name": vhost} for vhost in self._vhosts],
@@ -345,7 +350,7 @@ class PostgresServer(Process):
 
     def add_database(self) -> str:
         """Create an empty database, and return its name."""
-        database = f"test_{next(_numbers)}"
+        database = _new_name()
         self.execute(f"CREATE DATABASE {database}")
         return database
 
@@ -413,7 +418,7 @@ class MariaDBServer(Process):
 
     def add_database(self) -> str:
         """Create an empty database, and return its name."""
-        database = f"test_{next(_numbers)}"
+        database = _new_name()
         self.execute(f"CREATE DATABASE {database}")
         return database
 

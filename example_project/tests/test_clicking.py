@@ -22,7 +22,7 @@ def site(request: pytest.FixtureRequest, start_sites: Callable[..., Site]) -> Si
         return start_sites("--embedded")
     redis = request.getfixturevalue("redis_server")
     redis.flush()
-    postgres = request.getfixturevalue("postgres_server")
+    postgres = request.getfixturevalue("shared_postgres_server")
     urls = {"REDIS_URL": redis.url(), "DATABASE_URL": postgres.url(postgres.add_database())}
     return start_sites(env=urls)
 
