@@ -60,9 +60,9 @@ def can_fork(command: Sequence[Any], environment: Mapping[str, str]) -> bool:
     words = [str(word) for word in command]
     return (
         hasattr(os, "pidfd_open")
-        and len(words) > 2
+        and len(words) > 1
         and words[0] == sys.executable
-        and words[1] in {"-c", "-m"}
+        and (words[1] in {"-c", "-m"} or not words[1].startswith("-"))
         and not {"gevent", "eventlet"} & set(words)
         and not any(key.startswith("COVERAGE_") for key in environment)
         and {key for key in environment if key.startswith("PYTHON")} <= _HEEDED
@@ -143,7 +143,7 @@ def start(
     stderr: int,
 ) -> Forked:
     """Start a program for which :func:`can_fork` is true, in a session of its own."""
-    django = "DJANGO_SETTINGS_MODULE" in env
+    django = "DJANGO_SETTINGS_MODULE" in env or Path(command[1]).name == "manage.py"
     with _starting:
         if django not in _servers:
             _servers[django] = _Server([*CELERY, *(DJANGO if django else ())])
@@ -160,8 +160,18 @@ def run(
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
     timeout: float = 110,
+    merge: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, as :func:`subprocess.run` does, and return what it has printed."""
+    """Run a program to its end, as :func:`subprocess.run` does, and return what it has printed.
+
+    Args:
+        command: its command line.
+        cwd: its directory.
+        env: its environment; by default that of this process.
+        stdin: what it can read.
+        timeout: seconds until it is killed, and ``subprocess.TimeoutExpired`` raised.
+        merge: whether what it prints on stderr is to be with what it prints on stdout.
+    """
     env = os.environ if env is None else env
     words = [str(word) for word in command]
     if not can_fork(words, env):
@@ -170,7 +180,8 @@ def run(
             cwd=cwd,
             env=env,
             input=stdin,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if merge else subprocess.PIPE,
             text=True,
             timeout=timeout,
             check=False,
@@ -180,7 +191,8 @@ def run(
         def file() -> IO[str]:
             return stack.enter_context(tempfile.TemporaryFile("w+"))
 
-        given, out, err = file(), file(), file()
+        given, out = file(), file()
+        err = out if merge else file()
         given.write(stdin or "")
         given.seek(0)
         process = start(
@@ -194,7 +206,7 @@ def run(
             raise
         out.seek(0)
         err.seek(0)
-        return subprocess.CompletedProcess(words, code, out.read(), err.read())
+        return subprocess.CompletedProcess(words, code, out.read(), "" if merge else err.read())
 
 
 def close() -> None:
@@ -248,18 +260,24 @@ def _become(words: list[str], cwd: str, env: dict[str, str]) -> None:
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
         sys.stderr.reconfigure(write_through=True)  # type: ignore[union-attr]
     sys.dont_write_bytecode = bool(env.get("PYTHONDONTWRITEBYTECODE"))
-    option, program, *arguments = words
+    first, *arguments = words
     more = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = ["" if option == "-c" else cwd, *more, *sys.path[1:]]
+    beside = {"-c": "", "-m": str(Path.cwd())}.get(first, str(Path(first).resolve().parent))
+    sys.path[:] = [beside, *more, *sys.path[1:]]
     importlib.invalidate_caches()
     for module in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
         del sys.modules[module]  # a program may have another package of this name
-    sys.argv = [option, *arguments]
     sys.modules["__main__"] = main = types.ModuleType("__main__")
-    if option == "-m":
-        runpy._run_module_as_main(program)  # type: ignore[attr-defined]
+    if first == "-m":
+        sys.argv = [first, *arguments[1:]]
+        runpy._run_module_as_main(arguments[0])  # type: ignore[attr-defined]
+    elif first == "-c":
+        sys.argv = [first, *arguments[1:]]
+        exec(compile(arguments[0], "<string>", "exec"), main.__dict__)  # noqa: S102 - what -c does
     else:
-        exec(compile(program, "<string>", "exec"), main.__dict__)  # noqa: S102 - what -c does
+        sys.argv = [first, *arguments]
+        main.__file__ = first
+        exec(compile(Path(first).read_bytes(), first, "exec"), main.__dict__)  # noqa: S102
 
 
 def serve() -> None:
