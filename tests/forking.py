@@ -27,9 +27,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-#: What the process imports before it forks: what a worker and a command import anyway.
+#: What the process imports before it forks: what a worker and a command import anyway. Not
+#: celery.bin.celery, which imports the commands of all packages that are installed: this one's.
 CELERY = (
-    *("celery.bin.celery", "celery.bin.worker", "celery.apps.worker", "celery.worker.consumer"),
+    *("celery.bin.worker", "celery.bin.beat", "celery.bin.control", "celery.bin.events"),
+    *("celery.bin.multi", "celery.bin.shell", "celery.bin.amqp", "celery.bin.upgrade"),
+    *("celery.apps.worker", "celery.worker.consumer", "click_plugins", "click_didyoumean"),
     *("celery.concurrency.prefork", "celery.concurrency.solo", "celery.concurrency.thread"),
     *("celery.app.trace", "celery.backends.redis", "celery.loaders.app", "celery.events.state"),
     *("kombu.transport.redis", "kombu.transport.pyamqp", "redis", "pydantic.main"),
@@ -276,7 +279,7 @@ def _become(words: list[str], cwd: str, env: dict[str, str]) -> None:
         exec(compile(arguments[0], "<string>", "exec"), main.__dict__)  # noqa: S102 - what -c does
     else:
         sys.argv = [first, *arguments]
-        main.__file__ = first
+        main.__file__ = str(Path(first).absolute())
         exec(compile(Path(first).read_bytes(), first, "exec"), main.__dict__)  # noqa: S102
 
 
@@ -284,7 +287,8 @@ def serve() -> None:
     """Import, and fork, until the other end of the socket is closed."""
     number, *modules = sys.argv[1:]
     for module in modules:
-        importlib.import_module(module)
+        with contextlib.suppress(ImportError):  # in older versions; then programs import it
+            importlib.import_module(module)
     gc.collect()
     gc.freeze()  # forked programs share the memory for as long as they do not write to it
     with socket.socket(fileno=int(number)) as connection:
