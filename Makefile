@@ -36,10 +36,11 @@ example: $(venv)/.has-example ## start the example site, with its servers and wo
 
 # --- to test it -------------------------------------------------------------------------------------------
 
-# All tests of a file run in one process and share what they start. The longest files begin, see tests/conftest.py.
-by-file := --dist loadfile --no-loadscope-reorder
 # Thousands of processes import the package: let them not compile it each time.
 unexport PYTHONDONTWRITEBYTECODE
+
+# All tests of a file run in one process and share what they start; tests/conftest.py has the longest files begin.
+by-file := --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
 test: $(venv)/.has-test ## all tests but the slow ones below, against real servers
@@ -47,7 +48,7 @@ test: $(venv)/.has-test ## all tests but the slow ones below, against real serve
 	$(python) -m pytest --ignore=tests/faults --ignore=tests/benchmarks -n $(AT_ONCE) $(by-file) $(ARGS)
 
 # The full form compares latencies, so nothing may run beside it.
-faults-at-once = $(if $(filter bounded,$(FAULTS)),-n $(FAULTS_AT_ONCE) $(by-file))
+faults-at-once = $(if $(filter bounded,$(FAULTS)),-n $(FAULTS_AT_ONCE) --dist loadfile)
 
 .PHONY: test-faults
 test-faults: $(venv)/.has-test ## kill workers and servers, and count (FAULTS=bounded: the short form)
