@@ -16,8 +16,7 @@ from celery_fanout.app.once import once
 from celery_fanout.emitting.broker.templates import Templates
 from celery_fanout.emitting.delivery import Draft, installed
 from celery_fanout.emitting.drafting import draft_event, times_of
-from celery_fanout.emitting.eager import EagerEmitter
-from celery_fanout.emitting.emitters import BrokerEmitter
+from celery_fanout.emitting.emitters import BrokerEmitter, EagerEmitter
 from celery_fanout.emitting.fan_in import fan_in_message
 from celery_fanout.emitting.freezing import Freezer
 from celery_fanout.emitting.publishing import Publisher
@@ -112,14 +111,9 @@ class Fanout:
     @once
     def freezer(self) -> Freezer:
         """Makes the chains of events; in a simulation, the simulation's."""
-        keeps_results = self._chosen_ledger is not None and self.settings.results == "ledger"
-        return Freezer(
-            self.app,
-            self.registry,
-            self.templates,
-            self._chosen_ledger,
-            ledger_results=keeps_results,
-        )
+        ledger = self._chosen_ledger
+        keeps_results = ledger is not None and self.settings.results == "ledger"
+        return Freezer(self.app, self.registry, self.templates, ledger, keeps_results)
 
     @once
     def publisher(self) -> Publisher:
@@ -138,14 +132,8 @@ class Fanout:
         """What emits: to the broker on level 1, to the ledger on level 2, or to a test."""
         if self.level2 is not None:
             return self.level2.emitter
-        return BrokerEmitter(
-            self.app,
-            self.freezer,
-            self.publisher,
-            self._eager_emitter,
-            self._now,
-            self.republisher.hop,
-        )
+        eager, hop = self._eager_emitter, self.republisher.hop
+        return BrokerEmitter(self.app, self.freezer, self.publisher, eager, self._now, hop)
 
     @once
     def _eager_emitter(self) -> EagerEmitter:

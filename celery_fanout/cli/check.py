@@ -11,7 +11,7 @@ from celery_fanout.cli.command import command, print_json
 if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
 
-__all__ = ["COMMANDS"]
+__all__ = ["check"]
 
 
 @click.command()
@@ -47,7 +47,3 @@ def check(fanout: Fanout, connect: bool, fail_on: str, as_json: bool) -> None:
     failing = {"error"} if fail_on == "error" else {"error", "warning"}
     if any(finding.level in failing for finding in all_findings):
         raise click.exceptions.Exit(1)
-
-
-#: The commands of this module, for the group.
-COMMANDS = (check,)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from celery_fanout.subscribing.limits import Limit
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["COMMANDS", "flow_control_of"]
+__all__ = ["explain", "flow_control_of", "subscriptions"]
 
 
 def _filter_name(subscription: Any) -> str:
@@ -140,7 +140,3 @@ def explain(fanout: Fanout, name: str, data: str | None, as_json: bool) -> None:
         )
     else:
         click.echo("No task subscribes to an event.")
-
-
-#: The commands of this module, for the group.
-COMMANDS = (explain, subscriptions)

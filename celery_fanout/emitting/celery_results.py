@@ -7,6 +7,7 @@ dropped or cancelled, or whose workers have died, would wait for ever.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery import states
@@ -35,6 +36,7 @@ __all__ = ["CeleryResults"]
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class CeleryResults:
     """Stores the ends of runs that Celery does not see.
 
@@ -43,9 +45,8 @@ class CeleryResults:
         ledger: the ledger.
     """
 
-    def __init__(self, app: Celery, ledger: Ledger) -> None:
-        self._app = app
-        self._ledger = ledger
+    _app: Celery
+    _ledger: Ledger
 
     def dropped(self, chains: Sequence[FrozenChain]) -> None:
         """Store that runs were dropped when they were recorded; best effort."""

@@ -5,6 +5,7 @@ Nobody in that process holds the run's token, so the ledger changes it by the wo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import WorkerLostError
@@ -27,6 +28,7 @@ logger = get_logger(__name__)
 UNKNOWN_TASK_DELAY = 5.0
 
 
+@dataclass(eq=False, repr=False)
 class Supervisor:
     """Tells the ledger what the main process of a worker sees.
 
@@ -38,15 +40,9 @@ class Supervisor:
         follow_up: records what follows from the end of a run.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        wake: Callable[[Sequence[str]], None],
-        follow_up: Callable[[str], None],
-    ) -> None:
-        self._ledger = ledger
-        self._wake = wake
-        self._follow_up = follow_up
+    _ledger: Ledger
+    _wake: Callable[[Sequence[str]], None]
+    _follow_up: Callable[[str], None]
 
     # -- of the requests of a worker -------------------------------------------------------------
 

@@ -15,6 +15,7 @@ The kind of the run says what is published:
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from celery.canvas import signature
@@ -66,6 +67,7 @@ _Collected: TypeAlias = "tuple[Sequence[str], Event]"
 MAX_EVENTS = 1000
 
 
+@dataclass(eq=False, repr=False)
 class Wakeups:
     """Publishes runs that are due.
 
@@ -78,21 +80,12 @@ class Wakeups:
         follow_up: records what follows from the end of a run.
     """
 
-    def __init__(
-        self,
-        app: Celery,
-        ledger: Ledger,
-        registry: Registry,
-        freezer: Freezer,
-        publisher: Publisher,
-        follow_up: Callable[[str], None],
-    ) -> None:
-        self._app = app
-        self._ledger = ledger
-        self._registry = registry
-        self._freezer = freezer
-        self._publisher = publisher
-        self._follow_up = follow_up
+    _app: Celery
+    _ledger: Ledger
+    _registry: Registry
+    _freezer: Freezer
+    _publisher: Publisher
+    _follow_up: Callable[[str], None]
 
     def wake(self, run_ids: Sequence[str]) -> None:
         """Publish runs that are due now. Best effort: the keeper does it otherwise."""

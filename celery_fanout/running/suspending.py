@@ -8,6 +8,7 @@ and RabbitMQ closes the channel after ``consumer_timeout``.
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Ignore, Reject
@@ -79,6 +80,7 @@ class Suspended(Ignore):
         return f"The run was suspended ({self.reason}{where})."
 
 
+@dataclass(eq=False, repr=False)
 class Republisher:
     """Publishes the message of a run again, so that it goes on later.
 
@@ -87,9 +89,8 @@ class Republisher:
         clock: returns the POSIX time in seconds.
     """
 
-    def __init__(self, app: Celery, clock: Callable[[], float]) -> None:
-        self._app = app
-        self._clock = clock
+    _app: Celery
+    _clock: Callable[[], float]
 
     @property
     def max_hop(self) -> float:

@@ -125,13 +125,8 @@ class Simulation:
         self._publish_waiting = nothing
         self.events = CapturedEvents(look=self._look)
         self._inbox = Inbox(fanout, alone=alone)
-        freezer = Freezer(
-            fanout.app,
-            fanout.registry,
-            fanout.templates,
-            self.ledger,
-            ledger_results=True,  # Celery stores nothing here
-        )
+        # its results are in the ledger: Celery stores nothing here
+        freezer = Freezer(fanout.app, fanout.registry, fanout.templates, self.ledger, True)
         self.level2 = Level2(fanout, self.ledger, freezer, self._inbox)
         self.level2.emitter = (
             LonelyEmitter(fanout, self.level2, self.events)
