@@ -34,6 +34,7 @@ __all__ = [
     "NotClaimed",
     "Republisher",
     "Suspended",
+    "announce",
     "leave_worker",
     "put_back",
     "put_off_if_early",
@@ -192,6 +193,12 @@ def leave_worker(execution: Execution, suspended: Suspended) -> None:
         execution.skipped += max(0.0, suspended.until - execution.now())
         return
     engine.republish(execution.task, execution.request, suspended.until)
+    announce(execution, suspended)
+    raise suspended
+
+
+def announce(execution: Execution, suspended: Suspended) -> None:
+    """Tell the receivers of ``run_suspended``."""
     signals.run_suspended.send(
         sender=execution.task,
         run=execution.run,
@@ -199,7 +206,6 @@ def leave_worker(execution: Execution, suspended: Suspended) -> None:
         reason=suspended.reason,
         step=suspended.step,
     )
-    raise suspended
 
 
 def put_back(execution: Execution, error: StoreUnavailable) -> NoReturn:
@@ -222,10 +228,9 @@ def put_back(execution: Execution, error: StoreUnavailable) -> NoReturn:
     else:
         left = begun.claimed.token
     engine.republish(execution.task, request, until, store_retries=retries + 1, left=left)
-    signals.run_suspended.send(
-        sender=execution.task, run=execution.run, until=until, reason="store", step=None
-    )
-    raise Suspended(until, "store") from error
+    suspended = Suspended(until, "store")
+    announce(execution, suspended)
+    raise suspended from error
 
 
 def warn_swallowed(execution: Execution, place: str, *, stacklevel: int = 2) -> None:

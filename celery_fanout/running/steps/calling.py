@@ -30,7 +30,7 @@ from celery_fanout.running.steps.checkpoints import (
 )
 from celery_fanout.running.steps.entering import check_function
 from celery_fanout.running.steps.leaving import suspend
-from celery_fanout.running.steps.timeouts import time_limit
+from celery_fanout.running.steps.policy import time_limit
 from celery_fanout.running.steps.values import from_stored, to_stored
 from celery_fanout.stores.checkpoints import Checkpoint
 

@@ -1,16 +1,22 @@
-"""How often and when a step is tried again."""
+"""How often and when a step is tried again, and how long each try may take."""
 
 from __future__ import annotations
 
 import math
 import random
+import signal
+import sys
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from celery_fanout.exceptions import InvalidStep, StepError, StepTimeout
+from celery_fanout.exceptions import InvalidStep, StepError, StepTimeout, StepTimeoutUnsupported
 
-__all__ = ["NO_RETRIES", "StepPolicy"]
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
+__all__ = ["NO_RETRIES", "StepPolicy", "time_limit"]
 
 #: Waits double no more often than this; floats end a little above 2**1000.
 MAX_DOUBLINGS = 64
@@ -109,3 +115,38 @@ class StepPolicy:
 
 #: A plain ``step.run``: an error is the task's business.
 NO_RETRIES = StepPolicy()
+
+
+@contextmanager
+def time_limit(step: str, seconds: float | None) -> Generator[None]:
+    """Raise :class:`StepTimeout` in the block after ``seconds``.
+
+    Raises:
+        StepTimeoutUnsupported: in a thread, which nothing can interrupt.
+    """
+    if seconds is None:
+        yield
+        return
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        gevent: Any = sys.modules["gevent"]
+        with gevent.Timeout(seconds, StepTimeout(step, seconds)):
+            yield
+        return
+    if threading.current_thread() is not threading.main_thread() or not hasattr(
+        signal, "setitimer"
+    ):
+        raise StepTimeoutUnsupported(step)
+
+    def interrupt(*_: object) -> None:
+        raise StepTimeout(step, seconds)
+
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
+    finally:  # also if the time was over in the very line above
+        signal.signal(signal.SIGALRM, handler)

@@ -20,7 +20,7 @@ from celery_fanout.contrib.django.admin.parts import (
     when,
 )
 from celery_fanout.contrib.django.admin.runs import MAX_CHOICES, run_rows
-from celery_fanout.contrib.django.ledger_models import Event
+from celery_fanout.contrib.django.models import Event
 from celery_fanout.exceptions import EventNotFound
 from celery_fanout.operating.paging import page_of
 from celery_fanout.operating.redaction import redacted_event

@@ -20,7 +20,7 @@ from celery_fanout.contrib.django.admin.parts import (
     since_of,
     when,
 )
-from celery_fanout.contrib.django.ledger_models import Run
+from celery_fanout.contrib.django.models import Run
 from celery_fanout.exceptions import EventNotFound, RunNotFound
 from celery_fanout.operating.control import PARTS_OF_STEPS
 from celery_fanout.operating.paging import page_of
