@@ -50,6 +50,8 @@ class CeleryResults:
 
     def dropped(self, chains: Sequence[FrozenChain]) -> None:
         """Store that runs were dropped when they were recorded; best effort."""
+        if not chains:
+            return
         try:
             outcomes = self._ledger.outcomes([chain.run_id for chain in chains])
             for chain, outcome in zip(chains, outcomes, strict=True):

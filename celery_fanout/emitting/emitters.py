@@ -202,11 +202,11 @@ class LedgerEmitter:
         hit("emit.after_record")
         woken = [run_id for answer in recorded for run_id in answer.woken]
         if schedule.resume_at is None:  # else a timer of the ledger publishes them
-            woken += self._publish(frozen, runs_in(RunState.PENDING, recorded))
+            woken += self._publish(chains_in(RunState.PENDING, frozen, recorded))
         if woken:
             self._wake(list(dict.fromkeys(woken)))
         if self._results is not None:
-            self._tell_dropped(self._results, frozen, runs_in(RunState.CANCELLED, recorded))
+            self._results.dropped(chains_in(RunState.CANCELLED, frozen, recorded))
         return report(self._app, frozen, self._ledger)
 
     def _schedule(self, draft: Draft) -> Schedule:
@@ -224,15 +224,12 @@ class LedgerEmitter:
             trace=current_trace(),
         )
 
-    def _publish(self, frozen: Sequence[FrozenEvent], pending: set[str]) -> list[str]:
+    def _publish(self, chains: list[FrozenChain]) -> list[str]:
         """Publish the runs that may start now.
 
         Returns:
             Those of them whose messages only the ledger can tell: they collected other events too.
         """
-        if not pending:
-            return []
-        chains = [chain for each in frozen for chain in each.chains if chain.run_id in pending]
         collected = [chain.run_id for chain in chains if chain.flow and chain.flow.collect]
         chains = [chain for chain in chains if chain.run_id not in collected]
         if chains:
@@ -253,14 +250,10 @@ class LedgerEmitter:
             except StoreUnavailable as exc:  # at worst they are published twice
                 logger.warning("%s", exc)
 
-    def _tell_dropped(
-        self, results: CeleryResults, frozen: Sequence[FrozenEvent], cancelled: set[str]
-    ) -> None:
-        chains = [chain for each in frozen for chain in each.chains if chain.run_id in cancelled]
-        if chains:
-            results.dropped(chains)
 
-
-def runs_in(state: RunState, recorded: Sequence[Recorded]) -> set[str]:
-    """Return the ids of the runs that were recorded in a state."""
-    return {run_id for answer in recorded for run_id, now in answer.runs if now is state}
+def chains_in(
+    state: RunState, frozen: Sequence[FrozenEvent], recorded: Sequence[Recorded]
+) -> list[FrozenChain]:
+    """Return the chains of the runs that were recorded in a state."""
+    ids = {run_id for answer in recorded for run_id, now in answer.runs if now is state}
+    return [chain for each in frozen for chain in each.chains if chain.run_id in ids]

@@ -5,6 +5,7 @@ Nobody in that process holds the run's token, so the ledger changes it by the wo
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from celery_fanout.model.boot import boot_id, is_main
 from celery_fanout.model.headers import RUN_HEADER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from celery_fanout.stores.ledger import Ledger
 
@@ -56,10 +57,8 @@ class Supervisor:
 
     def let_go(self, run_id: str) -> None:
         """This worker ends the process of a run: it goes on elsewhere, and has not crashed."""
-        try:
+        with _logged():
             self._ledger.release(boot_id(), [run_id])
-        except FanoutError as exc:
-            logger.warning("%s", exc)
 
     # -- of Celery's signals ---------------------------------------------------------------------
 
@@ -76,35 +75,39 @@ class Supervisor:
         headers: Any = request.headers or {}  # Celery sends the task's context
         if RUN_HEADER not in headers:
             return
-        try:
+        with _logged():
             reason = "expired" if expired else "revoked"
             cancelled, woken = self._ledger.cancel([request.id], reason)
             if woken:
                 self._wake(woken)
             for run_id in cancelled:
                 self._follow_up(run_id)
-        except FanoutError as exc:
-            logger.warning("%s", exc)
 
     def unknown(self, message: Any, task_id: str) -> None:
         """A message names a task that this worker does not know."""
         if RUN_HEADER not in (message.headers or ()):
             return
-        try:
+        with _logged():
             self._ledger.unregistered(task_id, UNKNOWN_TASK_DELAY)
             logger.warning("Run %s is put back: this worker does not know its task", task_id)
-        except FanoutError as exc:
-            logger.warning("%s", exc)
 
     def _abandon(self, run_id: str, error: BaseException, *, final: bool) -> bool:
-        try:
+        ok = False
+        with _logged():
             described = {**describe(error), "traceback": ""}
             settled = self._ledger.abandon(run_id, boot_id(), described, final=final)
             if settled.woken:
                 self._wake(settled.woken)
             elif settled.ok:
                 self._follow_up(run_id)
-        except FanoutError as exc:
-            logger.warning("%s", exc)
-            return False
-        return settled.ok
+            ok = settled.ok
+        return ok
+
+
+@contextmanager
+def _logged() -> Generator[None]:
+    """Log what the ledger says, and go on: Celery must not meet it."""
+    try:
+        yield
+    except FanoutError as exc:
+        logger.warning("%s", exc)

@@ -87,20 +87,15 @@ def redactor_of(settings: Settings) -> Redact:
         return redact
     function: Any = chosen
     if isinstance(chosen, str):
+        wanted = "the dotted path of a function of an event's name and data"
         try:
             function = symbol_by_name(chosen)
         except Exception as exc:
-            raise InvalidSetting(
-                "fanout_redact",
-                f"{chosen!r}, which cannot be imported ({type(exc).__name__}: {exc})",
-                "the dotted path of a function of an event's name and data",
-            ) from exc
+            problem = f"{chosen!r}, which cannot be imported ({type(exc).__name__}: {exc})"
+            raise InvalidSetting("fanout_redact", problem, wanted) from exc
         if not callable(function):
-            raise InvalidSetting(
-                "fanout_redact",
-                f"{chosen!r}, which is {type(function).__name__}",
-                "the dotted path of a function of an event's name and data",
-            )
+            problem = f"{chosen!r}, which is {type(function).__name__}"
+            raise InvalidSetting("fanout_redact", problem, wanted)
 
     def safely(name: str, data: Any) -> Any:
         try:

@@ -11,12 +11,14 @@ from django.utils.translation import ngettext_lazy
 
 from celery_fanout.contrib.django.admin.ledger import LedgerAdmin
 from celery_fanout.contrib.django.admin.parts import (
+    MAX_CHOICES,
     PAGE,
-    TIMES,
     Change,
     choices_of,
     may_see_data,
+    name_choices,
     pretty,
+    since_choices,
     since_of,
     when,
 )
@@ -49,9 +51,6 @@ MAX_EVENTS = 100
 
 #: How much of an error stands in a table.
 MAX_ERROR = 120
-
-#: How many subscriptions the sidebar offers.
-MAX_CHOICES = 50
 
 STATES = {
     "pending": _("pending"),
@@ -176,13 +175,10 @@ class RunAdmin(LedgerAdmin):
         counts = {str(state): count for state, count in fanout.runs.counts().items()}
         states = [(name, f"{text} ({counts.get(name, 0):,})") for name, text in STATES.items()]
         subscriptions = sorted(sub.id for sub in fanout.registry)[:MAX_CHOICES]
-        names = sorted({sub.pattern for sub in fanout.registry if "*" not in sub.pattern})
         sidebar = [
             choices_of(filters, "state", _("state"), states),
-            choices_of(
-                filters, "since", _("time of change"), [(key, t) for key, (_s, t) in TIMES.items()]
-            ),
-            choices_of(filters, "name", _("event"), [(name, name) for name in names[:MAX_CHOICES]]),
+            since_choices(filters, _("time of change")),
+            name_choices(filters, fanout.registry),
             choices_of(filters, "subscription", _("subscription"), [(s, s) for s in subscriptions]),
         ]
         if filters.get("event"):
