@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["UNKNOWN_TASK_DELAY", "Supervisor"]
-
 logger = get_logger(__name__)
 
 #: How long a run whose task this process does not know waits for another process, in seconds.
@@ -92,16 +90,17 @@ class Supervisor:
             logger.warning("Run %s is put back: this worker does not know its task", task_id)
 
     def _abandon(self, run_id: str, error: BaseException, *, final: bool) -> bool:
-        ok = False
-        with _logged():
+        try:
             described = {**describe(error), "traceback": ""}
             settled = self._ledger.abandon(run_id, boot_id(), described, final=final)
             if settled.woken:
                 self._wake(settled.woken)
             elif settled.ok:
                 self._follow_up(run_id)
-            ok = settled.ok
-        return ok
+        except FanoutError as exc:
+            logger.warning("%s", exc)
+            return False
+        return settled.ok
 
 
 @contextmanager
