@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.app.fanout import Fanout
 
-__all__ = ["Finding", "finding", "findings", "longest_delay", "retry_horizon", "store_url"]
-
 Level = Literal["error", "warning", "info"]
 
 

@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.checkpoints import CheckpointStore
     from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["Fanout", "get_fanout"]
-
 _ATTRIBUTE = "_celery_fanout"
 _lock = threading.RLock()
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger
     from celery_fanout.stores.limits import Flow
 
-__all__ = ["Level2"]
-
 
 class Level2:
     """The parts of one app that a ledger makes possible.

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from celery_fanout.app.checks import Finding
     from celery_fanout.app.fanout import Fanout
 
-__all__ = ["live_findings"]
-
 
 def live_findings(fanout: Fanout) -> list[Finding]:
     """Connect to the broker and the store, and return what they say about themselves."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.app.fanout import Fanout
 
-__all__ = ["run_fast_worker", "run_keeper"]
-
 POOLS = ("solo", "threads")
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
     from celery_fanout.operating.control import Bulk
 
-__all__ = ["cancel", "pause", "replay", "rerun", "resume", "retry"]
-
 #: What a cancellation by filter reaches. A run that is completing has returned already.
 OPEN = [s for s in STATES if s not in ("completing", "succeeded", "failed", "cancelled")]
 

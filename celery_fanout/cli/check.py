@@ -11,8 +11,6 @@ from celery_fanout.cli.command import command, print_json
 if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
 
-__all__ = ["check"]
-
 
 @click.command()
 @click.option("--connect", is_flag=True, help="Also connect to the broker and the store.")

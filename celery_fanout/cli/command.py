@@ -15,20 +15,6 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-__all__ = [
-    "NUMBER",
-    "STATES",
-    "ago",
-    "command",
-    "limit_option",
-    "options_of",
-    "print_json",
-    "print_table",
-    "progress",
-    "read_json",
-    "run_filters",
-]
-
 #: The states of a run. Not from the enum: ``celery --help`` imports this, and should stay quick.
 STATES = (
     *("pending", "gated", "published", "running", "suspended", "retrying", "completing"),

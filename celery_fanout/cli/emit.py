@@ -12,8 +12,6 @@ from celery_fanout.cli.command import command, print_json, print_table, read_jso
 if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
 
-__all__ = ["emit"]
-
 #: How alike two names of events must be for one to be the other misspelt; 1 is equal.
 LIKENESS = 0.75
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from celery_fanout.operating.limits import LimitRecord
     from celery_fanout.stores.limits import GateRecord
 
-__all__ = ["limits"]
-
 #: Kinds of limits that have places.
 PLACES = ("concurrency", "singleton")
 

@@ -11,8 +11,6 @@ import click
 
 from celery_fanout.cli import changes, check, emit, limits, processes, runs, subscriptions
 
-__all__ = ["fanout"]
-
 
 @click.group()
 def fanout(**_: Any) -> None:

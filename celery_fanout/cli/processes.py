@@ -11,8 +11,6 @@ from celery_fanout.cli.command import command, print_json
 if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
 
-__all__ = ["keeper", "worker"]
-
 
 @click.command()
 @command

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
     from celery_fanout.stores.records import EventRecord, RunRecord
 
-__all__ = ["dead_letters", "events", "runs", "show"]
-
 RecordT = TypeVar("RecordT")
 
 #: How much of an error's message stands in a table.

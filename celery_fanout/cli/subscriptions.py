@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from celery_fanout.subscribing.limits import Limit
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["explain", "flow_control_of", "subscriptions"]
-
 
 def _filter_name(subscription: Any) -> str:
     if subscription.filter is None:

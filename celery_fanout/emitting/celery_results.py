@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger, RunRecord
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["CeleryResults"]
-
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
 

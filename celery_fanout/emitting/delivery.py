@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from celery_fanout.model.settings import Settings
     from celery_fanout.subscribing.registry import Registry
 
-__all__ = ["Deliverer", "Draft", "Emitter", "Owner", "installed"]
-
 T = TypeVar("T")
 
 

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger, Recorded
     from celery_fanout.stores.memory.checkpoints import MemoryStore
 
-__all__ = ["BrokerEmitter", "EagerEmitter", "LedgerEmitter"]
-
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
 

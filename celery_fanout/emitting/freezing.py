@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.limits import Flow
     from celery_fanout.subscribing.registry import Registry, Subscription
 
-__all__ = ["Admissions", "Freezer"]
-
 #: How much data the links of a tail can be told on RabbitMQ, in bytes.
 MAX_HEADER = 100_000
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from celery_fanout.model.settings import Settings
     from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["Publisher"]
-
 
 class Publisher:
     """Publishes the chains of one app.

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from celery_fanout.model.events import Event
     from celery_fanout.stores.ledger import Ledger, Recorded
 
-__all__ = ["Recorder", "Schedule"]
-
 
 @dataclass(frozen=True)
 class Schedule:

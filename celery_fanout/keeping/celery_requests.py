@@ -19,8 +19,6 @@ from celery_fanout.model.headers import RUN_HEADER
 if TYPE_CHECKING:
     from celery_fanout.keeping.supervisor import Supervisor
 
-__all__ = ["supervise_requests"]
-
 logger = get_logger(__name__)
 
 

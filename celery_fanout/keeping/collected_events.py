@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger, RunRecord
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["collected_events"]
-
 
 def collected_events(
     ledger: Ledger, subscription: Subscription | None, run: RunRecord | None

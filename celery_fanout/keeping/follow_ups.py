@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import EventRecord, Ledger, RunRecord
     from celery_fanout.subscribing.registry import Registry, Subscription
 
-__all__ = ["CANCELLED_EVENT", "FAILED_EVENT", "FollowUps"]
-
 logger = get_logger(__name__)
 
 FAILED_EVENT = "fanout/run.failed"

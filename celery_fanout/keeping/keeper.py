@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.ledger import Ledger, Taken
 
-__all__ = ["Held", "Keeper"]
-
 logger = get_logger(__name__)
 
 #: How often timers are looked at, in seconds: what is due goes out that much late at most.

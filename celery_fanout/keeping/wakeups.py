@@ -56,8 +56,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger, Taken, Wakeup
     from celery_fanout.subscribing.registry import Registry, Subscription
 
-__all__ = ["Wakeups"]
-
 logger = get_logger(__name__)
 
 #: The keys of the events that a run collected, and the event that its subscriber gets.

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.ledger import EventRecord, Ledger, RunOutcome, RunRecord
 
-__all__ = ["MAX_BULK", "RunReader"]
-
 #: How many runs or events a change reaches at most, if nothing else is said.
 MAX_BULK = 1000
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     Redact = Callable[[str, Any], Any]
 
-__all__ = ["REDACTED", "redact", "redacted_event", "redacted_run", "redactor_of"]
-
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
 

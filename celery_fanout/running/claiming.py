@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from celery_fanout.running.execution import Engine, Execution
     from celery_fanout.stores.ledger import Claim, Ledger
 
-__all__ = ["claim"]
-
 # the name that docs/how-to/monitoring.md gives it
 logger = get_task_logger("celery_fanout.claims")
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger
     from celery_fanout.stores.limits import Flow
 
-__all__: list[str] = []
-
 E = TypeVar("E", bound=BaseException)
 
 

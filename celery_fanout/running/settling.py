@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from celery_fanout.running.endings import Ending
     from celery_fanout.running.execution import Execution
 
-__all__ = ["settle"]
-
 #: How much of a traceback is kept, in characters.
 MAX_TRACEBACK = 50_000
 

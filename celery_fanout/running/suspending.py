@@ -29,18 +29,6 @@ if TYPE_CHECKING:
     from celery_fanout.exceptions import StoreUnavailable
     from celery_fanout.running.execution import Execution
 
-__all__ = [
-    "BranchDone",
-    "NotClaimed",
-    "Republisher",
-    "Suspended",
-    "announce",
-    "leave_worker",
-    "put_back",
-    "put_off_if_early",
-    "warn_swallowed",
-]
-
 logger = get_task_logger(__name__)
 
 #: The longest that one message waits in a worker, in seconds. RabbitMQ's consumer_timeout is 30

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger, Recorded
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["Simulation"]
-
 
 class SimulatingEmitter:
     """Records in a simulation's ledger what is emitted, and keeps it for the test to look at.

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from celery_fanout.subscribing.registry import Subscription
     from celery_fanout.testing.capturing import CapturedEvents
 
-__all__ = ["FanoutTester", "run", "simulate"]
-
 
 def run(
     subscriber: Any,

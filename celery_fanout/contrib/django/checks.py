@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from celery_fanout.app.checks import Finding
     from celery_fanout.app.fanout import Fanout
 
-__all__ = ["TAG", "check_database", "check_fanout", "install"]
-
 #: ``manage.py check --tag celery_fanout`` runs these alone.
 TAG = "celery_fanout"
 

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.emitting.delivery import Draft, Owner
 
-__all__ = ["DjangoDeliverer", "install"]
-
 T = TypeVar("T")
 
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from celery_fanout.model.settings import Settings
     from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["Prepared", "Preparer", "PreparerPool"]
-
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
 

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from celery_fanout.emitting.broker.templates import Template, Templates
     from celery_fanout.emitting.chains import FrozenChain
 
-__all__ = ["Sending", "send_batch", "send_singly"]
-
 
 def argsrepr_of(chain: FrozenChain) -> str:
     """Return what monitors and logs show as the arguments: which event, never its data."""

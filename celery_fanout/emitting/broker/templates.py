@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from celery_fanout.emitting.broker.redis_pipeline import Envelope, Pipeline
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["KWARGSREPR", "OWN_HEADERS", "Template", "Templates"]
-
 #: Options that a template can hold. Anything else goes through ``apply_async``.
 _PLAIN_OPTIONS = {
     "queue",

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from celery_fanout.running.steps.policy import StepPolicy
     from celery_fanout.stores.checkpoints import StepKey
 
-__all__ = ["call_function", "run_in_place", "run_step"]
-
 
 def run_step(  # noqa: C901 - the whole path of a step, to be read in one go
     execution: Execution,

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from celery_fanout.running.execution import Execution
     from celery_fanout.stores.checkpoints import CheckpointStore, StepKey
 
-__all__ = ["announce_completed", "load", "reachable", "read_back", "save", "step_failed"]
-
 logger = get_task_logger(__name__)
 
 

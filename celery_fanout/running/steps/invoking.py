@@ -17,8 +17,6 @@ from celery_fanout.stores.ledger import NewRun
 if TYPE_CHECKING:
     from celery_fanout.running.execution import Execution
 
-__all__ = ["invoke_step"]
-
 
 def invoke_step(
     execution: Execution, id: str, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

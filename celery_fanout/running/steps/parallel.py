@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from celery_fanout.running.execution import Execution
     from celery_fanout.stores.checkpoints import StepKey
 
-__all__ = ["parallel_step"]
-
 #: Items of one ``step.parallel``, at most: the outcome of each is a checkpoint of the run.
 MAX_ITEMS = 10_000
 

@@ -16,8 +16,6 @@ from celery_fanout.exceptions import InvalidStep, StepError, StepTimeout, StepTi
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["NO_RETRIES", "StepPolicy", "time_limit"]
-
 #: Waits double no more often than this; floats end a little above 2**1000.
 MAX_DOUBLINGS = 64
 

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from celery_fanout.operating.reading import RunReader
     from celery_fanout.stores.records import EventRecord
 
-__all__ = ["EventAdmin"]
-
 #: How many runs are listed with an event.
 MAX_RUNS = 100
 

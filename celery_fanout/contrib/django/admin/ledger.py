@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from celery_fanout.operating.paging import Page
     from celery_fanout.operating.reading import RunReader
 
-__all__ = ["MAX_REASON", "LedgerAdmin", "shows_errors"]
-
 #: How many records may be changed at once here. The command line takes more.
 MAX_CHANGED = 200
 

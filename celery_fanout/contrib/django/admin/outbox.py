@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.contrib.django.models import OutboxEvent
 
-__all__ = ["DeadOutboxEventAdmin", "OutboxEventAdmin"]
-
 #: How much of an error stands in a list.
 MAX_ERROR = 100
 

@@ -27,20 +27,6 @@ if TYPE_CHECKING:
 else:
     ModelAdmin = admin.ModelAdmin
 
-__all__ = [
-    "MAX_CHOICES",
-    "PAGE",
-    "Change",
-    "ReadOnlyAdmin",
-    "choices_of",
-    "may_see_data",
-    "name_choices",
-    "pretty",
-    "since_choices",
-    "since_of",
-    "when",
-]
-
 #: How many records a page of a list has.
 PAGE = 50
 

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from celery_fanout.operating.reading import RunReader
     from celery_fanout.stores.records import EventRecord, RunRecord
 
-__all__ = ["RunAdmin", "run_rows"]
-
 #: How many child runs are listed with a run.
 MAX_CHILDREN = 100
 

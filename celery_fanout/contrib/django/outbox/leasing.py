@@ -22,8 +22,6 @@ from celery_fanout.contrib.django.models import OutboxEvent
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Lease", "Outbox"]
-
 #: How long a text of an error may be.
 MAX_ERROR = 2000
 
