@@ -21,7 +21,7 @@ from celery_fanout.emitting.fan_in import fan_in_message
 from celery_fanout.emitting.freezing import Freezer
 from celery_fanout.emitting.publishing import Publisher
 from celery_fanout.exceptions import EmitWhileImporting, InvalidEvent, StoreUnsupported
-from celery_fanout.keeping.celery_requests import supervise_requests
+from celery_fanout.keeping.supervisor import supervise_requests
 from celery_fanout.model.settings import Settings
 from celery_fanout.operating.explaining import explain
 from celery_fanout.running.current import app_in_use, current_run
