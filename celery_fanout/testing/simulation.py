@@ -293,6 +293,7 @@ class Simulation:
 
     def _stand_in(self, message: Message, end: Any) -> None:
         """End an invoked run with what the test gave for its task, without executing that."""
+        how: dict[str, Any]
         claim = self.ledger.claim(
             message.run_id, boot_id(), uuid.uuid4().hex, retries=message.retries
         )
@@ -300,13 +301,10 @@ class Simulation:
             return
         if isinstance(end, BaseException):
             error = {**describe(end), "traceback": ""}
-            settled = self.ledger.settle(
-                message.run_id, claim.token, RunState.FAILED, error=error, reason="error"
-            )
+            state, how = RunState.FAILED, {"error": error, "reason": "error"}
         else:
-            settled = self.ledger.settle(
-                message.run_id, claim.token, RunState.SUCCEEDED, result=str(kombu_json.dumps(end))
-            )
+            state, how = RunState.SUCCEEDED, {"result": str(kombu_json.dumps(end))}
+        settled = self.ledger.settle(message.run_id, claim.token, state, **how)
         self.level2.wakeups.wake(settled.woken)
 
     def crash(self, run_id: str, error: Mapping[str, str]) -> None:

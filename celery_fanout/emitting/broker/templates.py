@@ -9,6 +9,7 @@ asked once per subscription: ``app.amqp.as_task_v2`` for the message's headers, 
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from celery.app import task as celery_task
@@ -54,6 +55,7 @@ OWN_HEADERS = frozenset(
 KWARGSREPR = "{}"
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class Template:
     """What is the same in all messages of one subscription.
 
@@ -68,34 +70,18 @@ class Template:
         text: JSON of the headers apart from :data:`OWN_HEADERS`.
     """
 
-    __slots__ = (
-        "asked",
-        "envelope",
-        "headers",
-        "methods",
-        "publish",
-        "queues",
-        "route",
-        "serializer",
-        "text",
-    )
+    headers: dict[str, Any]
+    route: dict[str, Any]
+    serializer: str
+    methods: tuple[Any, ...]
+    publish: dict[str, Any] | None = None
+    queues: list[Any] = field(default_factory=list[Any])
+    asked: bool = False
+    envelope: Envelope | None = None
+    text: str = field(init=False, default="")
 
-    def __init__(
-        self,
-        headers: dict[str, Any],
-        route: dict[str, Any],
-        serializer: str,
-        methods: tuple[Any, ...],
-    ) -> None:
-        self.headers = headers
-        self.route = route
-        self.serializer = serializer
-        self.methods = methods
-        self.publish: dict[str, Any] | None = None
-        self.queues: list[Any] = []
-        self.asked = False
-        self.envelope: Envelope | None = None
-        same = {name: value for name, value in headers.items() if name not in OWN_HEADERS}
+    def __post_init__(self) -> None:
+        same = {name: value for name, value in self.headers.items() if name not in OWN_HEADERS}
         self.text = dumps(same)
 
     def told(self, app: Celery) -> dict[str, Any]:

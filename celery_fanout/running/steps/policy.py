@@ -52,38 +52,23 @@ class StepPolicy:
         option: Any = self  # not everybody runs a type checker
         is_tuple = isinstance(option.retry_on, tuple)
         retry_on: tuple[Any, ...] = option.retry_on if is_tuple else (option.retry_on,)
-        rules = [
-            (
-                "max_retries",
-                isinstance(option.max_retries, int) and option.max_retries >= 0,
-                "a whole number, 0 or more",
-            ),
-            (
-                "retry_backoff",
-                _at_least_0(option.retry_backoff),
-                "True, False or a number of seconds",
-            ),
-            (
-                "retry_backoff_max",
-                _above_0(option.retry_backoff_max),
-                "a number of seconds above 0",
-            ),
-            (
-                "timeout",
-                option.timeout is None or _above_0(option.timeout),
-                "a number of seconds above 0",
-            ),
-            (
-                "retry_on",
-                all(_is_exception(kind) for kind in retry_on),
-                "an exception class or a tuple of them",
-            ),
-        ]
-        for name, holds, rule in rules:
+
+        def require(name: str, holds: bool, rule: str) -> None:  # noqa: FBT001 - read as a table
             if not holds:
                 raise InvalidStep(
                     "step.options", f"has {name}={getattr(self, name)!r}", f"It must be {rule}."
                 )
+
+        retries, timeout = option.max_retries, option.timeout
+        is_count = isinstance(retries, int) and retries >= 0
+        require("max_retries", is_count, "a whole number, 0 or more")
+        number = "a number of seconds above 0"
+        backoff = "True, False or a number of seconds"
+        require("retry_backoff", _at_least_0(option.retry_backoff), backoff)
+        require("retry_backoff_max", _above_0(option.retry_backoff_max), number)
+        require("timeout", timeout is None or _above_0(timeout), number)
+        are_exceptions = all(_is_exception(kind) for kind in retry_on)
+        require("retry_on", are_exceptions, "an exception class or a tuple of them")
         return self
 
     def covers(self, error: Exception) -> bool:

@@ -223,15 +223,6 @@ class LedgerAdmin(ReadOnlyAdmin):
         except ControlError:
             return None
 
-    def _context(self, request: HttpRequest, title: str) -> dict[str, Any]:
-        request.current_app = self.admin_site.name
-        return {
-            **self.admin_site.each_context(request),
-            "title": title,
-            "opts": self.opts,
-            "media": self.media,
-        }
-
     def refuse(self, request: HttpRequest, error: FanoutError) -> HttpResponse:
         """Say why there is nothing to be seen, and what helps."""
         context = {

@@ -64,6 +64,15 @@ class ReadOnlyAdmin(ModelAdmin):
         del request, obj
         return False
 
+    def _context(self, request: HttpRequest, title: Any) -> dict[str, Any]:
+        request.current_app = self.admin_site.name
+        return {
+            **self.admin_site.each_context(request),
+            "title": title,
+            "opts": self.opts,
+            "media": self.media,
+        }
+
 
 @dataclass(frozen=True)
 class Change:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from celery_fanout.operating.paging import Page
     from celery_fanout.operating.reading import RunReader
     from celery_fanout.stores.records import EventRecord, RunRecord
+
+RecordT = TypeVar("RecordT")
 
 #: How many child runs are listed with a run.
 MAX_CHILDREN = 100
@@ -200,9 +202,9 @@ class RunAdmin(LedgerAdmin):
         redact, texts = self._redact(request, fanout), may_see_data(request)
         run = redacted_run(record, name, redact, texts=texts)
         ids = list(run.detail["children"])
-        children = _existing(control, ids[:MAX_CHILDREN])
+        children = _existing(control.get, ids[:MAX_CHILDREN])
         keys = list(run.detail.get("events", ()))
-        collected = _events(control, keys[:MAX_EVENTS])
+        collected = _existing(control.event, keys[:MAX_EVENTS])
         now = fanout.ledger.time()
         waits = run.state in (RunState.SUSPENDED, RunState.RETRYING) or (
             run.state is RunState.PENDING and (run.due or 0) > now
@@ -248,22 +250,13 @@ class RunAdmin(LedgerAdmin):
         }
 
 
-def _existing(control: RunReader, ids: Sequence[str]) -> list[RunRecord]:
-    runs: list[RunRecord] = []
+def _existing(read: Callable[[str], RecordT], ids: Sequence[str]) -> list[RecordT]:
+    """Return the records that have not expired."""
+    records: list[RecordT] = []
     for id_ in ids:
-        try:
-            runs.append(control.get(id_))
-        except RunNotFound:  # noqa: PERF203 - it has expired
-            continue
-    return runs
-
-
-def _events(control: RunReader, keys: Sequence[str]) -> list[EventRecord]:
-    events: list[EventRecord] = []
-    for key in keys:
-        with contextlib.suppress(EventNotFound):  # it has expired
-            events.append(control.event(key))
-    return events
+        with contextlib.suppress(RunNotFound, EventNotFound):
+            records.append(read(id_))
+    return records
 
 
 def _steps(run: RunRecord, *, texts: bool) -> list[dict[str, Any]]:
