@@ -168,6 +168,7 @@ class Deliverer:
         return lambda _: None
 
 
+@dataclass
 class Installed:
     """Who delivers, for all apps of the process.
 
@@ -175,8 +176,7 @@ class Installed:
         deliverer: the framework's; without one everything is emitted at once.
     """
 
-    def __init__(self) -> None:
-        self.deliverer = Deliverer()
+    deliverer: Deliverer = field(default_factory=Deliverer)
 
 
 installed = Installed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class LostMessages:
     """Which published runs have left their queue, by the oldest message that is still in it.
 
@@ -32,13 +34,10 @@ class LostMessages:
             default.
     """
 
-    def __init__(
-        self, app: Celery, ledger: Ledger, queues: Callable[[], Iterable[str]] | None = None
-    ) -> None:
-        self._app = app
-        self._ledger = ledger
-        self._queues = queues
-        self._connection: Any = None
+    _app: Celery
+    _ledger: Ledger
+    _queues: Callable[[], Iterable[str]] | None = None
+    _connection: Any = field(default=None, init=False)
 
     def __call__(self) -> list[tuple[str, float]]:
         """Return pairs of a queue and a time: what was published to it before has left it."""

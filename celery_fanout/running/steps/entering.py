@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery._state import get_current_task
 
-from celery_fanout.exceptions import (
-    InvalidStep,
-    NestedStep,
-    NotDurableWarning,
-)
-from celery_fanout.exceptions.configuration import StoreUnsupported
+from celery_fanout.exceptions import InvalidStep, NestedStep, NotDurableWarning, StoreUnsupported
 from celery_fanout.running.current import current_run
 from celery_fanout.running.execution import Execution, active_runs, current_execution, current_step
 from celery_fanout.running.suspending import warn_swallowed

@@ -60,8 +60,9 @@ class StepPolicy:
                 )
 
         retries, timeout = option.max_retries, option.timeout
-        is_count = isinstance(retries, int) and retries >= 0
-        require("max_retries", is_count, "a whole number, 0 or more")
+        require(
+            "max_retries", isinstance(retries, int) and retries >= 0, "a whole number, 0 or more"
+        )
         number = "a number of seconds above 0"
         backoff = "True, False or a number of seconds"
         require("retry_backoff", _at_least_0(option.retry_backoff), backoff)

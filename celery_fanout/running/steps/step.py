@@ -119,16 +119,8 @@ class Step:
         Raises:
             InvalidStep: if a value cannot be used.
         """
-        return BoundStep(
-            StepPolicy(
-                max_retries=max_retries,
-                retry_backoff=retry_backoff,
-                retry_backoff_max=retry_backoff_max,
-                retry_jitter=retry_jitter,
-                retry_on=retry_on,
-                timeout=timeout,
-            ).validated()
-        )
+        backoff = (retry_backoff, retry_backoff_max, retry_jitter)
+        return BoundStep(StepPolicy(max_retries, *backoff, retry_on, timeout).validated())
 
     def sleep(self, id: str, duration: float | dt.timedelta) -> None:
         """Leave the worker and go on after a time. Spends no retry of the task.
