@@ -13,6 +13,7 @@ Public: the names in ``__all__``. The modules inside may change without notice.
           ├── ConfigurationError (ImproperlyConfigured)
           │    ├── UnknownSetting
           │    ├── InvalidSetting
+          │    ├── MissingExtra
           │    ├── NoApp
           │    └── StoreUnsupported
           ├── RegistrationError
@@ -75,6 +76,7 @@ from __future__ import annotations
 from celery_fanout.exceptions.configuration import (
     ConfigurationError,
     InvalidSetting,
+    MissingExtra,
     NoApp,
     StoreUnsupported,
     UnknownSetting,
@@ -161,6 +163,7 @@ __all__ = [
     "InvalidStep",
     "InvalidSubscription",
     "LimitNotTuned",
+    "MissingExtra",
     "NestedStep",
     "NoApp",
     "NonRetriable",

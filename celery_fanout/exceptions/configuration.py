@@ -83,6 +83,28 @@ class StoreUnsupported(ConfigurationError):
         return f"{self.store} does not support {self.feature}. {self.remedy}"
 
 
+class MissingExtra(ConfigurationError):
+    """Something that needs a package which comes with an extra of celery-fanout only.
+
+    Args:
+        feature: what was asked for, at the beginning of a sentence.
+        package: the package that is not installed.
+        extra: the extra that has it.
+    """
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        super().__init__(feature, package, extra)
+        self.feature = feature
+        self.package = package
+        self.extra = extra
+
+    def __str__(self) -> str:
+        return (
+            f"{self.feature} needs {self.package}, which is not installed. Install it with "
+            f"pip install 'celery-fanout[{self.extra}]'."
+        )
+
+
 class NoApp(ConfigurationError):
     """There is no Celery app to emit with, or there are several and none is current.
 

@@ -86,7 +86,7 @@ def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -
     if chosen == "backend":
         return None
     if chosen == "memory://":
-        from celery_fanout.stores.memory import MemoryLedger
+        from celery_fanout.stores.memory.ledger import MemoryLedger
 
         return MemoryLedger(rules_of(settings), clock)
     if chosen is None:

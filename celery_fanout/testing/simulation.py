@@ -23,7 +23,6 @@ from celery_fanout.model.ids import event_key
 from celery_fanout.model.jsondata import encode
 from celery_fanout.running.execution import Engine, test_engine
 from celery_fanout.stores.ledger import NewEvent, NewRun
-from celery_fanout.stores.memory import MemoryLedger
 from celery_fanout.stores.opening import rules_of
 from celery_fanout.stores.states import FINAL, RunState
 from celery_fanout.testing.capturing import CapturedEvents, CapturingEmitter, nothing, watching
@@ -115,6 +114,9 @@ class Simulation:
         invoked: Mapping[Any, Any] | None = None,
         alone: bool = False,
     ) -> None:
+        # only here: what captures events alone does without redis-py, and without the extra
+        from celery_fanout.stores.memory.ledger import MemoryLedger
+
         self._fanout = fanout
         self._alone = alone
         self._invoked = _stand_ins(fanout, invoked or {})

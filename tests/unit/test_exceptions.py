@@ -39,6 +39,7 @@ from celery_fanout.exceptions import (
     InvalidStep,
     InvalidSubscription,
     LimitNotTuned,
+    MissingExtra,
     NestedStep,
     NoApp,
     NonRetriable,
@@ -156,6 +157,13 @@ MESSAGES = [
     (
         StoreUnsupported("The result backend rpc://", "steps", "Use another."),
         "The result backend rpc:// does not support steps. Use another.",
+    ),
+    (
+        MissingExtra("The ledger in memory", "lupa", "memory"),
+        (
+            "The ledger in memory needs lupa, which is not installed. Install it with pip install "
+            "'celery-fanout[memory]'."
+        ),
     ),
     (
         NoApp([]),

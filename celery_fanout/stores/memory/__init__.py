@@ -1,11 +1,8 @@
-"""The ledger in this process's memory: for tests, demos, and apps of one process.
+"""Stores in this process's memory: for tests, demos, and apps of one process.
 
-May import what ``stores`` may; no server is asked.
+The ledger is that of :mod:`celery_fanout.stores.redis`, with the same scripts. Here are a Redis of
+dicts, and a Lua that runs the scripts on it.
+
+May import what ``stores`` may, and its ``redis``; no server is asked.
 Private: its modules may change without notice.
 """
-
-from __future__ import annotations
-
-from celery_fanout.stores.memory.ledger import MemoryLedger
-
-__all__ = ["MemoryLedger"]

@@ -61,6 +61,7 @@ class RedisLedger(RedisViews, RedisLimits):
         link: the way there, if others share it.
     """
 
+    name = "The Redis ledger"
     supports_publish = True
     supports_flow = True
     shards = 1
@@ -76,8 +77,8 @@ class RedisLedger(RedisViews, RedisLimits):
         timeout: float = 5.0,
         link: Link | None = None,
     ) -> None:
-        self.name = "The Redis ledger"
         self.url = url
+        self.clock = clock
         keys = Keys(prefix)
         client_options = dict(options or {})
         scripts = Scripts(

@@ -15,7 +15,7 @@ from celery_fanout import Emission, Event, Outcome, RunHandle, get_fanout, on_ev
 from celery_fanout.emitting.emission import RunResult, error_of, value_of
 from celery_fanout.exceptions import EmissionTimeout, RunFailed
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun, RunOutcome
-from celery_fanout.stores.memory import MemoryLedger
+from celery_fanout.stores.memory.ledger import MemoryLedger
 from celery_fanout.stores.states import RunState
 
 S = RunState
@@ -190,7 +190,7 @@ def test_a_success_is_remembered(ledger):
     result = RunResult(ledger, "r")
     end(ledger, S.SUCCEEDED, result="1")
     assert result.get(timeout=0) == 1
-    ledger.book.rows.clear()
+    assert ledger.client.delete("{fanout}:r:r", "{fanout}:d:r") == 2
     assert result.get(timeout=0) == 1
 
 

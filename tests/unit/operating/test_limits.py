@@ -23,7 +23,7 @@ from celery_fanout.model.ids import event_key, run_id
 from celery_fanout.operating.limits import LimitControl, declared_limits
 from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.limits import Flow, Gate, Place
-from celery_fanout.stores.memory import MemoryLedger
+from celery_fanout.stores.memory.ledger import MemoryLedger
 from tests.conformance.ledgers import RULES, Clock
 
 SHIP = "shop.ship@order/paid"

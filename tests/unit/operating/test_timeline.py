@@ -10,7 +10,7 @@ from celery_fanout.operating.timeline import describe_event, timeline
 from celery_fanout.stores.checkpoints import Checkpoint, field_of
 from celery_fanout.stores.ledger import EventRecord, NewEvent, NewRun, RunRecord
 from celery_fanout.stores.limits import Collect, Flow, Gate, Place, Rate
-from celery_fanout.stores.memory import MemoryLedger
+from celery_fanout.stores.memory.ledger import MemoryLedger
 from celery_fanout.stores.states import RunState as S
 from tests.conformance.ledgers import RULES, Clock
 

@@ -1,19 +1,19 @@
-"""Reading the ledger in memory, and control."""
+"""Reading the twin, and control."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.memory.limits import MemoryLimits
 from celery_fanout.stores.records import EventRecord, RunOutcome, RunRecord
 from celery_fanout.stores.states import FINAL, RunState
+from tests.conformance.twin.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from celery_fanout.stores.memory.rows import Event, Row
+    from tests.conformance.twin.rows import Event, Row
 
-__all__ = ["MemoryViews"]
+__all__ = ["Views"]
 
 
 def _record(row: Row, detail: dict[str, Any] | None = None) -> RunRecord:
@@ -54,8 +54,8 @@ def _event(event: Event) -> EventRecord:
     )
 
 
-class MemoryViews(MemoryLimits):
-    """The reading half of the ledger in memory, and what people do to it."""
+class Views(Limits):
+    """The reading half of the twin, and what people do to it."""
 
     def run(self, run_id: str) -> RunRecord | None:
         """Return a run with its detail."""

@@ -1,4 +1,4 @@
-"""What the gates of the ledger in memory count, and what their limits allow now."""
+"""What the gates of the twin count, and what their limits allow now."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.stores.limits import Collect, Gate, Once, Rate
-from celery_fanout.stores.memory.rows import Lane
+from tests.conformance.twin.rows import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,23 +1,23 @@
-"""What the keeper and the main process of a worker tell the ledger in memory."""
+"""What the keeper and the main process of a worker tell the twin."""
 
 from __future__ import annotations
 
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.memory.arrivals import flush
-from celery_fanout.stores.memory.operations import operation
-from celery_fanout.stores.memory.views import MemoryViews
 from celery_fanout.stores.records import Settled, Taken, Wakeup
 from celery_fanout.stores.states import RunState
+from tests.conformance.twin.arrivals import flush
+from tests.conformance.twin.operations import operation
+from tests.conformance.twin.views import Views
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from celery_fanout.stores.memory.rows import Row
     from celery_fanout.stores.records import LedgerRules, NewRun
+    from tests.conformance.twin.rows import Row
 
-__all__ = ["LOOK", "MemoryKeeping"]
+__all__ = ["LOOK", "Keeping"]
 
 _S = RunState
 
@@ -25,7 +25,7 @@ _S = RunState
 LOOK = 86_400.0
 
 
-class MemoryKeeping(MemoryViews):
+class Keeping(Views):
     """The operations of keepers."""
 
     rules: LedgerRules

@@ -1,4 +1,4 @@
-"""What the ledger in memory knows of a run, and of an event."""
+"""What the twin knows of a run, and of an event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How runs that flow control concerns are recorded in memory: dropped, collected, or let start.
+"""How the twin records runs that flow control concerns: dropped, collected, or let start.
 
 Its twin is in ``stores/redis/scripts/limits.lua``.
 """
@@ -8,16 +8,16 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from celery_fanout.stores.memory.rows import Row
 from celery_fanout.stores.states import RunState
+from tests.conformance.twin.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from celery_fanout.stores.limits import Collect, Flow, Gate, Once, Place, Rate
-    from celery_fanout.stores.memory.book import Book
-    from celery_fanout.stores.memory.rows import Event
     from celery_fanout.stores.records import NewEvent, NewRun
+    from tests.conformance.twin.book import Book
+    from tests.conformance.twin.rows import Event
 
 __all__ = ["arrive", "close_if_dropped", "dropped_by", "flush", "holders"]
 

@@ -1,4 +1,4 @@
-"""What makes a method of the ledger in memory one atomic change."""
+"""What makes a method of the twin one atomic change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gates of the ledger in memory: who holds a place, who waits, and who is let in next.
+"""The gates of the twin: who holds a place, who waits, and who is let in next.
 
 Each function here has its twin in ``stores/redis/scripts/limits.lua``.
 """
@@ -10,17 +10,17 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from celery_fanout.stores.limits import Rate
-from celery_fanout.stores.memory.counters import TINY, Counters
-from celery_fanout.stores.memory.rows import Lane
 from celery_fanout.stores.states import RunState
+from tests.conformance.twin.counters import TINY, Counters
+from tests.conformance.twin.rows import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from celery_fanout.stores.limits import Flow, Place
-    from celery_fanout.stores.memory.counters import Counter
-    from celery_fanout.stores.memory.rows import Event, Row
     from celery_fanout.stores.records import LedgerRules
+    from tests.conformance.twin.counters import Counter
+    from tests.conformance.twin.rows import Event, Row
 
 __all__ = ["Gates"]
 

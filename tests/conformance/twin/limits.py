@@ -1,4 +1,4 @@
-"""Limits of the ledger in memory: how they are listed, looked ahead at, and changed."""
+"""Limits of the twin: how they are listed, looked ahead at, and changed."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from celery_fanout.stores.limits import Collect, GateRecord, Holder, Preview, Rate, Tuned
-from celery_fanout.stores.memory.arrivals import dropped_by
-from celery_fanout.stores.memory.operations import operation
+from tests.conformance.twin.arrivals import dropped_by
+from tests.conformance.twin.operations import operation
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Sequence
 
     from celery_fanout.stores.limits import Flow, Gate, Once, Place
-    from celery_fanout.stores.memory.book import Book
-    from celery_fanout.stores.memory.counters import Counter
+    from tests.conformance.twin.book import Book
+    from tests.conformance.twin.counters import Counter
 
-__all__ = ["MemoryLimits"]
+__all__ = ["Limits"]
 
 
-class MemoryLimits:
+class Limits:
     """What people see of limits.
 
     Attributes:

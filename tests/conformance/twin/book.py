@@ -1,4 +1,4 @@
-"""What the ledger in memory holds, and the changes that several operations share.
+"""What the twin holds, and the changes that several operations share.
 
 Each function here has its twin in ``stores/redis/scripts/lib.lua``; the conformance suite holds
 both to the same behaviour.
@@ -10,17 +10,17 @@ import json
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.memory.gates import Gates
-from celery_fanout.stores.memory.matching import matches
-from celery_fanout.stores.memory.rows import NO_FLOW, Row
 from celery_fanout.stores.records import NewRun
 from celery_fanout.stores.states import RunState
+from tests.conformance.twin.gates import Gates
+from tests.conformance.twin.matching import matches
+from tests.conformance.twin.rows import NO_FLOW, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from celery_fanout.stores.memory.rows import Event
     from celery_fanout.stores.records import LedgerRules
+    from tests.conformance.twin.rows import Event
 
 __all__ = ["Book"]
 
