@@ -127,6 +127,7 @@ class Keeper:
         self._next: dict[str, float] = {}
         self._away = False
         self._back_at = float("-inf")
+        self._away_lock = threading.Lock()  # so that one of the two threads logs an outage
 
     def start(self) -> None:
         """Start the threads."""
@@ -176,7 +177,7 @@ class Keeper:
             try:
                 self.tick()
             except StoreUnavailable as exc:
-                self._note_away(exc)
+                self._note_away(exc, time.monotonic())
                 self._next["take"] = time.monotonic() + TICK
             except Exception:
                 # a keeper that ended would leave everything stuck, and nobody would know
@@ -185,19 +186,22 @@ class Keeper:
 
     def _beat_forever(self) -> None:
         while True:
+            began = time.monotonic()
             try:
                 self._beat()
             except StoreUnavailable as exc:
-                self._note_away(exc)
+                self._note_away(exc, began)
             except Exception:
                 logger.exception("The heartbeat met an error, and goes on")
             if self._stop.wait(self._beat_every):
                 return
 
-    def _note_away(self, error: StoreUnavailable) -> None:
-        if not self._away:
-            logger.warning("%s", error)
-        self._away = True
+    def _note_away(self, error: StoreUnavailable, when: float) -> None:
+        with self._away_lock:
+            if self._away or when < self._back_at:
+                return  # known, or over: there was an answer since this heartbeat began
+            self._away = True
+        logger.warning("%s", error)
 
     def _pause(self) -> float:
         """Return the seconds until there is something to do."""
@@ -217,7 +221,8 @@ class Keeper:
         if self._away:
             # nobody could renew a lease while the ledger was away: that is no crash
             self._ledger.time()  # which may take its time: the grace begins when it answers
-            self._away, self._back_at = False, time.monotonic()
+            with self._away_lock:
+                self._away, self._back_at = False, time.monotonic()
         if not self.redrive:
             return
         if self._is_time("take", now, TICK):

@@ -68,11 +68,11 @@ def run_of(task: Any, request: Any) -> Run | None:
         task: the task.
         request: its request, in the process that executes it.
     """
-    cached: tuple[Any, Run | None] | None = request.__dict__.get("fanout_run")
+    known: tuple[Any, Run | None] | None = request.__dict__.get("fanout_run")
     # a request is reused: Celery's Context.update() changes it in place
-    if cached is None or cached[0] is not request.headers:
-        cached = request.fanout_run = (request.headers, _run_of(task, request))
-    return cached[1]
+    if known is None or known[0] is not request.headers:
+        known = request.fanout_run = (request.headers, _run_of(task, request))
+    return known[1]
 
 
 def _run_of(task: Any, request: Any) -> Run | None:

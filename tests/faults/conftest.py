@@ -95,7 +95,7 @@ class Jobs:
             fast=fast,
             pool=pool,
             concurrency=concurrency,
-            args=["--without-mingle", "--without-gossip", *queued],
+            args=queued,
             env=self.environment(**env),
         )
         self.workers.append(found)

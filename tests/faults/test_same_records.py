@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ import pytest
 import redis
 
 from celery_fanout.stores.states import FINAL
+from tests.faults.normalising import normalised, word
 from tests.faults.stories import BEFORE_IT_LEAVES, EARLY, HELD, UNTOUCHED, Stories
 from tests.faults.versioning import Client, Versions, clients, open_versions
-from tests.faults.versions import LATER, ONCE
+from tests.faults.versions_steps import LATER, ONCE
 from tests.processes import wait_until
 
 __all__ = ["clients"]  # the fixture
@@ -54,49 +54,6 @@ DRAWN = {"b", "h", "y"}
 
 #: How exactly expiries are compared, in seconds.
 COARSE = 600
-
-#: What no two executions have in common, and what stands for it.
-WORDS = tuple(
-    (re.compile(pattern), stands_for)
-    for pattern, stands_for in (
-        (r'  File "[^"]+", line \d+, in .+\n(?:    .+\n)*', ""),  # of tracebacks
-        (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)", "<date>"),
-        (r"(?<![\d.])1[7-9]\d{8}(\.\d+)?(?![\d.])", "<time>"),
-        (
-            r"\b[0-9a-f]{8}-[0-9a-f]{4}-[34][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}(-\d+)?\b",
-            "<uuid>",
-        ),
-        (r"\b(gen)?\d+@[\w.-]+", "<process>"),
-        (r"worker-\d+@[\w.-]+", "<worker>"),
-    )
-)
-
-
-def normalised(value: Any) -> Any:
-    """Return a value without what no two executions have in common; JSON in texts is read."""
-    if isinstance(value, dict):
-        return {word(key): normalised(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [normalised(each) for each in value]
-    if isinstance(value, (int, float)):
-        text = str(value)
-        return value if word(text) == text else word(text)
-    if isinstance(value, bytes):
-        value = value.decode()
-    if not isinstance(value, str):
-        return value
-    if value[:1] in ("{", "["):
-        with suppress(ValueError):
-            return ["JSON", normalised(json.loads(value))]
-    return word(value)
-
-
-def word(value: Any) -> str:
-    """Return a text without what no two executions have in common."""
-    text: str = value.decode() if isinstance(value, bytes) else value
-    for pattern, stands_for in WORDS:
-        text = pattern.sub(stands_for, text)
-    return text
 
 
 def dump(client: redis.Redis, *, ordered: bool) -> dict[str, Any]:
@@ -250,6 +207,7 @@ def writing(clients: dict[str, Client], tmp_path: Path) -> Callable[..., Iterato
     return each
 
 
+@pytest.mark.timeout(300)
 def test_both_write_the_same_records(writing: Any, bounded: bool) -> None:
     """What is recorded, what a worker makes of it, what a keeper publishes, and how it ends."""
     found: list[list[dict[str, Any]]] = []

@@ -7,24 +7,29 @@ version is rolled out, when it is rolled back, and while both are at work.
 from __future__ import annotations
 
 import json
+import os
 import random
+import sqlite3
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from celery_fanout.stores.states import RunState
 from tests.faults.intervals import by_key, most_at_once
-from tests.faults.invariants import at_rest
+from tests.faults.normalising import normalised
 from tests.faults.stories import BEFORE_IT_LEAVES, EARLY, UNTOUCHED, Stories
 from tests.faults.versioning import Client, Versions, clients, open_versions
-from tests.faults.versions import AT_ONCE, LEASE
+from tests.faults.versions_steps import AT_ONCE, LEASE
 from tests.processes import family_of, wait_until
 from tests.servers import Worker
 
@@ -65,7 +70,8 @@ def show_the_same(clients: dict[str, Client]) -> dict[str, Any]:
             shown[name] = client.look()
             for limit in shown[name]["limits"]:
                 if limit["kind"] == "throttle":
-                    del limit["next_at"]
+                    for each in (limit, *limit["keys"]):
+                        del each["next_at"]
         return bool(shown["before"] == shown["this"])
 
     def differences() -> str:
@@ -77,6 +83,7 @@ def show_the_same(clients: dict[str, Client]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("first", ["before", "this"])
 @pytest.mark.parametrize("where", ["redis", "rabbit"])
 def test_what_one_version_began_the_other_finishes(
@@ -90,7 +97,7 @@ def test_what_one_version_began_the_other_finishes(
     """A new version is rolled out, or back, while all there is is under way."""
     begins = clients[first]
     finishes = clients["this" if first == "before" else "before"]
-    copies = 1 if bounded else 5
+    copies = 1 if bounded else 3
     with opened(request, tmp_path, where, clients) as versions:
         gate = tmp_path / "gate"
         stories = Stories(versions, lambda *_: gate, seconds=4 if bounded else 10)
@@ -121,7 +128,7 @@ def test_what_one_version_began_the_other_finishes(
         stories.go_on(finishes)
         gate.touch()
 
-        at_rest(versions)
+        versions.wait_until_ended()
         stories.check(show_the_same(clients))
         versions.check()
         check_what_was_written(versions, len(written), stored, finishes)
@@ -159,7 +166,7 @@ def run_again(versions: Versions, stories: Stories, client: Client) -> None:
     assert client.command("retry", failed.runs[0])["changed"] == failed.runs
     [rerun] = client.command("rerun", plain.runs[0], "--from", "b")["new"]
     [replayed] = client.command("replay", plain.events[0][2]["id"], "--name", "v/plain")["new"]
-    at_rest(versions)
+    versions.wait_until_ended()
     assert versions.run(failed.runs[0]).state is S.SUCCEEDED
     assert versions.counts(failed.runs[0]) == {**before, "b": 1}
     assert versions.counts(rerun) == {"body": 1, "b": 1, "c": 1}
@@ -209,7 +216,7 @@ def test_both_versions_are_at_work(
             workers[at] = (comes, versions.start(comes))
             wait_until(lambda begun=begun: time.monotonic() - begun > 2)
         last = time.monotonic()
-        at_rest(versions, timeout=120)
+        versions.wait_until_ended(120)
         waited = time.monotonic() - last
         emitted = next(numbers)
         check_load(versions, show_the_same(clients), emitted)
@@ -284,3 +291,72 @@ def check_load(versions: Versions, shown: dict[str, Any], emitted: int) -> None:
     for key, each in by_key(versions.executions("busy")).items():
         assert most_at_once(each) <= AT_ONCE, key
     assert mixed(versions), "no run has met both versions"
+
+
+# --- Django's outbox ------------------------------------------------------------------------------
+
+#: Commits events, and says with which version.
+WRITES = """
+import django; django.setup()
+import celery_fanout
+from celery_fanout import Event, emit, emit_many
+from django.db import transaction
+print(celery_fanout.__file__)
+with transaction.atomic():
+    emit("order/placed", {"text": "Gr\u00fc\u00dfe"}, id="1", subject="s", delivery="outbox")
+    emit("order/later", {"n": 2}, id="2", delay=3600, expires=7200, delivery="outbox")
+    emit_many([Event("order/many", [n], id=str(n)) for n in (3, 4)], delivery="outbox")
+"""
+
+
+@pytest.mark.parametrize("first", ["before", "this"])
+def test_an_outbox_that_one_version_has_written_the_other_relays(
+    tmp_path: Path, clients: dict[str, Client], redis_url: str, first: str
+) -> None:
+    """The rows are the same, and so is the schema."""
+    second = "this" if first == "before" else "before"
+    rows: dict[str, list[Any]] = {}
+
+    def run(name: str, database: str, *command: str) -> str:
+        settings = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / database)}
+        environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.contrib.django.settings",
+            "PYTHONPATH": os.pathsep.join(map(str, clients[name].version.search_path())),
+            "TEST_BACKEND": redis_url,
+            "TEST_BROKER": redis_url,
+            "TEST_DATABASES": json.dumps({"default": settings}),
+        }
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=clients[name].version.path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def read(database: str) -> list[Any]:
+        with closing(sqlite3.connect(tmp_path / database)) as connection:
+            found = connection.execute("SELECT * FROM celery_fanout_outbox ORDER BY id")
+            return found.fetchall()
+
+    for name in (first, second):
+        run(name, name, "-m", "django", "migrate", "--verbosity=0")
+        assert str(clients[name].version.path) in run(name, name, "-c", WRITES)
+        rows[name] = normalised(read(name))
+    assert rows[first] == rows[second]
+    assert len(rows[first]) == 4
+    run(second, first, "-m", "django", "migrate", "--check")
+    run(second, first, "-m", "django", "fanout_relay", "--once", "--single")
+    assert read(first) == []
+    with redis.Redis.from_url(redis_url) as client:
+        sent = [json.loads(text)["headers"] for text in client.lrange("celery", 0, -1)]
+    assert sorted((each["task"], each["ce_id"]) for each in sent) == [
+        ("tests.contrib.django.shop.tasks.invoice", "1"),
+        ("tests.contrib.django.shop.tasks.record", "1"),
+        ("tests.contrib.django.shop.tasks.record", "3"),
+        ("tests.contrib.django.shop.tasks.record", "4"),
+    ]

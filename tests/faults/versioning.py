@@ -22,7 +22,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.faults.limiting import Limits, open_limits
+from celery_fanout.stores.states import FINAL
+from tests.faults.limiting import ALL, Limits, open_limits
+from tests.processes import wait_until
 from tests.servers import ROOT, Worker
 
 __all__ = ["BEFORE", "Client", "Version", "Versions", "clients", "open_versions"]
@@ -179,6 +181,18 @@ class Versions(Limits):
                 oracle=str(self.oracle.path),
             )
             assert code == str(client.version.path)
+
+    def wait_until_ended(self, timeout: float = 60) -> None:
+        """Wait until every run has ended; say which have not."""
+
+        def left() -> list[str]:
+            return [
+                f"{run.subscription} {run.kind} {run.state} {run.reason}"
+                for run in self.ledger.runs(limit=ALL)
+                if run.state not in FINAL
+            ]
+
+        wait_until(lambda: not left(), timeout, lambda: f"not ended: {left()}")
 
 
 @contextmanager

@@ -6,20 +6,13 @@ tasks write down what they do, outside of the system, and with which version.
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import os
-import threading
-import time
-from decimal import Decimal
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from celery import Celery
-from pydantic import BaseModel
 
-import celery_fanout
 from celery_fanout import (
     Batch,
     CancelOn,
@@ -34,39 +27,26 @@ from celery_fanout import (
     on_event,
     step,
 )
-from tests.servers import Oracle
+from tests.faults.versions_steps import (
+    AT_ONCE,
+    CODE,
+    LATER,
+    LEASE,
+    LONG,
+    SHORT,
+    TRIES,
+    execution_noted,
+    large,
+    noted,
+    page,
+    retried_step,
+    steps,
+    unless_open,
+    wait_for,
+    write,
+)
 
-LEASE = 2.0
-
-#: Longer than any test takes.
-LONG = 3600
-
-#: For how long those collect that go on by themselves, and how far apart throttled ones start.
-SHORT = 1.0
-
-#: How many of those that are busy run at once, for each key.
-AT_ONCE = 2
-
-#: A queue that only some workers serve.
-LATER = "later"
-
-#: How the name of a gate ends that opens by itself.
-ONCE = ".once"
-
-_executions = count(1)
-
-#: Which version this process has; tests compare it with where it should be.
-CODE = str(Path(celery_fanout.__file__).parent.parent)
-print(f"celery_fanout is that of {CODE}", flush=True)  # noqa: T201
-
-
-class Page(BaseModel):
-    """What a step returns, and another version reads back."""
-
-    number: int
-    text: str
-    price: Decimal
-    printed: dt.datetime
+print(f"celery_fanout is that of {CODE}", flush=True)  # noqa: T201 - the test looks for it
 
 
 def make_app(broker: str, store: str, **conf: Any) -> Celery:
@@ -100,67 +80,6 @@ def make_app(broker: str, store: str, **conf: Any) -> Celery:
     add_limits(task)
     add_collecting(task)
     return app
-
-
-# --- what the tasks do ----------------------------------------------------------------------------
-
-
-def write(what: str, **more: Any) -> None:
-    """Write down that something begins."""
-    run = current_run()
-    assert run is not None
-    Oracle.from_environment().write(what=what, run=run.id, pid=os.getpid(), code=CODE, **more)
-
-
-def noted(what: str, value: Any = None) -> Any:
-    """Be a step: write down that it begins."""
-    write(what)
-    return what if value is None else value
-
-
-def steps(*names: str) -> list[str]:
-    """Execute steps that return their names."""
-    return [step.run(name, noted, name) for name in names]
-
-
-def unless_open(gate: str) -> None:
-    """Fail while a file is not there: once, if its name says so."""
-    if not Path(gate).exists():
-        if gate.endswith(ONCE):
-            Path(gate).touch()
-        raise ConnectionError("the dependency is down")
-
-
-def wait_for(gate: str) -> None:
-    """Wait until a file is there."""
-    while not Path(gate).exists():
-        threading.Event().wait(0.02)
-
-
-#: Options of tasks that try again soon, and as often as it takes.
-TRIES = {"autoretry_for": (ConnectionError,), "default_retry_delay": 1.5, "max_retries": 1000}
-
-
-def retried_step(what: str, gate: str) -> str:
-    """Be a step that fails for a while."""
-    write(what)
-    unless_open(gate)
-    return what
-
-
-def page() -> Page:
-    """Be a step with a value that JSON does not have."""
-    write("a")
-    printed = dt.datetime(2026, 11, 27, 12, 30, tzinfo=dt.timezone.utc)
-    return Page(
-        number=2**53 + 1, text="Gr\u00fc\u00dfe \U0001f600", price=Decimal("9.90"), printed=printed
-    )
-
-
-def large() -> list[str]:
-    """Be a step with a large value."""
-    write("b")
-    return ["x" * 1000] * 100
 
 
 # --- the tasks that are no subscribers ------------------------------------------------------------
@@ -376,15 +295,11 @@ def add_limits(task: Any) -> None:
     def busy(data: dict[str, Any]) -> list[str]:
         run = current_run()
         assert run is not None
-        x = f"{os.getpid()}-{next(_executions)}"
-        write("begin", x=x, kind="busy", key=data["key"], n=data["n"], m=time.monotonic())
-        try:
+        with execution_noted("busy", data):
             done = steps("a")
             if run.attempt == 1 and data["n"] % 3 == 0:
                 raise ConnectionError("not at the first time")
             return done + steps("b", "c")
-        finally:
-            write("end", x=x, kind="busy", m=time.monotonic())
 
     @task("v/one", "one", singleton=Singleton(key="key", mode="queue"))
     def one(data: dict[str, Any]) -> list[str]:
@@ -392,7 +307,7 @@ def add_limits(task: Any) -> None:
         assert step.wait_for_event("w", "v/answer", match={"to.n": data["n"]}, timeout=LONG)
         return done + steps("b")
 
-    @task("v/throttled", "throttled", throttle=Throttle(1, SHORT))
+    @task("v/throttled", "throttled", throttle=Throttle(1, SHORT, key="key"))
     def throttled(data: dict[str, Any]) -> list[str]:
         return steps("a")
 

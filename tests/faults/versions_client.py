@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from celery_fanout import emit, get_fanout
 from tests.faults import versions
+from tests.faults.versions_steps import CODE
 from tests.servers import Oracle
 
 MANY = "1000000"
@@ -27,7 +28,7 @@ def be(broker: str, store: str, conf: dict[str, Any], oracle: str) -> str:
     versions.app = versions.make_app(broker, store, **conf)
     global _oracle  # noqa: PLW0603 - this module is the state of the process
     _oracle = Oracle(oracle)
-    return versions.CODE
+    return CODE
 
 
 _oracle: Oracle
@@ -43,7 +44,7 @@ def emit_all(events: list[tuple[str, Any, dict[str, Any]]]) -> list[Any]:
         runs = [run.id for run in emission.runs]
         if get_fanout(versions.app).settings.store_url != "backend":
             key = get_fanout(versions.app).runs.event(emission.event.id, name).key
-            _oracle.write(what="emitted", event=key, runs=runs, code=versions.CODE)
+            _oracle.write(what="emitted", event=key, runs=runs, code=CODE)
         found.append([emission.event.id, runs])
     return found
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 
 import pytest
@@ -15,6 +14,7 @@ from celery_fanout.operating.limits import MOST, LimitControl
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.limits import Flow, Gate, Place
 from celery_fanout.stores.redis import RedisLedger
+from tests import forking
 from tests.servers import ROOT
 
 PROJECT = """
@@ -68,7 +68,7 @@ class Shop:
     def __call__(self, *arguments, code=0, app="shop"):
         """Return what a command prints: on standard error, if its code is not 0."""
         command = [sys.executable, "-m", "celery", "-A", app, "fanout", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, **self.place)
+        done = forking.run(command, **self.place)
         assert done.returncode == code, (done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         return done.stdout if code == 0 else done.stderr
@@ -85,7 +85,7 @@ class Shop:
             "print(json.dumps([emit(name, each).runs[0].id for each in data]))\n"
         )
         command = [sys.executable, "-c", source, json.dumps([name, data])]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, **self.place)
+        done = forking.run(command, **self.place)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -244,7 +244,7 @@ def test_explain_says_what_would_happen(shop):
 def test_emit_says_what_became_of_the_runs(shop):
     def emitted(*arguments, code=0):
         command = [sys.executable, "-m", "celery", "-A", "shop", "fanout", "emit", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, **shop.place)
+        done = forking.run(command, **shop.place)
         assert done.returncode == code, (done.stdout, done.stderr)
         return done.stdout
 

@@ -78,10 +78,6 @@ def calls(redis_server: RedisServer) -> list[Call]:
     return seen
 
 
-UNTIL_MERGED = pytest.mark.xfail(reason="until the parts of an app are one slot with four emitters")
-
-
-@UNTIL_MERGED
 def test_it_is_five_frames_to_the_store(calls: list[Call]) -> None:
     path = next(call.path for call in calls if (call.room, call.name) == ("stores", "record"))
     assert len(path) <= 5, path
@@ -100,7 +96,6 @@ def test_it_moves_twelve_times_between_rooms(calls: list[Call]) -> None:
     assert 3 < len(found) <= 12, found
 
 
-@UNTIL_MERGED
 def test_it_never_moves_upwards(calls: list[Call]) -> None:
     floors = {room: -number for number, layer in enumerate(LAYERS) for room in layer}
     assert [move for move in moves(calls) if floors[move[1]] > floors[move[0]]] == []

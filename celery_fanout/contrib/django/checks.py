@@ -109,11 +109,11 @@ def _findings() -> Iterator[Finding]:
 
 def _unread(fanout: Fanout) -> Iterator[Finding]:
     """Find settings of Django's that the Celery app does not read."""
-    names, known = dir(django_settings), _known(fanout)
+    names, existing = dir(django_settings), _known(fanout)
     unread = [
         name
         for name in names
-        if name.startswith("CELERY_FANOUT_") and name[len("CELERY_") :].lower() not in known
+        if name.startswith("CELERY_FANOUT_") and name[len("CELERY_") :].lower() not in existing
     ]
     broker = getattr(django_settings, "CELERY_BROKER_URL", None)
     namespace: Any = getattr(fanout.app, "namespace", None)  # celery-types does not know it

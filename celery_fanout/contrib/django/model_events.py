@@ -185,14 +185,14 @@ class ModelEvents:
                 signal.disconnect(receiver, sender=sender)
 
     def _receivers(self) -> list[tuple[Any, Any]]:
-        found: list[tuple[Any, Any]] = []
+        pairs: list[tuple[Any, Any]] = []
         if "created" in self.names or "updated" in self.names:
-            found.append((post_save, self._after_save))
+            pairs.append((post_save, self._after_save))
             if self.track_changes:
-                found.append((pre_save, self._before_save))
+                pairs.append((pre_save, self._before_save))
         if "deleted" in self.names:
-            found += [(pre_delete, self._before_delete), (post_delete, self._after_delete)]
-        return found
+            pairs += [(pre_delete, self._before_delete), (post_delete, self._after_delete)]
+        return pairs
 
     def _connect(self, sender: Any) -> None:
         for signal, receiver in self._receivers():
@@ -244,8 +244,8 @@ class ModelEvents:
         self._emit(operation, data, using)
 
     def _before_delete(self, instance: Any, using: str, **_: Any) -> None:
-        wanted = self.when is None or self.when(instance)
-        self._keep(instance, self._data(instance, using) if wanted else None)
+        emits = self.when is None or self.when(instance)
+        self._keep(instance, self._data(instance, using) if emits else None)
 
     def _after_delete(self, instance: Any, using: str, **_: Any) -> None:
         data = self._kept(instance)
@@ -278,19 +278,19 @@ class ModelEvents:
     def _data(self, instance: Any, using: str, written: Any = None) -> dict[str, Any]:
         """Return an event's data: of the instance, unless the database must know better."""
         deferred = instance.get_deferred_fields()
-        found: dict[str, Any] = {}
-        asked: dict[str, Any] = {}
+        values: dict[str, Any] = {}
+        missing: dict[str, Any] = {}
         for name, field in self.fields.items():
             is_there = field.attname not in deferred and not field.generated
             if is_there and (written is None or _is_named(field, written)):
                 value = field.value_from_object(instance)
                 if not hasattr(value, "resolve_expression"):  # F("total") + 1
-                    found[name] = _plain(field, value)
+                    values[name] = _plain(field, value)
                     continue
-            asked[name] = field
-        if asked:
-            found.update(self._read(instance, using, asked) or dict.fromkeys(asked))
-        return {"pk": instance.pk, **{name: found[name] for name in self.fields}}
+            missing[name] = field
+        if missing:
+            values.update(self._read(instance, using, missing) or dict.fromkeys(missing))
+        return {"pk": instance.pk, **{name: values[name] for name in self.fields}}
 
     def _read(self, instance: Any, using: str, fields: dict[str, Any]) -> dict[str, Any] | None:
         rows = self.model._base_manager.using(using).filter(pk=instance.pk)
@@ -305,11 +305,11 @@ class ModelEvents:
 
 def _with_proxies(model: Any) -> list[Any]:
     # Django sends the signals of a proxy's instances for the proxy
-    found = [model]
+    models = [model]
     for child in model.__subclasses__():
         if child._meta.proxy:
-            found += _with_proxies(child)
-    return found
+            models += _with_proxies(child)
+    return models
 
 
 def _has_default(model: Any) -> bool:
@@ -384,12 +384,12 @@ def _field(meta: Any, name: str) -> Any:
 
 
 def _operations(label: str, on: Any) -> list[str]:
-    wanted = [on] if isinstance(on, str) else list(on)
-    for operation in wanted:
+    operations = [on] if isinstance(on, str) else list(on)
+    for operation in operations:
         if operation not in OPERATIONS:
             near = nearest(str(operation), OPERATIONS)
             remedy = did_you_mean(near, "Use 'created', 'updated' and 'deleted'.")
             raise InvalidModelEvents(label, f"has no operation {operation!r}", remedy)
-    if not wanted:
+    if not operations:
         raise InvalidModelEvents(label, "emits nothing", "Name an operation in on=.")
-    return wanted
+    return operations

@@ -175,10 +175,10 @@ def _hmac(secret: bytes, message: bytes) -> bytes:
     return hmac.digest(secret, message, hashlib.sha256)
 
 
-def _is_among(given: Iterable[str], expected: Sequence[bytes]) -> bool:
+def _is_among(candidates: Iterable[str], expected: Sequence[bytes]) -> bool:
     """Say whether one of the signatures is right, in a time that tells nothing of how wrong."""
     equal = False
-    for item in given:
+    for item in candidates:
         for right in expected:
             equal |= hmac.compare_digest(item.encode(errors="replace"), right)
     return equal
@@ -220,16 +220,16 @@ def _secrets_of(what: str, secrets: Sequence[Any], read: Callable[[str], bytes])
 def _standard_secret(secret: str) -> bytes:
     text = secret.strip().removeprefix("whsec_")
     try:
-        found = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
-        found = b""
-    if not found:
+        key = b""
+    if not key:
         raise InvalidWebhook(
             "StandardWebhooks",
             "has a secret that is no Base64",
             "Pass it as the sender shows it, such as whsec_ and 32 letters and digits.",
         )
-    return found
+    return key
 
 
 def _stripe_secret(secret: str) -> bytes:

@@ -78,6 +78,7 @@ class RedisLedger(RedisViews, RedisLimits):
         link: Link | None = None,
     ) -> None:
         self.url = url
+        self.clock = clock
         keys = Keys(prefix)
         client_options = dict(options or {})
         scripts = Scripts(

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import itertools
+import logging
 import threading
 import types
 
@@ -45,6 +46,7 @@ class Ledger(MemoryLedger):
         self.asked_the_time = 0  # while it was away
         self.swept = 0
         self.expired = []
+        self.before_take = self.before_renew = lambda: None
 
     def _answer_if_there(self):
         if self.away:
@@ -56,10 +58,12 @@ class Ledger(MemoryLedger):
         return super().time()
 
     def renew(self, boot, run_ids):
+        self.before_renew()
         self._answer_if_there()
         super().renew(boot, run_ids)
 
     def take(self, *args, **kwargs):
+        self.before_take()
         self._answer_if_there()
         return super().take(*args, **kwargs)
 
@@ -366,6 +370,52 @@ def test_what_could_not_be_renewed_while_the_ledger_was_away_is_no_crash(scene, 
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [("WARNING", GONE)]
     assert scene.ledger.run("theirs").crashes == scene.ledger.run("mine").crashes == 0
     assert scene.published == []
+
+
+def test_an_outage_that_both_threads_meet_is_logged_once(scene, caplog):
+    scene.held = ["mine"]
+    scene.ledger.away = True
+    logged = threading.Event()
+    scene.ledger.before_take = lambda: logged.wait(30)  # the heartbeat is the first to meet it
+
+    class Slow(logging.Handler):
+        """Logs for as long as the keeper takes to meet the outage too, and to go on."""
+
+        def emit(self, record):
+            logged.set()
+            wait_until(lambda: scene.ledger.asked_the_time)
+
+    keeper = scene.keeper()
+    module.logger.addHandler(handler := Slow())
+    try:
+        keeper.start()
+        wait_until(lambda: scene.ledger.asked_the_time)
+        keeper.stop()
+    finally:
+        module.logger.removeHandler(handler)
+    # the second one is that `stop` could not let go of what the worker had
+    assert [r.getMessage() for r in caplog.records] == [GONE, GONE]
+
+
+def test_a_heartbeat_that_ends_after_an_outage_is_no_other_one(scene, clock, caplog):
+    scene.held = ["mine"]
+    back = threading.Event()
+
+    def fail_late():
+        back.wait(30)
+        raise StoreUnavailable(scene.ledger.name, "ConnectionError: gone")
+
+    scene.ledger.before_renew = fail_late
+    scene.ledger.away = True
+    keeper = scene.keeper()
+    keeper.start()
+    wait_until(lambda: scene.ledger.asked_the_time)
+    clock.now += 1
+    scene.ledger.away = False
+    wait_until(lambda: scene.ledger.swept)  # which it does after it has had an answer
+    back.set()
+    keeper.stop()
+    assert [r.getMessage() for r in caplog.records] == [GONE]
 
 
 def test_after_that_a_lease_is_a_lease(scene, clock, caplog):
