@@ -3,7 +3,8 @@
 
 PYTHON ?= python3#        the Python that .venv is made with
 ARGS ?=#                  handed to pytest: make test ARGS="-k emit -x"
-AT_ONCE ?= 2#             how many processes run make test, and make test-faults FAULTS=bounded: most tests wait for servers
+AT_ONCE ?= 4#             how many processes run make test: most tests wait for servers
+FAULTS_AT_ONCE ?= 2#      how many run make test-faults FAULTS=bounded: more would disturb what is measured
 FILES ?=#                 handed to the demo
 FAULTS ?= full#           how long the fault tests look for trouble: full or bounded
 MATRIX ?= oldest newest#  which pairs of versions make test-matrix runs
@@ -35,13 +36,19 @@ example: $(venv)/.has-example ## start the example site, with its servers and wo
 
 # --- to test it -------------------------------------------------------------------------------------------
 
+# Thousands of processes import the package: let them not compile it each time.
+unexport PYTHONDONTWRITEBYTECODE
+
+# All tests of a file run in one process and share what they start; tests/conftest.py has the longest files begin.
+by-file := --dist loadfile --no-loadscope-reorder
+
 .PHONY: test
 test: $(venv)/.has-test ## all tests but the slow ones below, against real servers
 	@scripts/ensure-servers
-	$(python) -m pytest --ignore=tests/faults --ignore=tests/benchmarks -n $(AT_ONCE) --dist loadfile $(ARGS)
+	$(python) -m pytest --ignore=tests/faults --ignore=tests/benchmarks -n $(AT_ONCE) $(by-file) $(ARGS)
 
 # The full form compares latencies, so nothing may run beside it.
-faults-at-once = $(if $(filter bounded,$(FAULTS)),-n $(AT_ONCE) --dist loadfile)
+faults-at-once = $(if $(filter bounded,$(FAULTS)),-n $(FAULTS_AT_ONCE) --dist loadfile)
 
 .PHONY: test-faults
 test-faults: $(venv)/.has-test ## kill workers and servers, and count (FAULTS=bounded: the short form)
@@ -106,6 +113,10 @@ timelines: $(venv)/.has-test ## draw the timelines in the documentation anew, fr
 	@scripts/ensure-servers
 	$(python) -m tests.docs.timelines
 
+.PHONY: house
+house: $(venv)/.has-test ## draw the rooms of the package anew, from the import contract
+	$(python) scripts/draw-house > docs/images/the-house.svg
+
 # --- to begin again ---------------------------------------------------------------------------------------
 
 .PHONY: clean
@@ -118,15 +129,15 @@ clean: ## remove what was built, the environments too
 $(python):
 	@scripts/make-venv '$(PYTHON)' '$(venv)'
 
-# The runtime dependencies alone: the demo shows that nothing else is needed. The pip that Debian's venv comes
-# with will do.
+# The runtime dependencies, and the extra for a ledger in memory: no server is needed. The pip that Debian's venv
+# comes with will do.
 $(venv)/.has-runtime: pyproject.toml | $(python)
-	@$(pip) --editable .
+	@$(pip) --editable '.[memory]'
 	@touch $@
 
 # pip knows --group since 25.1.
 $(venv)/.has-%: pyproject.toml | $(python)
 	@echo "Installing the dependencies of: $*"
 	@$(pip) --upgrade 'pip>=25.1'
-	@$(pip) --editable . --group $*
+	@$(pip) --editable '.[memory]' --group $*
 	@touch $@ $(venv)/.has-runtime

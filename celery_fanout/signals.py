@@ -1,9 +1,11 @@
-"""Celery signals of celery-fanout.
+"""What others can listen to: the Celery signals of celery-fanout.
 
 They are sent in the process where the thing happens and carry no event data: connect a receiver
 with ``run_failed.connect(receiver, weak=False)``. A receiver that raises is logged by Celery and
-disturbs nothing. ``sender`` is the Celery app for ``event_emitted`` and ``event_publish_failed``,
-and the task for all others.
+disturbs nothing. ``sender`` is the Celery app for ``event_emitted``, and the task for all others.
+:mod:`celery_fanout.contrib.django.signals` has one more.
+
+Public: the names in ``__all__``.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from celery.utils.dispatch import Signal
 
 __all__ = [
     "event_emitted",
-    "event_publish_failed",
     "run_failed",
     "run_started",
     "run_succeeded",
@@ -24,14 +25,6 @@ __all__ = [
 #: An event was published. ``event``: the :class:`~celery_fanout.Event`; ``runs``: its
 #: :class:`~celery_fanout.RunHandle` objects, an empty list when nothing subscribes to it.
 event_emitted = Signal(name="event_emitted", providing_args=["event", "runs"])
-
-#: Django: events could not be published after their transaction had committed. ``events``: the
-#: :class:`~celery_fanout.Event` objects; ``exception``; ``kept``: whether they are in the outbox
-#: now (``fanout_on_publish_error = "outbox"``), else they are lost unless you see to them:
-#: ``emit(event, delivery="now")`` again is safe.
-event_publish_failed = Signal(
-    name="event_publish_failed", providing_args=["events", "exception", "kept"]
-)
 
 #: An attempt of a run begins. ``run``: the :class:`~celery_fanout.Run`.
 run_started = Signal(name="run_started", providing_args=["run"])

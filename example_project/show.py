@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals as celery_signals
 
-from celery_fanout import Run, signals
+from celery_fanout import Run, run_of, signals
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,8 +103,6 @@ class Show:
             self._line(run, f"{mark} {step:14} {how}")
 
     def _retried(self, request: Any, reason: Any, **_: Any) -> None:
-        from celery_fanout.model.run import run_of
-
         run = run_of(_Named(request.task), request)
         if run is None:
             return

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from celery.signals import setup_logging
 
+from tests import forking
 from tests.processes import dismiss_guardian
 from tests.servers import (
     MemcachedServer,
@@ -24,8 +25,20 @@ from tests.servers import (
     RedisServer,
     Worker,
 )
+from tests.sharing import release, shared
 
 HERE = Path(__file__).parent
+
+#: The files that take longest, longest first: otherwise, at the end of a run, one process would
+#: be at work on one of them while the others have nothing to do. All other files follow.
+LONGEST = (
+    *("test_pages", "test_relay", "test_ledger_flow_machine", "test_ledger_machine"),
+    *("test_workers", "test_clicking", "test_emitting", "test_steps", "test_emitting_failures"),
+    *("test_runs", "test_flow_options", "test_webhooks", "test_limited", "test_commands"),
+    *("test_publishing_failures", "test_checkpoint_store", "test_servers", "test_durable_steps"),
+    *("test_clusters", "test_cli_runs", "test_cli_limits", "test_cli_ledger", "test_admin"),
+    *("test_benchmarks", "test_publishing_results", "test_publishing_tracing", "test_cli"),
+)
 
 #: How many files and sockets the process of the tests may have open.
 FILES = 10_000
@@ -39,10 +52,12 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that are marked by where they are."""
+    """Mark the tests that are marked by where they are, and begin with the longest files."""
     for item in items:
         if HERE / "faults" in item.path.parents:
             item.add_marker("faults")
+    turn = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: turn.get(item.path.stem, len(turn)))
 
 
 @setup_logging.connect
@@ -50,8 +65,14 @@ def leave_logging_alone(**_: Any) -> None:
     """Keep a worker inside the test process from setting the root logger to ERROR for good."""
 
 
+def pytest_sessionfinish() -> None:
+    """Wait, with no time limit of a test, until others need the servers of this process no more."""
+    release()
+
+
 def pytest_unconfigure() -> None:
     """Leave nothing behind."""
+    forking.close()
     dismiss_guardian()
 
 
@@ -66,10 +87,9 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def rabbit_server() -> Iterator[RabbitServer]:
-    """A RabbitMQ node."""
-    with RabbitServer() as server:
-        yield server
+def rabbit_server() -> RabbitServer:
+    """A RabbitMQ node, which other processes of the test run use too."""
+    return shared(RabbitServer)
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +97,12 @@ def postgres_server() -> Iterator[PostgresServer]:
     """A PostgreSQL server."""
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def shared_postgres_server() -> PostgresServer:
+    """One that other processes of the test run use too."""
+    return shared(PostgresServer)
 
 
 @pytest.fixture(scope="session")
@@ -103,9 +129,9 @@ def rabbit_url(rabbit_server: RabbitServer) -> str:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: PostgresServer) -> str:
+def postgres_url(shared_postgres_server: PostgresServer) -> str:
     """The URL of a new database, with the scheme ``postgresql``."""
-    return postgres_server.url(postgres_server.add_database())
+    return shared_postgres_server.url(shared_postgres_server.add_database())
 
 
 @pytest.fixture

@@ -18,9 +18,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, ClassVar, TypeVar
+from typing import IO, Any, ClassVar, TypeVar
 
 from typing_extensions import Self
+
+from tests import forking
 
 T = TypeVar("T")
 
@@ -182,8 +184,12 @@ class Process:
         self.directory = Path(tempfile.mkdtemp(prefix=f"fanout-{self.name}-"))
         self._log = self.directory / "output.log"
         self._log_start = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | forking.Forked | None = None
         _tell_guardian("remove", self.directory)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process may use it: it can neither stop nor restart it."""
+        return {**self.__dict__, "_process": None}
 
     def command(self) -> Sequence[str | Path]:
         """Return the command line."""
@@ -222,6 +228,8 @@ class Process:
         """Whether it runs."""
         if self._process is None or self._process.returncode is not None:
             return False
+        if isinstance(self._process, forking.Forked):
+            return not self._process.has_ended()
         # It stays a zombie until `kill`. Otherwise its pid could be given to somebody else, whom
         # `kill` would take for it: there are 32,768 of them, and fault tests use them up.
         found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -235,16 +243,27 @@ class Process:
         """Start it, and wait until it is ready."""
         assert not self.alive, f"{self.name} is running already"
         self._log_start = len(self.log)
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self.command(),
-                cwd=self.working_directory(),
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        command, environment = self.command(), self.environment()
+        with self._log.open("ab") as log, Path(os.devnull).open("rb") as nothing:
+            if forking.can_fork(command, environment):
+                self._process = forking.start(
+                    command,
+                    cwd=self.working_directory(),
+                    env=environment,
+                    stdin=nothing.fileno(),
+                    stdout=log.fileno(),
+                    stderr=log.fileno(),
+                )
+            else:
+                self._process = subprocess.Popen(
+                    command,
+                    cwd=self.working_directory(),
+                    env=environment,
+                    stdin=nothing,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
         _tell_guardian("kill", self.pid)
         try:
             wait_until(

@@ -46,7 +46,15 @@ __all__ = [
 
 ROOT = Path(__file__).parent.parent
 
+#: How many virtual hosts of RabbitMQ are made at a time.
+VHOSTS_AT_ONCE = 5
+
 _numbers = itertools.count(1)
+
+
+def _new_name() -> str:
+    """Return a name that nobody has given to anything on a server, in another process neither."""
+    return f"test_{os.getpid()}_{next(_numbers)}"
 
 
 def program(name: str, package: str, *elsewhere: str) -> str:
@@ -136,6 +144,7 @@ class RabbitServer(Process):
         self._distribution_port = free_port()
         self._mapper = PortMapper()
         self._node = f"fanout-{self.port}@localhost"
+        self._vhosts: list[str] = []  # that were made and that nobody has
         settings = {
             "loopback_users": "none",
             "log.console.level": "warning",
@@ -235,17 +244,18 @@ class RabbitServer(Process):
         return result.stdout
 
     def add_vhost(self) -> str:
-        """Create an empty virtual host, and return its name."""
-        vhost = f"test-{next(_numbers)}"
-        everything = {"configure": ".*", "write": ".*", "read": ".*"}
-        definitions = {
-            "vhosts": [{"name": vhost}],
-            "permissions": [{"user": "guest", "vhost": vhost, **everything}],
-        }
-        # One call of rabbitmqctl, which takes a second, instead of two.
-        file = self._file(f"{vhost}.json", json.dumps(definitions))
-        self.control("import_definitions", str(file))
-        return vhost
+        """Return the name of an empty virtual host, which is returned to nobody else."""
+        if not self._vhosts:
+            # Several at once: what takes a second is the start of rabbitmqctl.
+            self._vhosts = [_new_name() for _ in range(VHOSTS_AT_ONCE)]
+            everything = {"user": "guest", "configure": ".*", "write": ".*", "read": ".*"}
+            definitions = {
+                "vhosts": [{"name": vhost} for vhost in self._vhosts],
+                "permissions": [{"vhost": vhost, **everything} for vhost in self._vhosts],
+            }
+            file = self._file(f"{self._vhosts[0]}.json", json.dumps(definitions))
+            self.control("import_definitions", str(file))
+        return self._vhosts.pop(0)
 
 
 class PortMapper(Process):
@@ -340,7 +350,7 @@ class PostgresServer(Process):
 
     def add_database(self) -> str:
         """Create an empty database, and return its name."""
-        database = f"test_{next(_numbers)}"
+        database = _new_name()
         self.execute(f"CREATE DATABASE {database}")
         return database
 
@@ -408,7 +418,7 @@ class MariaDBServer(Process):
 
     def add_database(self) -> str:
         """Create an empty database, and return its name."""
-        database = f"test_{next(_numbers)}"
+        database = _new_name()
         self.execute(f"CREATE DATABASE {database}")
         return database
 
@@ -448,6 +458,8 @@ class Worker(Process):
         pool: prefork, solo, threads, gevent.
         concurrency: The number of pool processes or threads.
         args: Further arguments: ``["--queues", "slow"]``.
+        mingle: Whether it asks other workers who they are, which takes a second at the start, and
+            gossips with them, as workers do by default.
         env: Further environment variables; ``None`` as a value removes one.
         path: Directories to put on ``PYTHONPATH``, before the root of the project.
         cwd: The working directory; by default the worker's temporary directory.
@@ -462,6 +474,7 @@ class Worker(Process):
         pool: str = "prefork",
         concurrency: int = 2,
         args: Sequence[str] = (),
+        mingle: bool = False,
         env: Mapping[str, str | None] | None = None,
         path: Sequence[Path | str] = (),
         cwd: Path | str | None = None,
@@ -470,7 +483,7 @@ class Worker(Process):
         self.app = app
         self.pool = pool
         self.concurrency = concurrency
-        self.args = list(args)
+        self.args = [*([] if mingle else ["--without-mingle", "--without-gossip"]), *args]
         self.env = dict(env or {})
         self.path = [*path, ROOT]
         self.cwd = Path(cwd) if cwd else self.directory

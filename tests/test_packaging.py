@@ -78,7 +78,7 @@ def test_pytest_finds_the_plugin(request: pytest.FixtureRequest) -> None:
     assert request.config.pluginmanager.has_plugin("celery_fanout")
 
 
-@pytest.mark.parametrize("module", ["", ".cli", ".pytest_plugin"])
+@pytest.mark.parametrize("module", ["", ".cli", ".testing.pytest_plugin"])
 def test_nothing_optional_is_imported(module: str) -> None:
     program = (
         "import sys\n"

@@ -13,7 +13,6 @@ import celery
 from celery_fanout.exceptions import ConfigurationError
 from celery_fanout.operating.redaction import redactor_of
 from celery_fanout.running.suspending import VISIBILITY_TIMEOUT
-from celery_fanout.subscribing.admission import limits_of
 from celery_fanout.subscribing.limits import Concurrency
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Finding:
 
 def findings(fanout: Fanout) -> list[Finding]:
     """Return what is to be said about an app, errors first."""
-    found: list[Finding] = []
+    result: list[Finding] = []
     try:
         fanout.load()
         redactor_of(fanout.settings)
@@ -55,9 +54,9 @@ def findings(fanout: Fanout) -> list[Finding]:
     # in eager mode nothing is sent, or kept beyond the call
     servers = () if fanout.app.conf.task_always_eager else (_store, _broker, _acks)
     for check in (_registrations, _content, *servers, _others):
-        found.extend(check(fanout))
+        result.extend(check(fanout))
     order = {"error": 0, "warning": 1, "info": 2}
-    return sorted(found, key=lambda finding: order[finding.level])
+    return sorted(result, key=lambda finding: order[finding.level])
 
 
 def _names(names: list[str], most: int = 5) -> str:
@@ -68,12 +67,12 @@ def _names(names: list[str], most: int = 5) -> str:
 def _subscribers(fanout: Fanout) -> list[Any]:
     """Return the tasks that runs execute: subscribers, the links of their tails, on_failure."""
     tasks: Any = fanout.app.tasks
-    found: dict[str, Any] = {}
+    subscribers: dict[str, Any] = {}
     for sub in fanout.registry:
         for name in (sub.task.name, *(link["task"] for link in sub.tail), sub.on_failure):
             if name is not None and name in tasks:  # another process may have it
-                found[name] = tasks[name]
-    return list(found.values())
+                subscribers[name] = tasks[name]
+    return list(subscribers.values())
 
 
 def _registrations(fanout: Fanout) -> Iterator[Finding]:
@@ -108,7 +107,10 @@ def _store(fanout: Fanout) -> Iterator[Finding]:
         yield from _ledger(fanout)
         return
     for sub in fanout.registry:
-        options = [*(["cancel_on"] if sub.cancel_on else []), *(sub.flow.names if sub.flow else ())]
+        options = [
+            *(["cancel_on"] if sub.cancel_on else []),
+            *(sub.limits.names if sub.limits else ()),
+        ]
         if options:
             yield Finding(
                 "fanout.E007",
@@ -175,11 +177,11 @@ def _ledger(fanout: Fanout) -> Iterator[Finding]:
             f"Raise it to {least:g} s, twice fanout_publish_timeout, or lower that.",
         )
     for sub in fanout.registry:
-        if sub.flow is not None and not fanout.ledger.supports_flow:
+        if sub.limits is not None and not fanout.ledger.supports_flow:
             yield Finding(
                 "fanout.E009",
                 "error",
-                f"{sub.id} has {', '.join(sub.flow.names)}, and fanout_shards is "
+                f"{sub.id} has {', '.join(sub.limits.names)}, and fanout_shards is "
                 f"{fanout.ledger.shards}: a limit is counted in one place.",
                 "Set fanout_shards to 1, or leave the options out: until then emit() refuses.",
             )
@@ -197,7 +199,7 @@ def _shared_limits(fanout: Fanout) -> Iterator[Finding]:
     """Yield the limits that subscriptions share, and which are not the same for all of them."""
     shared: dict[str, dict[int, list[str]]] = {}
     for sub in fanout.registry:
-        for name, limit in limits_of(sub).items():
+        for name, limit in sub.limits_by_name().items():
             if isinstance(limit, Concurrency) and limit.scope != "subscription":
                 shared.setdefault(name, {}).setdefault(limit.limit, []).append(sub.id)
     for name, numbers in shared.items():
@@ -229,7 +231,9 @@ def _broker(fanout: Fanout) -> Iterator[Finding]:
         )
     # on level 2 a message that comes again is refused, and nothing waits in one
     if driver == "redis" and fanout.level2 is None:
-        yield from _visibility(fanout, float(options.get("visibility_timeout") or 3600))
+        yield from _visibility(
+            fanout, float(options.get("visibility_timeout") or VISIBILITY_TIMEOUT)
+        )
     if driver == "memory":
         yield Finding(
             "fanout.W006",

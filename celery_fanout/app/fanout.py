@@ -22,20 +22,15 @@ from celery_fanout.emitting.fan_in import fan_in_message
 from celery_fanout.emitting.freezing import Freezer
 from celery_fanout.emitting.publishing import Publisher
 from celery_fanout.exceptions import EmitWhileImporting, InvalidEvent, StoreUnsupported
-from celery_fanout.keeping import (
-    failures,  # noqa: F401  # pyright: ignore[reportUnusedImport] - registers the errback task
-)
-from celery_fanout.keeping.requests import supervise_requests
+from celery_fanout.keeping.celery_requests import supervise_requests
 from celery_fanout.model.settings import Settings
-from celery_fanout.operating.explaining import foretell
+from celery_fanout.operating.explaining import explain
 from celery_fanout.running.current import app_in_use, current_run
 from celery_fanout.running.execution import Engine
-from celery_fanout.running.suspending import Suspension
-from celery_fanout.running.wrapping import Runs
-from celery_fanout.stores.backend import BackendStore
-from celery_fanout.stores.lazy import lazy_store
+from celery_fanout.running.suspending import Republisher
+from celery_fanout.running.wrapping import TaskWrapper
 from celery_fanout.stores.memory.checkpoints import MemoryStore
-from celery_fanout.stores.opening import choose_ledger
+from celery_fanout.stores.opening import choose_checkpoint_store, choose_ledger, lazy_store
 from celery_fanout.subscribing.registry import Explanation, Registry
 
 if TYPE_CHECKING:
@@ -50,6 +45,7 @@ if TYPE_CHECKING:
     from celery_fanout.model.events import Event
     from celery_fanout.model.run import Run
     from celery_fanout.operating.control import RunControl
+    from celery_fanout.operating.limits import LimitControl
     from celery_fanout.stores.checkpoints import CheckpointStore
     from celery_fanout.stores.ledger import Ledger
 
@@ -72,9 +68,9 @@ class Fanout:
     def __init__(self, app: Celery) -> None:
         self.app = app
         self.clock = clock_module.time
-        self.suspension = Suspension(app, self._now)
-        self.executor = Runs(self._engine, self.suspension)
-        self.registry = Registry(app, self.executor.wrap)
+        self.republisher = Republisher(app, self._now)
+        self.wrapper = TaskWrapper(self._engine)
+        self.registry = Registry(app, self.wrapper.wrap)
         self._loaded = False
         self._loading = False
 
@@ -97,9 +93,7 @@ class Fanout:
         Raises:
             StoreUnsupported: if the result backend cannot be read back.
         """
-        if self.settings.store_url == "memory://":
-            return self.memory_store
-        return BackendStore(self.app, self.settings)
+        return choose_checkpoint_store(self.app, self.settings, self.memory_store)
 
     @once
     def memory_store(self) -> MemoryStore:
@@ -150,7 +144,7 @@ class Fanout:
             self.publisher,
             self._eager_emitter,
             self._now,
-            self.suspension.hop,
+            self.republisher.hop,
         )
 
     @once
@@ -198,13 +192,20 @@ class Fanout:
         self.load()  # what a subscription id means is known from the task modules
         return level2.control
 
+    @property
+    def limits(self) -> LimitControl:
+        """To list the limits of flow control, and to change their numbers.
+
+        Raises:
+            StoreUnsupported: on level 1.
+        """
+        level2 = self._level2("limits")
+        self.load()  # the limits are in the task modules
+        return level2.limits
+
     def _level2(self, feature: str) -> Level2:
         if self.level2 is None:
-            raise StoreUnsupported(
-                f"The store of the app {self.app.main!r}",
-                feature,
-                "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
-            )
+            raise StoreUnsupported.on_level_1(f"The store of the app {self.app.main!r}", feature)
         return self.level2
 
     def _engine(self, eager: bool) -> Engine:  # noqa: FBT001 - a callback with one argument
@@ -213,7 +214,13 @@ class Fanout:
     @once
     def _worker_engine(self) -> Engine:
         store = lazy_store(lambda: self.store)
-        engine = Engine(store, self.settings, self.emit_from_step, self._now)
+        engine = Engine(
+            store,
+            self.settings,
+            self.emit_from_step,
+            self._now,
+            republish=self.republisher.republish,
+        )
         return engine if self.level2 is None else self.level2.engine(engine)
 
     @once
@@ -270,7 +277,7 @@ class Fanout:
         tasks: Any = self.app.tasks
         for name, task in tasks.items():
             if not name.startswith("celery."):
-                self.executor.wrap(task)
+                self.wrapper.wrap(task)
                 if self.level2 is not None:
                     supervise_requests(task, self.level2.supervisor)
 
@@ -326,7 +333,7 @@ class Fanout:
         self.load()
         level2 = self.level2
         drafted = draft_event(self.settings, event, data, cause=current_run())
-        return foretell(self.registry, drafted, None if level2 is None else level2.ledger)
+        return explain(self.registry, drafted, None if level2 is None else level2.ledger)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from celery_fanout.emitting.delivery import Draft, Owner
 from celery_fanout.emitting.emitters import LedgerEmitter
 from celery_fanout.emitting.recording import Recorder
 from celery_fanout.exceptions import InvalidEvent
-from celery_fanout.keeping.endings import Endings
+from celery_fanout.keeping.follow_ups import FollowUps
 from celery_fanout.keeping.keeper import Keeper
 from celery_fanout.keeping.supervisor import Supervisor
 from celery_fanout.keeping.wakeups import Wakeups
@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from celery_fanout.model.events import Event
     from celery_fanout.model.settings import Settings
     from celery_fanout.operating.control import RunControl
+    from celery_fanout.operating.limits import LimitControl
     from celery_fanout.running.execution import Engine
-    from celery_fanout.stores.flow import Flow
     from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.limits import Flow
     from celery_fanout.subscribing.registry import Registry
 
 __all__ = ["Level2"]
@@ -68,7 +69,7 @@ class Level2:
         publisher: publishes them.
         emitter: records and publishes events.
         wakeups: publishes what is due.
-        endings: sees to what follows from the end of a run.
+        follow_ups: records what follows from the end of a run.
         supervisor: tells the ledger what a worker's main process sees.
     """
 
@@ -86,16 +87,16 @@ class Level2:
         self.ledger = ledger
         self.freezer = freezer
         self.publisher = publisher
-        self.wakeups = Wakeups(app, ledger, owner.registry, freezer, publisher, self._ended)
+        self.wakeups = Wakeups(app, ledger, owner.registry, freezer, publisher, self._follow_up)
         results = None if freezer.ledger_results else CeleryResults(app, ledger)
         recorder = Recorder(ledger, freezer, publisher.preparers)
         self.emitter: Emitter = LedgerEmitter(
             app, ledger, freezer, recorder, publisher, self.wakeups.wake, results, eager
         )
-        self.endings = Endings(
+        self.follow_ups = FollowUps(
             app, ledger, owner.registry, self._emit_ending, self.wakeups.wake, results
         )
-        self.supervisor = Supervisor(ledger, self.wakeups.wake, self._ended)
+        self.supervisor = Supervisor(ledger, self.wakeups.wake, self._follow_up)
 
     def queues(self) -> set[str]:
         """Return the names of the queues that runs may go to, as far as this process knows."""
@@ -107,7 +108,7 @@ class Level2:
             engine,
             ledger=self.ledger,
             wake=self.wakeups.wake,
-            ended=self.endings.tell,
+            follow_up=self.follow_ups.record,
             flow=self._flow,
             cancels=self._cancels,
         )
@@ -130,8 +131,8 @@ class Level2:
         except InvalidEvent:  # as above
             return ()
 
-    def _ended(self, run_id: str) -> None:
-        self.endings.tell(run_id)
+    def _follow_up(self, run_id: str) -> None:
+        self.follow_ups.record(run_id)
 
     def _emit_ending(self, event: Event) -> None:
         self.emitter.emit(Draft(self._owner, [event]))
@@ -142,6 +143,13 @@ class Level2:
         from celery_fanout.operating.control import RunControl
 
         return RunControl(self.ledger, self._registry, self.wakeups.wake)
+
+    @cached_property
+    def limits(self) -> LimitControl:
+        """To list the limits of flow control, and to change their numbers."""
+        from celery_fanout.operating.limits import LimitControl
+
+        return LimitControl(self.ledger, self._registry)
 
     def keeper(
         self,
@@ -155,7 +163,7 @@ class Level2:
         return Keeper(
             self.ledger,
             self.wakeups.publish,
-            self._ended,
+            self._follow_up,
             boot=boot,
             held=held,
             lost=lost,

@@ -20,14 +20,14 @@ __all__ = ["live_findings"]
 
 def live_findings(fanout: Fanout) -> list[Finding]:
     """Connect to the broker and the store, and return what they say about themselves."""
-    found: list[Finding] = []
+    result: list[Finding] = []
     try:
         with fanout.app.connection_for_write() as connection:
             connection.ensure_connection(
                 max_retries=1, timeout=ceil(fanout.settings.publish_timeout)
             )
     except Exception as exc:  # noqa: BLE001 - each transport has errors of its own
-        found.append(
+        result.append(
             Finding(
                 "fanout.E005",
                 "error",
@@ -41,15 +41,15 @@ def live_findings(fanout: Fanout) -> list[Finding]:
         else:
             fanout.store.get("00000000-0000-0000-0000-000000000000", ("check", 1))
     except ConfigurationError:
-        return found  # said by findings()
+        return result  # said by findings()
     except FanoutError as exc:
-        found.append(
+        result.append(
             Finding("fanout.E006", "error", str(exc), "Start it, or correct result_backend.")
         )
     else:
-        found.extend(_redis_findings(fanout))
-        found.extend(_shards(fanout))
-    return found
+        result.extend(_redis_findings(fanout))
+        result.extend(_shards(fanout))
+    return result
 
 
 def _shards(fanout: Fanout) -> Iterator[Finding]:

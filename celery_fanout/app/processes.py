@@ -26,11 +26,7 @@ POOLS = ("solo", "threads")
 
 def _required(fanout: Fanout, feature: str) -> None:
     if fanout.level2 is None:
-        raise StoreUnsupported(
-            f"The store of the app {fanout.app.main!r}",
-            feature,
-            "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
-        )
+        raise StoreUnsupported.on_level_1(f"The store of the app {fanout.app.main!r}", feature)
 
 
 def run_keeper(fanout: Fanout, say: Callable[[str], Any]) -> None:
@@ -92,7 +88,7 @@ def run_fast_worker(fanout: Fanout, options: Sequence[str]) -> None:
         raise InvalidSetting("--queues", "given", f"left out: it is fanout_queue, {queue!r}")
     given: dict[str, Any] = dict(app.conf.broker_transport_options or {})
     app.conf.broker_transport_options = {**given, "ack_emulation": False}
-    fanout.executor.only_runs = True
+    fanout.wrapper.only_runs = True
     arguments = ["worker", "--queues", queue, "--pool", pool]
     arguments += ["--without-gossip", "--without-mingle"]
     app.worker_main([*arguments, *_without_pool(options)])

@@ -109,20 +109,20 @@ def _change_runs(
         _ask(rows, ["RUN", "SUBSCRIPTION", "STATE"], verb, "run", yes=options["yes"])
         ids, wrong = [run.id for run in runs], {}
     reason = {"reason": options["reason"]} if options["reason"] else {}
-    with progress(verb, len(ids)) as tell:
-        bulk = change(ids, limit=max(len(ids), options["limit"]), progress=tell, **reason)
+    with progress(verb, len(ids)) as advance:
+        bulk = change(ids, limit=max(len(ids), options["limit"]), progress=advance, **reason)
     _report(bulk, wrong, as_json=as_json, by_filter=not run_ids)
 
 
 def _resolved(
-    given: Sequence[str], look_up: Callable[[str], str]
+    texts: Sequence[str], look_up: Callable[[str], str]
 ) -> tuple[list[str], dict[str, str]]:
     """Return the ids that were meant, and what is wrong with the others."""
     from celery_fanout.exceptions import EventNotFound, RunNotFound
 
     ids: dict[str, None] = {}
     wrong: dict[str, str] = {}
-    for text in given:
+    for text in texts:
         try:
             ids[look_up(text)] = None
         except (EventNotFound, RunNotFound) as exc:  # noqa: PERF203 - somebody typed them
@@ -164,8 +164,7 @@ def _report(
 
     problems = {**wrong, **{key: str(exc) for key, exc in bulk.problems.items()}}
     if as_json:
-        found = {"changed": bulk.changed, "new": bulk.new, "problems": problems}
-        print_json(found)
+        print_json({"changed": bulk.changed, "new": bulk.new, "problems": problems})
     else:
         for text in problems.values():
             click.echo(f"{'Left alone' if by_filter else 'Error'}: {text}", err=True)
@@ -209,13 +208,13 @@ def replay(
         rows = [[e.name, json.loads(e.attributes)["id"], str(len(e.runs))] for e in events]
         _ask(rows, ["NAME", "ID", "RUNS"], "replay", "event", yes=options["yes"])
         keys = [event.key for event in events]
-    with progress("replay", len(keys)) as tell:
+    with progress("replay", len(keys)) as advance:
         bulk = fanout.runs.replay_many(
             keys,
             list(subscriptions) or None,
             options["reason"],
             limit=max(len(keys), options["limit"]),
-            progress=tell,
+            progress=advance,
         )
     _report(bulk, wrong, as_json=as_json, by_filter=not event_ids, replayed=True)
 
@@ -250,11 +249,12 @@ def pause(fanout: Fanout, subscription: str | None, as_json: bool) -> None:
 
     fanout.load()
     if subscription is None:
-        held = fanout.runs.paused()
+        paused = fanout.runs.paused()
         if as_json:
-            print_json(held)
-        elif held:
-            print_table(["SINCE (UTC)", "SUBSCRIPTION"], [[moment(t), s] for s, t in held.items()])
+            print_json(paused)
+        elif paused:
+            rows = [[moment(since), each] for each, since in paused.items()]
+            print_table(["SINCE (UTC)", "SUBSCRIPTION"], rows)
         else:
             click.echo("No subscription is paused.")
         return
@@ -273,10 +273,10 @@ def resume(fanout: Fanout, subscription: str, as_json: bool) -> None:
     fanout.load()
     watched = sys.stderr.isatty()
 
-    def tell(total: int) -> None:
+    def show(total: int) -> None:
         click.echo(f"\r{total:,} run(s)", nl=False, err=True)
 
-    count = fanout.runs.resume(subscription, tell if watched else None)
+    count = fanout.runs.resume(subscription, show if watched else None)
     if watched:
         click.echo("", err=True)
     if as_json:

@@ -23,6 +23,7 @@ __all__ = [
     "print_json",
     "print_table",
     "progress",
+    "read_json",
     "run_filters",
 ]
 
@@ -44,8 +45,8 @@ def command(fn: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(fn)
     def called(ctx: click.Context, /, **options: Any) -> None:
         # Celery 5.7 passes the user's preload options on to plug-in commands
-        known = {parameter.name for parameter in ctx.command.params}
-        options = {key: value for key, value in options.items() if key in known}
+        names = {parameter.name for parameter in ctx.command.params}
+        options = {name: value for name, value in options.items() if name in names}
         from celery_fanout.app.fanout import get_fanout
         from celery_fanout.exceptions import FanoutError, StoreUnavailable
 
@@ -66,10 +67,10 @@ def ago(_ctx: Any, _param: Any, value: str | None) -> float | None:
     """Read a duration such as ``90s``, ``2h`` or ``7d`` as the time that long ago."""
     if value is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value)
-    if found is None:
+    duration = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", value)
+    if duration is None:
         raise click.BadParameter(f"{value!r} is no duration. Use 90s, 15m, 2h or 7d.")
-    return time.time() - float(found[1]) * UNITS[found[2]]
+    return time.time() - float(duration[1]) * UNITS[duration[2]]
 
 
 def run_filters(*, state: bool = True, error: bool = True) -> Callable[[Any], Any]:
@@ -96,6 +97,27 @@ def run_filters(*, state: bool = True, error: bool = True) -> Callable[[Any], An
     return add
 
 
+def read_json(argument: str | None) -> Any:
+    """Read the argument DATA: JSON, ``"-"`` for standard input, or ``@FILE``."""
+    if argument is None:
+        return None
+    text: str = argument
+    if text == "-":
+        text = sys.stdin.read()
+    elif text.startswith("@"):
+        try:
+            with click.open_file(text[1:]) as file:
+                text = str(file.read())
+        except OSError as exc:
+            raise click.UsageError(f"DATA cannot be read: {exc}.") from exc
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise click.UsageError(
+            f"DATA is no JSON ({exc}). Quote it for the shell: '{{\"id\": 1}}'."
+        ) from exc
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
@@ -114,7 +136,7 @@ def progress(label: str, length: int) -> Generator[Callable[[int], None] | None,
     """Show a bar on standard error while something long goes on, if that is a terminal.
 
     Yields:
-        What is to be told each time how many more are done; ``None`` if nobody watches.
+        What is called again and again with how many more are done; ``None`` if nobody watches.
     """
     if not sys.stderr.isatty():
         yield None

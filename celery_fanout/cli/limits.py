@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.app.fanout import Fanout
     from celery_fanout.operating.limits import LimitRecord
-    from celery_fanout.stores.flow import GateRecord
+    from celery_fanout.stores.limits import GateRecord
 
 __all__ = ["COMMANDS"]
 
@@ -55,50 +55,53 @@ def limits(
     Where a limit has a key, the values of the key for which most runs wait are listed below it.
     With NAME only this limit, and more of them. --set and --reset hold for all workers at once.
     """
-    given = " ".join(name)  # names contain spaces: nobody has to quote them
-    _refuse(given, number, per, reset=reset, holders=holders)
+    chosen = " ".join(name)  # names contain spaces: nobody has to quote them
+    _refuse(chosen, number, per, reset=reset, holders=holders)
     if holders:
-        _holders(fanout, given, limit, as_json=as_json)
+        _holders(fanout, chosen, limit, as_json=as_json)
         return
     if number is not None:
-        fanout.runs.tune(given, number, per)
+        fanout.limits.tune(chosen, number, per)
     elif reset:
-        fanout.runs.untune(given)
-    found = fanout.runs.limits(given or None) if not reset else _after_reset(fanout, given)
+        fanout.limits.untune(chosen)
+    if chosen and not reset:
+        records: Sequence[LimitRecord] = [fanout.limits.get(chosen)]
+    else:  # of one that is not in the code nothing may be left after --reset
+        records = [each for each in fanout.limits.list() if chosen in ("", each.name)]
     if as_json:
-        print_json([_data(fanout, record) for record in found])
+        print_json([_data(fanout, record) for record in records])
         return
-    if not found:
+    if not records:
         click.echo("No subscription has a limit.")
         return
     now = fanout.ledger.time()
     rows: list[list[str]] = []
-    for record in found:
-        rows += _rows(fanout, record, now, limit if given else SHOWN)
+    for record in records:
+        rows += _rows(fanout, record, now, limit if chosen else SHOWN)
     print_table(HEAD, rows)
 
 
 def _refuse(
-    given: str, number: int | None, per: float | None, *, reset: bool, holders: bool
+    name: str, number: int | None, per: float | None, *, reset: bool, holders: bool
 ) -> None:
     """Refuse options that say nothing together."""
-    if not given and (number is not None or reset):
+    if not name and (number is not None or reset):
         raise click.UsageError("Name the limit to change: fanout limits lists them.")
     if reset and (number is not None or per is not None):
         raise click.UsageError("Either --set a number or --reset it.")
     if per is not None and number is None:
         raise click.UsageError("--per goes with --set.")
-    if holders and (not given or number is not None or reset):
+    if holders and (not name or number is not None or reset):
         raise click.UsageError("--holders goes with the name of a limit alone.")
 
 
 def _holders(fanout: Fanout, name: str, limit: int, *, as_json: bool) -> None:
     from celery_fanout.operating.texts import age
 
-    found = fanout.runs.holders(name, limit=limit + 1)
-    if len(found) > limit:
+    holders = fanout.limits.holders(name, limit=limit + 1)
+    if len(holders) > limit:
         click.echo(f"There are more: these {limit:,} have it for longest. See --limit.", err=True)
-    [record] = fanout.runs.limits(name)
+    record = fanout.limits.get(name)
     now = fanout.ledger.time()
     head = ["key", "run", "subscription", "state", "since"]
     rows: list[list[Any]] = [
@@ -109,7 +112,7 @@ def _holders(fanout: Fanout, name: str, limit: int, *, as_json: bool) -> None:
             str(run.state),
             holder.since,
         ]
-        for holder, run in found[:limit]
+        for holder, run in holders[:limit]
     ]
     if as_json:
         print_json([dict(zip(head, row, strict=True)) for row in rows])
@@ -120,11 +123,6 @@ def _holders(fanout: Fanout, name: str, limit: int, *, as_json: bool) -> None:
         click.echo("No run has a place.")
     else:
         click.echo(f"A {record.kind} has no places: {', '.join(PLACES)} have.")
-
-
-def _after_reset(fanout: Fanout, name: str) -> Sequence[LimitRecord]:
-    """Return the limit that was reset, if it is more than a number that somebody had set."""
-    return [record for record in fanout.runs.limits() if record.name == name]
 
 
 def _data(fanout: Fanout, record: LimitRecord) -> dict[str, Any]:
@@ -174,14 +172,14 @@ def _number(record: LimitRecord) -> str:
     return f"{number_of(record.kind, record.at_most, record.per)} (code: {code})"
 
 
-def _use(found: LimitRecord | GateRecord, now: float) -> list[str]:
+def _use(record: LimitRecord | GateRecord, now: float) -> list[str]:
     from celery_fanout.operating.texts import age
 
-    oldest = "" if found.oldest is None else age(max(0.0, now - found.oldest))
+    oldest = "" if record.oldest is None else age(max(0.0, now - record.oldest))
     starts = ""
-    if found.next_at is not None:
-        starts = f"in {age(found.next_at - now)}" if found.next_at > now else "now"
-    return [f"{found.used:,}", f"{found.waiting:,}", oldest, starts]
+    if record.next_at is not None:
+        starts = f"in {age(record.next_at - now)}" if record.next_at > now else "now"
+    return [f"{record.used:,}", f"{record.waiting:,}", oldest, starts]
 
 
 def _key(fanout: Fanout, record: LimitRecord, value: str) -> str:
@@ -191,8 +189,8 @@ def _key(fanout: Fanout, record: LimitRecord, value: str) -> str:
     word = record.name.rpartition(" by ")[2].rpartition(".")[2]
     event = record.subscriptions[0].rpartition("@")[2] if record.subscriptions else ""
     shown: Any = redactor_of(fanout.settings)(event, {word: value})
-    known = isinstance(shown, dict) and word in shown
-    return str(cast("Any", shown)[word] if known else cast("Any", shown))
+    as_pair = isinstance(shown, dict) and word in shown
+    return str(cast("Any", shown)[word] if as_pair else cast("Any", shown))
 
 
 #: The commands of this module, for the group.

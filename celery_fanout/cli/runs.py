@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
-Found = TypeVar("Found")
+RecordT = TypeVar("RecordT")
 
 #: How much of an error's message stands in a table.
 MAX_ERROR = 100
+
+#: How many events of a run that collected them are shown one by one.
+MAX_EVENTS = 20
 
 #: How many runs of an event are listed with it.
 MAX_SHOWN = 1000
@@ -28,8 +31,8 @@ MAX_SHOWN = 1000
 
 def _run_data(run: RunRecord) -> dict[str, Any]:
     """Return a run as JSON data: texts of the ledger that are JSON are read."""
-    found = {key: value for key, value in vars(run).items() if key != "detail"}
-    found["state"] = str(run.state)
+    data = {key: value for key, value in vars(run).items() if key != "detail"}
+    data["state"] = str(run.state)
     if run.detail:
         detail = dict(run.detail)
         texts: dict[str, str] = detail["checkpoints"]
@@ -39,8 +42,8 @@ def _run_data(run: RunRecord) -> dict[str, Any]:
         }
         detail["result"] = None if detail["result"] is None else json.loads(detail["result"])
         detail["message"] = json.loads(detail["message"]) if detail["message"] else None
-        found["detail"] = detail
-    return found
+        data["detail"] = detail
+    return data
 
 
 def _stored(text: str) -> float:
@@ -48,15 +51,15 @@ def _stored(text: str) -> float:
 
 
 def _event_data(event: EventRecord) -> dict[str, Any]:
-    found = {"attributes": json.loads(event.attributes), "data": json.loads(event.data)}
-    return {**vars(event), **found}
+    texts = {"attributes": json.loads(event.attributes), "data": json.loads(event.data)}
+    return {**vars(event), **texts}
 
 
-def _first(limit: int, found: Sequence[Found]) -> Sequence[Found]:
-    """Return the first of what was found, and say on standard error if that is not all."""
-    if len(found) > limit:
+def _first(limit: int, records: Sequence[RecordT]) -> Sequence[RecordT]:
+    """Return the first records, and say on standard error if these are not all."""
+    if len(records) > limit:
         click.echo(f"There are more: these are the latest {limit:,}. See --limit.", err=True)
-    return found[:limit]
+    return records[:limit]
 
 
 @click.command()
@@ -70,14 +73,14 @@ def events(
     """List events, the latest first."""
     from celery_fanout.operating.texts import moment
 
-    found = _first(limit, fanout.runs.events(name=name, since=since, limit=limit + 1))
+    records = _first(limit, fanout.runs.events(name=name, since=since, limit=limit + 1))
     if as_json:
         from celery_fanout.operating.redaction import redacted_event, redactor_of
 
         redact = redactor_of(fanout.settings)
-        print_json([_event_data(redacted_event(event, redact)) for event in found])
+        print_json([_event_data(redacted_event(event, redact)) for event in records])
         return
-    if not found:
+    if not records:
         click.echo("The ledger has no such event.")
         return
     rows = [
@@ -89,7 +92,7 @@ def events(
             str(event.open),
             event.key,
         ]
-        for event in found
+        for event in records
     ]
     print_table(["RECORDED (UTC)", "NAME", "ID", "RUNS", "OPEN", "KEY"], rows)
 
@@ -109,25 +112,25 @@ def runs(
     By when their state changed last. Without a filter also how many are in each state.
     """
     key = None if event is None else fanout.runs.event(event, name).key
-    found = _first(limit, fanout.runs.list(event=key, name=name, limit=limit + 1, **filters))
-    if not found and filters["subscription"]:
+    records = _first(limit, fanout.runs.list(event=key, name=name, limit=limit + 1, **filters))
+    if not records and filters["subscription"]:
         fanout.runs.require_subscription(filters["subscription"])
     if as_json:
-        print_json([_run_data(run) for run in found])
+        print_json([_run_data(run) for run in records])
         return
     if not any((name, event, *filters.values())):
         counts = fanout.runs.counts()
         shown = [f"{count:,} {state!s}" for state, count in counts.items() if count]
         click.echo(", ".join(shown) or "The ledger has no run.")
-        if found:
+        if records:
             click.echo("")
-    elif not found:
+    elif not records:
         click.echo("The ledger has no such run.")
-    if found:
-        _print_runs(found)
+    if records:
+        _print_runs(records)
 
 
-def _print_runs(found: Sequence[RunRecord]) -> None:
+def _print_runs(records: Sequence[RunRecord]) -> None:
     from celery_fanout.operating.texts import moment
 
     print_table(
@@ -141,7 +144,7 @@ def _print_runs(found: Sequence[RunRecord]) -> None:
                 str(run.retries),
                 run.reason,
             ]
-            for run in found
+            for run in records
         ],
     )
 
@@ -160,17 +163,17 @@ def dead_letters(fanout: Fanout, limit: int, as_json: bool, **filters: Any) -> N
     """List runs that failed, with their errors."""
     from celery_fanout.operating.texts import moment
 
-    found = _first(limit, fanout.runs.list(state="failed", limit=limit + 1, **filters))
-    errors = [dict(o.error or {}) for o in fanout.runs.outcomes([run.id for run in found])]
+    records = _first(limit, fanout.runs.list(state="failed", limit=limit + 1, **filters))
+    errors = [dict(o.error or {}) for o in fanout.runs.outcomes([run.id for run in records])]
     if as_json:
-        pairs = zip(found, errors, strict=True)
+        pairs = zip(records, errors, strict=True)
         print_json([{**_run_data(run), "error": error} for run, error in pairs])
         return
-    if not found:
+    if not records:
         click.echo("The ledger has no such dead letter.")
         return
     rows: list[list[str]] = []
-    for run, error in zip(found, errors, strict=True):
+    for run, error in zip(records, errors, strict=True):
         message = (str(error.get("message", "")).splitlines() or [""])[0]
         text = f"{error.get('type', '?')}: {message}"[:MAX_ERROR]
         rows.append([moment(run.finished), run.id, _whose(run), str(run.token), text])
@@ -210,7 +213,7 @@ def show(fanout: Fanout, id: str, name: str | None, traceback: bool, as_json: bo
 
 def _show_run(fanout: Fanout, run: RunRecord, *, traceback: bool, as_json: bool) -> None:
     from celery_fanout.operating.redaction import redacted_run, redactor_of
-    from celery_fanout.operating.timeline import MAX_EVENTS, timeline
+    from celery_fanout.operating.timeline import timeline
 
     event = fanout.ledger.event(run.event)
     run = redacted_run(run, "" if event is None else event.name, redactor_of(fanout.settings))
@@ -235,15 +238,15 @@ def _show_event(fanout: Fanout, event: EventRecord, *, as_json: bool) -> None:
     from celery_fanout.operating.timeline import describe_event
 
     event = redacted_event(event, redactor_of(fanout.settings))
-    found = fanout.runs.list(event=event.key, limit=MAX_SHOWN)
+    records = fanout.runs.list(event=event.key, limit=MAX_SHOWN)
     if as_json:
-        print_json({**_event_data(event), "runs": [_run_data(run) for run in found]})
+        print_json({**_event_data(event), "runs": [_run_data(run) for run in records]})
         return
     click.echo(describe_event(event))
-    if found:
+    if records:
         click.echo("")
-        _print_runs(found)
-    if len(found) == MAX_SHOWN:
+        _print_runs(records)
+    if len(records) == MAX_SHOWN:
         click.echo(f"There are more: fanout runs --event {event.key}")
 
 

@@ -17,7 +17,7 @@ from kombu.utils import json as kombu_json
 from celery_fanout.emitting.chains import link_id
 from celery_fanout.emitting.emission import error_of, is_ignored
 from celery_fanout.exceptions import INTERRUPTS
-from celery_fanout.stores.ledger import Outcome
+from celery_fanout.stores.ledger import RunOutcome
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class CeleryResults:
         if run.state is RunState.FAILED and run.reason == "error":
             return True  # a worker met the error, and stores it
         message: str = run.detail.get("message") or ""
-        outcome = Outcome(run.id, run.state, error=run.detail.get("error"), reason=run.reason)
+        outcome = RunOutcome(run.id, run.state, error=run.detail.get("error"), reason=run.reason)
         try:
             if run.kind != "event" and message:
                 links = list(_links_of_task(run.id, kombu_json.loads(message)))
@@ -84,7 +84,9 @@ class CeleryResults:
             return False
         return True
 
-    def _store(self, links: Sequence[_Link], outcome: Outcome, reply_to: str | None = None) -> None:
+    def _store(
+        self, links: Sequence[_Link], outcome: RunOutcome, reply_to: str | None = None
+    ) -> None:
         state: str = states.FAILURE
         error: Any = error_of(outcome)
         if outcome.state is RunState.CANCELLED:  # as a worker says that met a revoked task

@@ -27,7 +27,7 @@ from celery_fanout.model.jsondata import encode
 
 if TYPE_CHECKING:
     from celery_fanout.model.events import Event
-    from celery_fanout.stores.flow import Flow
+    from celery_fanout.stores.limits import Flow
     from celery_fanout.subscribing.registry import Subscription
 
 __all__ = ["FrozenChain", "FrozenEvent", "chain_for", "link_id"]
@@ -151,7 +151,7 @@ def chain_for(
             options["link_error"] = [*(options.get("link_error") or []), *errbacks]
         tail.append({**signature, "options": options})
     first_headers: dict[str, Any] = {**stamp, RUN_HEADER: first}
-    if subscription.flow is not None and subscription.flow.batch is not None:
+    if subscription.limits is not None and subscription.limits.batch is not None:
         first_headers[BATCH_HEADER] = 1
     if not celery_results and subscription.options.get("ignore_result"):
         first_headers[IGNORED_HEADER] = 1

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.emitting.emission import Emission
     from celery_fanout.model.events import Event
-    from celery_fanout.stores.flow import Flow
+    from celery_fanout.stores.limits import Flow
 
 __all__ = ["Admissions", "Deliverer", "Draft", "Emitter", "Owner", "installed"]
 

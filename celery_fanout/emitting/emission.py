@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.emitting.chains import FrozenEvent
     from celery_fanout.model.events import Event
-    from celery_fanout.stores.ledger import Ledger
-    from celery_fanout.stores.ledger import Outcome as RecordedOutcome
+    from celery_fanout.stores.ledger import Ledger, RunOutcome
     from celery_fanout.subscribing.registry import Subscription
 
 __all__ = [
@@ -225,12 +224,12 @@ def report(
     return emissions
 
 
-def value_of(outcome: RecordedOutcome) -> Any:
+def value_of(outcome: RunOutcome) -> Any:
     """Return what the chain of a run returned; ``None`` if that was not kept."""
     return None if outcome.result is None else kombu_json.loads(outcome.result)
 
 
-def error_of(outcome: RecordedOutcome) -> RunFailed | None:
+def error_of(outcome: RunOutcome) -> RunFailed | None:
     """Return the error of a run that failed or was cancelled. It is data: nothing is imported."""
     if outcome.state is RunState.CANCELLED:
         return RunFailed(f"The run was cancelled: {outcome.reason}")
@@ -257,9 +256,9 @@ class RunResult:
     def __init__(self, ledger: Ledger, run_id: str) -> None:
         self._ledger = ledger
         self.id = run_id
-        self._final: RecordedOutcome | None = None
+        self._final: RunOutcome | None = None
 
-    def outcome(self) -> RecordedOutcome:
+    def outcome(self) -> RunOutcome:
         """Return what the ledger has now."""
         if self._final is not None:
             return self._final

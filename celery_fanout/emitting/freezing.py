@@ -10,7 +10,7 @@ from celery_fanout.emitting.chains import FrozenChain, FrozenEvent, chain_for
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported
 from celery_fanout.model.headers import DATA_HEADER
 from celery_fanout.model.ids import event_key, place_of
-from celery_fanout.subscribing.admission import flow_of, priority_of, require_flow
+from celery_fanout.subscribing.admission import flow_of, priority_of, require_limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ class Freezer:
         generation = None if self._ledger is None else 0
         for event in draft.events:
             candidates = self._registry.candidates(event.name)
-            if any(sub.tail or sub.cancel_on or sub.flow for sub in candidates):
+            if any(sub.tail or sub.cancel_on or sub.limits for sub in candidates):
                 self._freeze(event, draft.admissions, generation)
 
     def freeze(self, draft: Draft, generation: int | None = None) -> list[FrozenEvent]:
@@ -120,8 +120,8 @@ class Freezer:
         self._templates.refresh()
         headers = event.headers()
         [chain] = self._chains(event, headers, [subscription], generation, place, run_id)
-        flow = subscription.flow
-        if flow and flow.priority is not None and "priority" not in subscription.options:
+        limits = subscription.limits
+        if limits and limits.priority is not None and "priority" not in subscription.options:
             # the event is recorded already, and a message is only a wake-up
             with suppress(InvalidEvent):
                 priority = priority_of(subscription, event)
@@ -145,7 +145,7 @@ class Freezer:
         if not subscriptions:
             return FrozenEvent(event, [], key, place)
         chains = self._chains(event, event.headers(), subscriptions, generation, place)
-        limited = [chain for chain in chains if chain.subscription.flow is not None]
+        limited = [chain for chain in chains if chain.subscription.limits is not None]
         if limited and not self._app.conf.task_always_eager:
             for chain in limited:
                 self._admit(event, chain, admissions)
@@ -153,7 +153,7 @@ class Freezer:
 
     def _admit(self, event: Event, chain: FrozenChain, admissions: Admissions) -> None:
         subscription = chain.subscription
-        require_flow(subscription, self._ledger)
+        require_limits(subscription, self._ledger)
         key = (id(event), subscription.id)  # the draft keeps the event, so its id() stays its own
         if key not in admissions:
             priority = priority_of(subscription, event)
@@ -202,10 +202,9 @@ class Freezer:
         if not chain.subscription.cancel_on or self._ledger is not None:
             return
         if not self._app.conf.task_always_eager:
-            raise StoreUnsupported(
+            raise StoreUnsupported.on_level_1(
                 f"The store of the app {self._app.main!r}",
                 f"cancel_on, which {chain.subscription.id} has",
-                "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
             )
 
     def _refuse_large_tail(self, event: Event, chain: FrozenChain, *, whole: bool) -> None:
@@ -214,13 +213,13 @@ class Freezer:
             return
         size = len(chain.links[0]["options"]["headers"][DATA_HEADER].encode())
         most, each = MAX_HEADER, ""
-        flow = chain.subscription.flow
-        if flow is not None and flow.batch is not None:
+        limits = chain.subscription.limits
+        if limits is not None and limits.batch is not None:
             if whole:  # brackets and commas
-                most += 2 * flow.batch.max_size
+                most += 2 * limits.batch.max_size
             else:  # refuse each event whose like could make a batch that can never be published
-                most //= flow.batch.max_size
-                each = f" for each of the {flow.batch.max_size:,} events of a batch"
+                most //= limits.batch.max_size
+                each = f" for each of the {limits.batch.max_size:,} events of a batch"
         if size > most and self._driver == "amqp":
             raise InvalidEvent(
                 event.name,

@@ -1,5 +1,11 @@
 """Every error of celery-fanout, with its message: the problem first, then the remedy.
 
+A file for each part of the package that raises them, and ``describing``, which makes texts. Those
+that only a Django project meets are in :mod:`celery_fanout.contrib.django.exceptions`.
+
+May import nothing else of the package.
+Public: the names in ``__all__``. The modules inside may change without notice.
+
 ::
 
     CeleryError
@@ -7,14 +13,13 @@
           ├── ConfigurationError (ImproperlyConfigured)
           │    ├── UnknownSetting
           │    ├── InvalidSetting
-          │    ├── InvalidWebhook (ValueError)
+          │    ├── MissingExtra
           │    ├── NoApp
           │    └── StoreUnsupported
           ├── RegistrationError
           │    ├── NotATask (TypeError)
           │    ├── InvalidPattern (ValueError)
           │    ├── InvalidSubscription (ValueError)
-          │    ├── InvalidModelEvents (ValueError)
           │    ├── InvalidEventType (ValueError)
           │    ├── DuplicateEventType
           │    ├── EmitWhileImporting
@@ -25,12 +30,7 @@
           │    └── EventTooLarge
           ├── EmitError
           ├── DeliveryUnsupported
-          ├── TransactionError
-          │    ├── NotInTransaction
-          │    ├── NoCommitToWaitFor
-          │    └── NoOutbox
           ├── NotPublishedYet
-          ├── UnreadableRow
           ├── ControlError
           │    ├── RunNotFound (LookupError)
           │    ├── EventNotFound (LookupError)
@@ -76,7 +76,7 @@ from __future__ import annotations
 from celery_fanout.exceptions.configuration import (
     ConfigurationError,
     InvalidSetting,
-    InvalidWebhook,
+    MissingExtra,
     NoApp,
     StoreUnsupported,
     UnknownSetting,
@@ -103,19 +103,13 @@ from celery_fanout.exceptions.emission import (
     InvalidEvent,
     InvalidEventData,
     InvalidEventName,
-    NoCommitToWaitFor,
-    NoOutbox,
-    NotInTransaction,
     NotPublishedYet,
-    TransactionError,
-    UnreadableRow,
 )
 from celery_fanout.exceptions.registration import (
     DuplicateEventType,
     DuplicateSubscription,
     EmitWhileImporting,
     InvalidEventType,
-    InvalidModelEvents,
     InvalidPattern,
     InvalidSubscription,
     NotATask,
@@ -164,21 +158,17 @@ __all__ = [
     "InvalidEventData",
     "InvalidEventName",
     "InvalidEventType",
-    "InvalidModelEvents",
     "InvalidPattern",
     "InvalidSetting",
     "InvalidStep",
     "InvalidSubscription",
-    "InvalidWebhook",
     "LimitNotTuned",
+    "MissingExtra",
     "NestedStep",
     "NoApp",
-    "NoCommitToWaitFor",
-    "NoOutbox",
     "NonRetriable",
     "NotATask",
     "NotDurableWarning",
-    "NotInTransaction",
     "NotPublishedYet",
     "RegistrationError",
     "ReplayContended",
@@ -198,12 +188,10 @@ __all__ = [
     "Superseded",
     "SwallowedSuspensionWarning",
     "TooMany",
-    "TransactionError",
     "UnknownLimit",
     "UnknownSetting",
     "UnknownStep",
     "UnknownSubscription",
-    "UnreadableRow",
     "WrongKind",
     "WrongState",
     "describe",

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from celery.exceptions import ImproperlyConfigured
 
+from celery_fanout.exceptions.describing import did_you_mean
 from celery_fanout.exceptions.root import FanoutError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class ConfigurationError(FanoutError, ImproperlyConfigured):
@@ -25,8 +31,7 @@ class UnknownSetting(ConfigurationError):
         self.nearest = nearest
 
     def __str__(self) -> str:
-        hint = f"Did you mean {self.nearest!r}?" if self.nearest else "Remove it."
-        return f"There is no setting {self.name!r}. {hint}"
+        return f"There is no setting {self.name!r}. {did_you_mean(self.nearest, 'Remove it.')}"
 
 
 class InvalidSetting(ConfigurationError):
@@ -63,27 +68,41 @@ class StoreUnsupported(ConfigurationError):
         self.feature = feature
         self.remedy = remedy
 
+    @classmethod
+    def on_level_1(cls, store: str, feature: str) -> Self:
+        """Return the error of a store that can do this on level 2 only.
+
+        Args:
+            store: as above.
+            feature: as above.
+        """
+        remedy = "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL."
+        return cls(store, feature, remedy)
+
     def __str__(self) -> str:
         return f"{self.store} does not support {self.feature}. {self.remedy}"
 
 
-class InvalidWebhook(ConfigurationError, ValueError):
-    """A webhook view that could not do its work.
+class MissingExtra(ConfigurationError):
+    """Something that needs a package which comes with an extra of celery-fanout only.
 
     Args:
-        what: the view or the verifier, by name.
-        problem: what is wrong. Never a secret.
-        remedy: what to change.
+        feature: what was asked for, at the beginning of a sentence.
+        package: the package that is not installed.
+        extra: the extra that has it.
     """
 
-    def __init__(self, what: str, problem: str, remedy: str) -> None:
-        super().__init__(what, problem, remedy)
-        self.what = what
-        self.problem = problem
-        self.remedy = remedy
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        super().__init__(feature, package, extra)
+        self.feature = feature
+        self.package = package
+        self.extra = extra
 
     def __str__(self) -> str:
-        return f"{self.what} {self.problem}. {self.remedy}"
+        return (
+            f"{self.feature} needs {self.package}, which is not installed. Install it with "
+            f"pip install 'celery-fanout[{self.extra}]'."
+        )
 
 
 class NoApp(ConfigurationError):

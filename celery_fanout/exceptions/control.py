@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from celery_fanout.exceptions.describing import did_you_mean
 from celery_fanout.exceptions.root import FanoutError
 
 
@@ -122,7 +123,7 @@ class UnknownSubscription(ControlError, LookupError):
         self.nearest = nearest
 
     def __str__(self) -> str:
-        hint = f"Did you mean {self.nearest!r}?" if self.nearest else "See fanout subscriptions."
+        hint = did_you_mean(self.nearest, "See fanout subscriptions.")
         return f"There is no subscription {self.subscription!r}. {hint}"
 
 
@@ -160,7 +161,7 @@ class UnknownLimit(ControlError, LookupError):
         self.nearest = nearest
 
     def __str__(self) -> str:
-        hint = f"Did you mean {self.nearest!r}?" if self.nearest else "See fanout limits."
+        hint = did_you_mean(self.nearest, "See fanout limits.")
         return f"There is no limit {self.limit!r}. {hint}"
 
 

@@ -191,55 +191,6 @@ class DeliveryUnsupported(FanoutError):
         )
 
 
-class TransactionError(FanoutError):
-    """An event cannot be published together with a database's transaction.
-
-    Args:
-        name: the event's name.
-        using: the alias of the database.
-    """
-
-    def __init__(self, name: str, using: str) -> None:
-        super().__init__(name, using)
-        self.name = name
-        self.using = using
-
-
-class NotInTransaction(TransactionError):
-    """An event for the outbox was emitted outside of a transaction."""
-
-    def __str__(self) -> str:
-        return (
-            f"The event {self.name!r} was emitted into the outbox outside of a transaction on the "
-            f"database {self.using!r}, where it could be kept though what it tells of is not. Emit "
-            f"it in a block of transaction.atomic(using={self.using!r}), together with what "
-            "happened; or set fanout_outbox_require_atomic to False."
-        )
-
-
-class NoCommitToWaitFor(TransactionError):
-    """An event was to wait for a commit, on a connection whose commits Django does not see."""
-
-    def __str__(self) -> str:
-        return (
-            f"The event {self.name!r} was to be published when the transaction on the database "
-            f"{self.using!r} commits, but autocommit is off there, and Django tells nobody of such "
-            f"commits. Turn it on and emit in a block of transaction.atomic(using={self.using!r}), "
-            'or emit with delivery="outbox"; or with delivery="now" after the commit.'
-        )
-
-
-class NoOutbox(TransactionError):
-    """An event was emitted into the outbox of a database that has no table for it."""
-
-    def __str__(self) -> str:
-        return (
-            f"The event {self.name!r} was emitted into the outbox of the database {self.using!r}, "
-            "which has no table for it. Run: manage.py migrate celery_fanout --database "
-            f"{self.using}"
-        )
-
-
 class NotPublishedYet(FanoutError):
     """The runs of an emission were asked for before it was published.
 
@@ -259,22 +210,3 @@ class NotPublishedYet(FanoutError):
             "its transaction commits, or from the outbox. Wait for its runs after that, and where "
             "it was in the outbox look for them by the event's id."
         )
-
-
-class UnreadableRow(FanoutError):
-    """A row of the outbox that this process cannot publish.
-
-    Args:
-        row: the row's primary key.
-        problem: what is wrong with it.
-        remedy: what to change.
-    """
-
-    def __init__(self, row: object, problem: str, remedy: str) -> None:
-        super().__init__(row, problem, remedy)
-        self.row = row
-        self.problem = problem
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return f"Row {self.row} of the outbox {self.problem}. {self.remedy}"

@@ -65,25 +65,6 @@ class InvalidSubscription(RegistrationError, ValueError):
         return f"{self.subject} {self.problem}. {self.remedy}"
 
 
-class InvalidModelEvents(RegistrationError, ValueError):
-    """Events of a Django model that cannot be emitted as they were asked for.
-
-    Args:
-        model: the model.
-        problem: what is wrong.
-        remedy: what to change.
-    """
-
-    def __init__(self, model: str, problem: str, remedy: str) -> None:
-        super().__init__(model, problem, remedy)
-        self.model = model
-        self.problem = problem
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return f"The model {self.model} {self.problem}. {self.remedy}"
-
-
 class InvalidEventType(RegistrationError, ValueError):
     """A class that ``event_type`` cannot register, or that was never registered.
 

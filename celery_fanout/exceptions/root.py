@@ -1,4 +1,4 @@
-"""The root of all errors."""
+"""The root of all errors, apart because every other file of errors imports it."""
 
 from __future__ import annotations
 

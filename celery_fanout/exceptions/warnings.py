@@ -1,4 +1,4 @@
-"""Warnings."""
+"""Warnings, apart from the errors because nobody catches them: they are filtered."""
 
 from __future__ import annotations
 

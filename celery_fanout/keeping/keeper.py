@@ -30,14 +30,14 @@ logger = get_logger(__name__)
 #: How often timers are looked at, in seconds: what is due goes out that much late at most.
 TICK = 1.0
 
-#: The same while throttles let in runs: as late as costs no throughput, ``LATE`` of ``flow.lua``.
+#: The same while throttles let in runs: as late as costs no throughput, ``LATE`` of ``limits.lua``.
 BUSY_TICK = 0.1
 
 #: How many runs are taken at a time.
 BATCH = 500
 
-#: How many ends are told of at a time.
-UNTOLD_AT_ONCE = 100
+#: How many follow-ups are recorded at a time.
+FOLLOW_UPS_AT_ONCE = 100
 
 #: How often the indexes are swept, in seconds.
 SWEEP = 60.0
@@ -71,18 +71,18 @@ class Held:
         """Return the ids of the runs."""
         from celery.worker import state
 
-        found: dict[str, None] = {}
+        run_ids: dict[str, None] = {}
         with self._lock:
             for request in list(self._received):
                 if request.acknowledged and request.id not in state.requests:
                     self._received.discard(request)
                 else:
-                    found[str(request.id)] = None
+                    run_ids[str(request.id)] = None
         # Celery's own list, which another thread changes meanwhile
         for request in list(dict(state.requests).values()):
             if RUN_HEADER in getattr(request, "request_dict", ()):
-                found[str(request.id)] = None
-        return list(found)
+                run_ids[str(request.id)] = None
+        return list(run_ids)
 
 
 class Keeper:
@@ -91,7 +91,7 @@ class Keeper:
     Args:
         ledger: the ledger.
         publish: publishes what was taken; returns how many.
-        ended: records what follows from the end of a run.
+        follow_up: records what follows from the end of a run.
         boot: boot id of the worker; ``""`` for a keeper of its own, which holds nothing.
         held: the ids of the runs that the worker has.
         redrive: whether to look for what is due.
@@ -105,7 +105,7 @@ class Keeper:
         self,
         ledger: Ledger,
         publish: Callable[[Taken], int],
-        ended: Callable[[str], None],
+        follow_up: Callable[[str], None],
         *,
         boot: str = "",
         held: Callable[[], Sequence[str]] = list,
@@ -114,7 +114,7 @@ class Keeper:
     ) -> None:
         self._ledger = ledger
         self._publish = publish
-        self._ended = ended
+        self._follow_up = follow_up
         self._boot = boot
         self._held = held
         self.redrive = redrive
@@ -127,6 +127,7 @@ class Keeper:
         self._next: dict[str, float] = {}
         self._away = False
         self._back_at = float("-inf")
+        self._away_lock = threading.Lock()  # so that one of the two threads logs an outage
 
     def start(self) -> None:
         """Start the threads."""
@@ -176,7 +177,7 @@ class Keeper:
             try:
                 self.tick()
             except StoreUnavailable as exc:
-                self._note_away(exc)
+                self._note_away(exc, time.monotonic())
                 self._next["take"] = time.monotonic() + TICK
             except Exception:
                 # a keeper that ended would leave everything stuck, and nobody would know
@@ -185,19 +186,22 @@ class Keeper:
 
     def _beat_forever(self) -> None:
         while True:
+            began = time.monotonic()
             try:
                 self._beat()
             except StoreUnavailable as exc:
-                self._note_away(exc)
+                self._note_away(exc, began)
             except Exception:
                 logger.exception("The heartbeat met an error, and goes on")
             if self._stop.wait(self._beat_every):
                 return
 
-    def _note_away(self, error: StoreUnavailable) -> None:
-        if not self._away:
-            logger.warning("%s", error)
-        self._away = True
+    def _note_away(self, error: StoreUnavailable, when: float) -> None:
+        with self._away_lock:
+            if self._away or when < self._back_at:
+                return  # known, or over: there was an answer since this heartbeat began
+            self._away = True
+        logger.warning("%s", error)
 
     def _pause(self) -> float:
         """Return the seconds until there is something to do."""
@@ -217,34 +221,36 @@ class Keeper:
         if self._away:
             # nobody could renew a lease while the ledger was away: that is no crash
             self._ledger.time()  # which may take its time: the grace begins when it answers
-            self._away, self._back_at = False, time.monotonic()
+            with self._away_lock:
+                self._away, self._back_at = False, time.monotonic()
         if not self.redrive:
             return
         if self._is_time("take", now, TICK):
             self._take(grace=now - self._back_at < self._ledger.rules.lease)
         if self._is_time("lost", now, self._ledger.rules.lease / 2):
             self._resend()
-        if self._is_time("untold", now, self._ledger.rules.grace):
-            self._tell()
+        if self._is_time("follow up", now, self._ledger.rules.grace):
+            self._follow_up_ends()
         if self._is_time("sweep", now, SWEEP):
             self._sweep()
 
-    def _tell(self) -> None:
-        found = self._ledger.untold(older_than=self._ledger.rules.grace, limit=UNTOLD_AT_ONCE)
-        for run_id in found:
-            self._ended(run_id)
-        if len(found) >= UNTOLD_AT_ONCE:
-            self._next["untold"] = 0.0  # there are more; timers are looked at in between
+    def _follow_up_ends(self) -> None:
+        older_than = self._ledger.rules.grace
+        run_ids = self._ledger.awaiting_follow_up(older_than=older_than, limit=FOLLOW_UPS_AT_ONCE)
+        for run_id in run_ids:
+            self._follow_up(run_id)
+        if len(run_ids) >= FOLLOW_UPS_AT_ONCE:
+            self._next["follow up"] = 0.0  # there are more; timers are looked at in between
 
     def _resend(self) -> None:
         for queue, before in self._lost():
-            found = self._ledger.resend(queue, before, limit=BATCH)
-            if found:
+            run_ids = self._ledger.resend(queue, before, limit=BATCH)
+            if run_ids:
                 logger.info(
-                    "Sent again what was lost on its way from %s: %d run(s)", queue, len(found)
+                    "Sent again what was lost on its way from %s: %d run(s)", queue, len(run_ids)
                 )
-                self._publish(self._ledger.take(found))
-            if len(found) >= BATCH:
+                self._publish(self._ledger.take(run_ids))
+            if len(run_ids) >= BATCH:
                 self._next["lost"] = 0.0  # there are more; timers are looked at in between
 
     def _sweep(self) -> None:

@@ -63,9 +63,9 @@ class LostMessages:
         channel = self._connection.default_channel
         # a worker notes what it received within a few heartbeats
         margin = self._ledger.rules.lease / 2
-        found: list[tuple[str, float]] = []
-        known: Any = self._app.amqp.queues
-        queues = list(known.consume_from) if self._queues is None else list(self._queues())
+        lost_before: list[tuple[str, float]] = []
+        own: Any = self._app.amqp.queues
+        queues = list(own.consume_from) if self._queues is None else list(self._queues())
         prefix = channel.global_keyprefix or ""  # kombu's client does not add it to LINDEX
         with channel.conn_or_acquire() as client:
             for name in queues:
@@ -75,8 +75,8 @@ class LostMessages:
                     if oldest is not None:
                         before = min(before, self._published(oldest))
                 if before > 0:
-                    found.append((str(name), before - margin))
-        return found
+                    lost_before.append((str(name), before - margin))
+        return lost_before
 
     def _published(self, text: Any) -> float:
         """Return when a message was published; 0 if that cannot be told."""

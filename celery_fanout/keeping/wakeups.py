@@ -1,4 +1,16 @@
-"""Publishing the runs that the ledger says are due: the other half of ``emit()``."""
+"""Publishing the runs that the ledger says are due: the other half of ``emit()``.
+
+The kind of the run says what is published:
+
+============== ===================================================================================
+``event``      the chain of the subscriber, made anew from the event
+``parallel``   the same without its tail, to replay the body up to one item of ``step.parallel``
+``then``       the next link of a tail, with the value of the link before it
+``invoke``     the task of ``step.invoke``
+``on_failure`` the subscription's ``on_failure`` task
+``fan-in``     the task of ``emit(then=)``, with the outcomes of all runs of the event
+============== ===================================================================================
+"""
 
 from __future__ import annotations
 
@@ -12,8 +24,9 @@ from kombu.utils import json as kombu_json
 from celery_fanout.emitting.emission import error_of, value_of
 from celery_fanout.emitting.fan_in import fan_in_outcome
 from celery_fanout.exceptions import EmitError, FanoutError, StoreUnavailable
-from celery_fanout.keeping.collected import collected_by
-from celery_fanout.model.events import HEADER_PREFIX, Event, from_attributes
+from celery_fanout.keeping.collected_events import collected_events
+from celery_fanout.keeping.supervisor import UNKNOWN_TASK_DELAY
+from celery_fanout.model.events import HEADER_PREFIX, Event
 from celery_fanout.model.failpoints import hit
 from celery_fanout.model.headers import (
     BATCHED,
@@ -29,6 +42,7 @@ from celery_fanout.model.headers import (
 )
 from celery_fanout.model.ids import place_in
 from celery_fanout.model.tracing import continued, is_traced
+from celery_fanout.stores.records import recorded_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,9 +58,6 @@ if TYPE_CHECKING:
 __all__ = ["Wakeups"]
 
 logger = get_logger(__name__)
-
-#: How long a run waits for another process when this one does not know its subscriber, in seconds.
-ELSEWHERE = 5.0
 
 #: The keys of the events that a run collected, and the event that its subscriber gets.
 _Collected: TypeAlias = "tuple[Sequence[str], Event]"
@@ -64,7 +75,7 @@ class Wakeups:
         registry: the app's subscriptions.
         freezer: makes chains.
         publisher: publishes them.
-        ended: records what follows from the end of a run.
+        follow_up: records what follows from the end of a run.
     """
 
     def __init__(
@@ -74,14 +85,14 @@ class Wakeups:
         registry: Registry,
         freezer: Freezer,
         publisher: Publisher,
-        ended: Callable[[str], None],
+        follow_up: Callable[[str], None],
     ) -> None:
         self._app = app
         self._ledger = ledger
         self._registry = registry
         self._freezer = freezer
         self._publisher = publisher
-        self._ended = ended
+        self._follow_up = follow_up
 
     def wake(self, run_ids: Sequence[str]) -> None:
         """Publish runs that are due now. Best effort: the keeper does it otherwise."""
@@ -131,7 +142,7 @@ class Wakeups:
         if done:
             self._ledger.mark_published(done, queues, prepared)
         for run_id in taken.ended:
-            self._ended(run_id)
+            self._follow_up(run_id)
         return len(done)
 
     def _publish(self, chains: list[FrozenChain]) -> list[str]:
@@ -149,14 +160,14 @@ class Wakeups:
         subscription = self._registry.find(wakeup.subscription)
         event = event_of(wakeup)
         if subscription is None or event is None:
-            self._ledger.unregistered(wakeup.run_id, ELSEWHERE)
+            self._ledger.unregistered(wakeup.run_id, UNKNOWN_TASK_DELAY)
             return []
         events = wakeup.events
-        flow = subscription.flow
-        if flow is not None and flow.collects and not events:
+        limits = subscription.limits
+        if limits is not None and limits.collects and not events:
             if wakeup.kind == "parallel":
                 events, event = self._of_parent(wakeup, subscription, event, collected)
-            elif flow.batch is not None:  # a replay is a batch by itself
+            elif limits.batch is not None:  # a replay is a batch by itself
                 events = [wakeup.event]
                 event = event if wakeup.message == BATCHED else subscription.alone(event)
         place, run_id = place_in(wakeup.run_id), wakeup.run_id
@@ -184,8 +195,8 @@ class Wakeups:
         run = self._ledger.run(wakeup.run_id)
         parent = "" if run is None else run.parent
         if parent not in collected:
-            found = collected_by(self._ledger, sub, run)
-            collected[parent] = found or ([wakeup.event], sub.alone(event))
+            of_parent = collected_events(self._ledger, sub, run)
+            collected[parent] = of_parent or ([wakeup.event], sub.alone(event))
         return collected[parent]
 
     def _send(self, wakeup: Wakeup) -> str:
@@ -197,10 +208,10 @@ class Wakeups:
         message: dict[str, Any] = kombu_json.loads(wakeup.message)
         sig = signature(message["signature"], app=self._app)
         options: dict[str, Any] = {"task_id": wakeup.run_id, "add_to_parent": False}
-        given: dict[str, Any] = cast("Any", sig).options.get("headers") or {}
-        headers: dict[str, Any] = {**given, **self._stamp(wakeup)}
-        if DATA_HEADER in given:  # of a batch the list, where the ledger has one event
-            headers[DATA_HEADER] = given[DATA_HEADER]
+        own: dict[str, Any] = cast("Any", sig).options.get("headers") or {}
+        headers: dict[str, Any] = {**own, **self._stamp(wakeup)}
+        if DATA_HEADER in own:  # of a batch the list, where the ledger has one event
+            headers[DATA_HEADER] = own[DATA_HEADER]
         if wakeup.retries:
             options["retries"] = wakeup.retries
         queue = self._freezer.queue_for_task(sig["task"], sig.options)
@@ -256,6 +267,4 @@ class Wakeups:
 
 def event_of(wakeup: Wakeup) -> Event | None:
     """Rebuild the event of a run; ``None`` if the ledger has it no more."""
-    if not wakeup.attributes:
-        return None
-    return from_attributes(json.loads(wakeup.attributes), json.loads(wakeup.data))
+    return recorded_event(wakeup) if wakeup.attributes else None

@@ -1,4 +1,4 @@
-"""Which start of which worker this process belongs to.
+"""Which start of which worker this process belongs to: apart, as only this is process state.
 
 A lease belongs to a boot, not to a host name: host names repeat. Pool processes are forked from the
 worker's main process, and so share its boot.

@@ -52,9 +52,9 @@ def event_type(
                 "is no pydantic model",
                 "Derive the class from pydantic.BaseModel.",
             )
-        known = _types.get(name)
-        if known is not None and _place(known) != _place(model):
-            raise DuplicateEventType(name, _place(known), _place(model))
+        earlier = _types.get(name)
+        if earlier is not None and _place(earlier) != _place(model):
+            raise DuplicateEventType(name, _place(earlier), _place(model))
         _types[name] = model  # the newer one wins: a module that is reloaded defines it again
         _names[model] = (name, dataschema)
         return model
@@ -116,7 +116,7 @@ def checked_data(name: str, data: Any, limit: int) -> Any:
 
 def _fit(name: str, model: type[BaseModel], data: Any) -> Any:
     try:
-        found = data if isinstance(data, model) else model.model_validate(data)
+        fitted = data if isinstance(data, model) else model.model_validate(data)
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
         path = "".join(f"[{part!r}]" for part in first["loc"])
@@ -126,4 +126,4 @@ def _fit(name: str, model: type[BaseModel], data: Any) -> Any:
             f"{first['msg']} ({exc.error_count()} problem(s) in all)",
             f"The event's type is {_place(model)}.",
         ) from exc
-    return found
+    return fitted

@@ -98,7 +98,7 @@ class Event:
 
     def attributes(self) -> dict[str, str]:
         """Return the CloudEvents context attributes, without data and without empty ones."""
-        found = {
+        attributes = {
             "specversion": "1.0",
             "id": self.id,
             "source": self.source,
@@ -108,10 +108,10 @@ class Event:
         for key in ("subject", "dataschema", *EXTENSIONS):
             value = getattr(self, key)
             if value is not None:
-                found[key] = value
+                attributes[key] = value
         if self.depth:
-            found[DEPTH] = str(self.depth)
-        return found
+            attributes[DEPTH] = str(self.depth)
+        return attributes
 
     def headers(self) -> dict[str, str]:
         """Return the attributes as ``ce_*`` message headers."""

@@ -40,15 +40,15 @@ class _Point(NamedTuple):
 
 
 def _parse(text: str) -> dict[str, _Point]:
-    found: dict[str, _Point] = {}
+    points: dict[str, _Point] = {}
     for entry in filter(None, text.split(";")):
         name, _, rest = entry.partition("=")
         action, _, number = rest.partition("@")
         if action not in ACTIONS:
             # a typo that did nothing would let a fault test pass
             raise ValueError(f"CELERY_FANOUT_FAILPOINTS: {entry!r}; actions are {ACTIONS}")
-        found[name] = _Point(action, int(number.removesuffix("+") or 1), number.endswith("+"))
-    return found
+        points[name] = _Point(action, int(number.removesuffix("+") or 1), number.endswith("+"))
+    return points
 
 
 _points = _parse(os.environ.get("CELERY_FANOUT_FAILPOINTS", ""))

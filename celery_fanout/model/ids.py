@@ -2,8 +2,8 @@
 
 They are UUIDs of version 5. Where a ledger has more than one shard, the ids of runs are of version
 8 (RFC 9562: the digits mean what the application says), and their first two digits say where the
-run lies: one of 64 *places*, see ``stores/redis/places.py``. So a run's id is enough to find it,
-also after ``fanout_shards`` was changed.
+run lies: one of 64 *places*, see ``stores/redis/shards/places.py``. So a run's id is enough to
+find it, also after ``fanout_shards`` was changed.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
-__all__ = ["MISSING", "check_match", "look_up"]
+__all__ = ["MISSING", "check_match", "is_path", "is_too_large", "look_up"]
 
 
 #: The largest whole number that a match can tell apart from its neighbours: JSON numbers are
@@ -30,7 +30,13 @@ def look_up(data: Any, path: str) -> Any:
     return data  # pyright: ignore[reportUnknownVariableType]
 
 
-def _is_blurred(value: Any) -> bool:
+def is_path(value: object) -> bool:
+    """Whether a value is a dotted path."""
+    return isinstance(value, str) and all(value.split("."))
+
+
+def is_too_large(value: object) -> bool:
+    """Whether a value is a whole number that JSON cannot tell apart from its neighbours."""
     return isinstance(value, int) and abs(value) > MAX_NUMBER
 
 
@@ -39,11 +45,11 @@ def check_match(match: Any) -> str:
     if not isinstance(match, Mapping):
         return f"matches {match!r}"
     for path, value in cast("Any", match).items():
-        if not isinstance(path, str) or not all(path.split(".")):
+        if not is_path(path):
             return f"matches the path {path!r}"
         plain = value is None or isinstance(value, (str, bool, int, float))
         if not plain or (isinstance(value, float) and not math.isfinite(value)):
             return f"matches {path!r} with {value!r}"
-        if _is_blurred(value):
+        if is_too_large(value):
             return f"matches {path!r} with {value}, which JSON numbers cannot tell apart"
     return ""

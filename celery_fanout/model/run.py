@@ -17,7 +17,7 @@ from celery_fanout.model.headers import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Run"]
+__all__ = ["Run", "event_of", "run_of"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,14 @@ def event_of(request: Any) -> Event | None:
 
 
 def run_of(task: Any, request: Any) -> Run | None:
-    """Return the run that a task's request belongs to; ``None`` for an ordinary call."""
+    """Return the run that a task's request belongs to; ``None`` for an ordinary call.
+
+    For receivers of Celery's own signals, such as ``task_retry``, whose ``request`` it takes.
+
+    Args:
+        task: the task.
+        request: its request, in the process that executes it.
+    """
     known: tuple[Any, Run | None] | None = request.__dict__.get("fanout_run")
     # a request is reused: Celery's Context.update() changes it in place
     if known is None or known[0] is not request.headers:

@@ -7,13 +7,13 @@ seconds, sizes are bytes.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.exceptions import InvalidSetting, UnknownSetting
+from celery_fanout.exceptions.describing import nearest
 from celery_fanout.model.ids import PLACES
 
 if TYPE_CHECKING:
@@ -145,8 +145,8 @@ class Settings:
         known = {field.name for field in fields(cls)}
         for key in _given(app):
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                raise UnknownSetting(PREFIX + key, PREFIX + near[0] if near else "")
+                near = nearest(key, known)
+                raise UnknownSetting(PREFIX + key, near and PREFIX + near)
         whole = app.conf.get(PREFIX.rstrip("_"))
         if whole is not None:  # CELERY_FANOUT = {...} would do nothing
             rule = f"left out: each setting is one of its own, such as {PREFIX}source"
@@ -159,9 +159,9 @@ class Settings:
             value = app.conf.get(PREFIX + key)
             if value is not None:
                 values[key] = value
-        found = cls(**values)
-        found.validate()
-        return found
+        settings = cls(**values)
+        settings.validate()
+        return settings
 
     def validate(self) -> None:
         """Check every value.
@@ -178,24 +178,24 @@ class Settings:
         _check(self, "shards", (int,), f"a whole number from 1 to {PLACES}", PLACES)
         for name, choices in _CHOICES.items():
             _check_choice(self, name, choices)
-        given: Any = self  # not everybody runs a type checker
-        _check_redact(given.redact)
-        if not isinstance(given.outbox_database, str) or not given.outbox_database:
+        values: Any = self  # not everybody runs a type checker
+        _check_redact(values.redact)
+        if not isinstance(values.outbox_database, str) or not values.outbox_database:
             raise InvalidSetting(
-                f"{PREFIX}outbox_database", repr(given.outbox_database), "the alias of a database"
+                f"{PREFIX}outbox_database", repr(values.outbox_database), "the alias of a database"
             )
-        if not isinstance(given.source, str) or not given.source:
-            raise InvalidSetting(f"{PREFIX}source", repr(given.source), "a URI reference")
-        if given.store_url is not None and not isinstance(given.store_url, str):
+        if not isinstance(values.source, str) or not values.source:
+            raise InvalidSetting(f"{PREFIX}source", repr(values.source), "a URI reference")
+        if values.store_url is not None and not isinstance(values.store_url, str):
             raise InvalidSetting(
-                f"{PREFIX}store_url", repr(given.store_url), 'a URL, "backend" or "memory://"'
+                f"{PREFIX}store_url", repr(values.store_url), 'a URL, "backend" or "memory://"'
             )
-        if given.queue is not None and (not isinstance(given.queue, str) or not given.queue):
-            raise InvalidSetting(f"{PREFIX}queue", repr(given.queue), "the name of a queue")
-        if not isinstance(given.store_prefix, str) or not _PREFIX.fullmatch(given.store_prefix):
+        if values.queue is not None and (not isinstance(values.queue, str) or not values.queue):
+            raise InvalidSetting(f"{PREFIX}queue", repr(values.queue), "the name of a queue")
+        if not isinstance(values.store_prefix, str) or not _PREFIX.fullmatch(values.store_prefix):
             raise InvalidSetting(
                 f"{PREFIX}store_prefix",
-                repr(given.store_prefix),
+                repr(values.store_prefix),
                 "1 to 50 letters, digits, '.', '_', ':' and '-'",
             )
 
@@ -226,12 +226,12 @@ def _check_choice(settings: Settings, name: str, choices: tuple[str | bool, ...]
 
 def _given(app: Any) -> set[str]:
     """Return the ``fanout_*`` keys that the user set, in whatever form, without the prefix."""
-    found: set[str] = set()
+    names: set[str] = set()
     namespace = str(app.namespace or "").rstrip("_")  # Celery takes it with and without
     prefixes = (PREFIX, f"{namespace}_{PREFIX}".lower())
     for key in app.conf:
         lowered = str(key).lower()
         for prefix in prefixes:
             if lowered.startswith(prefix):
-                found.add(lowered[len(prefix) :])
-    return found
+                names.add(lowered[len(prefix) :])
+    return names

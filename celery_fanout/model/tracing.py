@@ -81,6 +81,6 @@ def continued(trace: str) -> Generator[None]:
             if "sentry-baggage" in carrier:
                 headers["baggage"] = carrier["sentry-baggage"]
             stack.enter_context(sentry.isolation_scope())
-            found = sentry.continue_trace(headers, op="queue.wake", name="celery_fanout wake")
-            stack.enter_context(sentry.start_transaction(found))
+            transaction = sentry.continue_trace(headers, op="queue.wake", name="celery_fanout wake")
+            stack.enter_context(sentry.start_transaction(transaction))
         yield

@@ -1,4 +1,4 @@
-"""``get_fanout(app).runs``: looking at events and runs, and changing them by hand.
+"""``get_fanout(app).runs``: finding and reading events and runs, and changing them by hand.
 
 Every change is one change of state in the ledger, made only if the run is in a state that allows
 it; so it holds against workers and against other people.
@@ -6,7 +6,6 @@ it; so it holds against workers and against other people.
 
 from __future__ import annotations
 
-import difflib
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,8 @@ from celery_fanout.exceptions import (
     WrongKind,
     WrongState,
 )
-from celery_fanout.operating.limits import LimitControl
-from celery_fanout.operating.looking import MAX_BULK
+from celery_fanout.exceptions.describing import nearest
+from celery_fanout.operating.reading import MAX_BULK, RunReader
 from celery_fanout.operating.replaying import begin_again, checkpoints_before
 from celery_fanout.stores.records import recorded_event
 from celery_fanout.stores.states import FINAL, RunState
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger
     from celery_fanout.subscribing.registry import Registry, Subscription
 
-__all__ = ["MAX_BULK", "PARTS_OF_STEPS", "Bulk", "RunControl"]
+__all__ = ["PARTS_OF_STEPS", "Bulk", "RunControl"]
 
 #: Kinds of runs that are retried with the run whose step they belong to.
 PARTS_OF_STEPS = ("invoke", "parallel")
@@ -57,8 +56,8 @@ class Bulk:
     problems: Mapping[str, ControlError] = field(default_factory=dict[str, ControlError])
 
 
-class RunControl(LimitControl):
-    """Lists, shows and changes what a ledger has.
+class RunControl(RunReader):
+    """Finds, reads and changes events and runs; ``get_fanout(app).runs`` is one.
 
     Args:
         ledger: the ledger.
@@ -69,7 +68,8 @@ class RunControl(LimitControl):
     def __init__(
         self, ledger: Ledger, registry: Registry, wake: Callable[[Sequence[str]], None]
     ) -> None:
-        super().__init__(ledger, registry)
+        super().__init__(ledger)
+        self._registry = registry
         self._wake = wake
 
     # -- one ------------------------------------------------------------------------------------
@@ -186,8 +186,12 @@ class RunControl(LimitControl):
         kept = checkpoints_before(run, from_step)
         event = self.event(run.event)
         chosen = [self._subscription(run.subscription)]
-        flow = chosen[0].flow
-        if flow is not None and flow.batch is not None and len(run.detail.get("events", ())) > 1:
+        limits = chosen[0].limits
+        if (
+            limits is not None
+            and limits.batch is not None
+            and len(run.detail.get("events", ())) > 1
+        ):
             raise WrongKind(id, "batch", "rerun", "Replay its events, or retry it.")
         (new,) = begin_again(self._ledger, event, chosen, kept)
         self._wake([new])
@@ -195,15 +199,15 @@ class RunControl(LimitControl):
         return new
 
     def _subscription(self, name: str) -> Subscription:
-        found = self._registry.find(name)
-        if found is None:
+        subscription = self._registry.find(name)
+        if subscription is None:
             raise self._unknown(name)
-        return found
+        return subscription
 
     def _unknown(self, name: str) -> UnknownSubscription:
         ids = [sub.id for sub in self._registry]
-        near = difflib.get_close_matches(name, ids, n=1) or [id_ for id_ in ids if name in id_]
-        return UnknownSubscription(name, near[0] if near else "")
+        containing = (id_ for id_ in ids if name in id_)
+        return UnknownSubscription(name, nearest(name, ids) or next(containing, ""))
 
     def require_subscription(self, subscription: str) -> None:
         """See that a subscription exists, or that the ledger still has runs of it.
@@ -211,8 +215,8 @@ class RunControl(LimitControl):
         Raises:
             UnknownSubscription: if neither is so.
         """
-        known = self._registry.find(subscription) is not None or subscription in self.paused()
-        if not known and not self.list(subscription=subscription, limit=1):
+        exists = self._registry.find(subscription) is not None or subscription in self.paused()
+        if not exists and not self.list(subscription=subscription, limit=1):
             raise self._unknown(subscription)
 
     # -- subscriptions --------------------------------------------------------------------------
@@ -237,19 +241,19 @@ class RunControl(LimitControl):
 
         Args:
             subscription: its id; one that the code no longer has will do, if it was paused.
-            progress: told how many have been let go so far.
+            progress: called with how many have been let go so far.
 
         Raises:
             UnknownSubscription: if it neither exists nor was paused.
         """
-        known = subscription in self.paused() or self._registry.find(subscription) is not None
+        exists = subscription in self.paused() or self._registry.find(subscription) is not None
         total, left, begun = 0, True, False
         while left:
             count, left = self._ledger.resume(subscription, go_on=begun)
             total, begun = total + count, True
             if progress is not None:
                 progress(total)
-        if not known and not total:
+        if not exists and not total:
             raise self._unknown(subscription)
         _log("subscription_resumed", "Subscription %s resumed, %d run(s)", subscription, total)
         return total
@@ -270,7 +274,7 @@ class RunControl(LimitControl):
             ids: the runs, for example those that :meth:`select` found.
             reason: why; kept with each run.
             limit: how many may be changed at most.
-            progress: told each time how many more are done.
+            progress: called again and again with how many more are done.
 
         Raises:
             TooMany: if there are more. Nothing was changed.

@@ -11,14 +11,14 @@ from celery_fanout.subscribing.admission import flow_of
 
 if TYPE_CHECKING:
     from celery_fanout.model.events import Event
-    from celery_fanout.stores.flow import Gate, Preview
     from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.limits import Gate, Preview
     from celery_fanout.subscribing.registry import Explanation, Registry
 
-__all__ = ["foretell", "outlook"]
+__all__ = ["explain", "outlook"]
 
 
-def foretell(registry: Registry, event: Event, ledger: Ledger | None) -> list[Explanation]:
+def explain(registry: Registry, event: Event, ledger: Ledger | None) -> list[Explanation]:
     """Return whom an event would reach, and what would happen there now; nothing is changed.
 
     Args:
@@ -33,7 +33,7 @@ def foretell(registry: Registry, event: Event, ledger: Ledger | None) -> list[Ex
 
 
 def _outlook(item: Explanation, event: Event, ledger: Ledger | None) -> str:
-    if item.subscription.flow is None:
+    if item.subscription.limits is None:
         return ""
     if ledger is None:
         return "emit would refuse it: flow control needs level 2"

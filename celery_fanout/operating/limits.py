@@ -1,39 +1,35 @@
-"""The part of ``get_fanout(app).runs`` that is about limits: how full they are, their numbers."""
+"""``get_fanout(app).limits``: the limits of flow control, how full they are, and their numbers."""
 
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.exceptions import LimitNotTuned, StoreUnsupported, UnknownLimit
-from celery_fanout.operating.looking import RunReader
-from celery_fanout.operating.texts import number_of, period_of
-from celery_fanout.subscribing.admission import limits_of
-from celery_fanout.subscribing.combinations import function_name
+from celery_fanout.exceptions.describing import nearest
+from celery_fanout.operating.texts import number_of
 from celery_fanout.subscribing.limits import (
     Batch,
     Concurrency,
     Debounce,
     Idempotency,
     RateLimit,
-    Singleton,
     Throttle,
     seconds_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from celery_fanout.stores.flow import GateRecord, Holder, Tuned
     from celery_fanout.stores.ledger import Ledger, RunRecord
-    from celery_fanout.subscribing.combinations import Limit
-    from celery_fanout.subscribing.registry import Registry, Subscription
+    from celery_fanout.stores.limits import GateRecord, Holder, Tuned
+    from celery_fanout.subscribing.limits import Limit
+    from celery_fanout.subscribing.registry import Registry
 
-__all__ = ["MOST", "Declared", "LimitControl", "LimitRecord", "declared_limits", "described"]
+__all__ = ["MOST", "Declared", "LimitControl", "LimitRecord", "declared_limits", "numbers_of"]
 
 #: How many gates are read: of a limit with more keys those where most runs wait.
 MOST = 10_000
@@ -115,20 +111,21 @@ class LimitRecord:
 
 def declared_limits(registry: Registry) -> dict[str, Declared]:
     """Return the limits that an app's code has, by name, in the order of the code."""
-    found: dict[str, Declared] = {}
+    limits: dict[str, Declared] = {}
     for sub in registry:
-        for name, limit in limits_of(sub).items():
-            before = found.get(name, Declared(name, (), limit.key is not None, ()))
-            found[name] = Declared(
+        for name, limit in sub.limits_by_name().items():
+            before = limits.get(name, Declared(name, (), limit.key is not None, ()))
+            limits[name] = Declared(
                 name,
                 (*before.subscriptions, sub.id),
                 before.keyed,
-                tuple(dict.fromkeys([*before.numbers, _numbers(limit)])),
+                tuple(dict.fromkeys([*before.numbers, numbers_of(limit)])),
             )
-    return found
+    return limits
 
 
-def _numbers(limit: Limit) -> tuple[int, float]:
+def numbers_of(limit: Limit) -> tuple[int, float]:
+    """Return the number and the period of a limit, as in :class:`LimitRecord`."""
     if isinstance(limit, Concurrency):
         return limit.limit, 0.0
     if isinstance(limit, (Throttle, RateLimit)):
@@ -140,38 +137,8 @@ def _numbers(limit: Limit) -> tuple[int, float]:
     return 1, seconds_of(limit.ttl) if isinstance(limit, Idempotency) else 0.0
 
 
-def described(subscription: Subscription) -> list[str]:
-    """Return the flow control of a subscription as its code has it, an option each, in words."""
-    found: list[str] = []
-    for name, limit in limits_of(subscription).items():
-        kind, _, whose = name.partition(" ")
-        whose, by, key = whose.partition(" by ")
-        shared = "" if whose == subscription.id else f" {whose}"
-        number = f"mode {limit.mode}" if isinstance(limit, Singleton) else _number(kind, limit)
-        found.append(f"{kind}{shared} {number}{by}{key}")
-    options = subscription.flow
-    if options is not None:
-        priority = options.priority
-        if priority is not None:
-            found.append(f"priority {function_name(priority) if callable(priority) else priority}")
-        for name in ("start_timeout", "finish_timeout"):
-            seconds: float | None = getattr(options, name)
-            if seconds is not None:
-                found.append(f"{name} {period_of(seconds)}")
-    return found + [f"cancel_on {item.event}" for item in subscription.cancel_on]
-
-
-def _number(kind: str, limit: Limit) -> str:
-    text = number_of(kind, *_numbers(limit))
-    if isinstance(limit, Throttle) and limit.burst:
-        return f"{text}, burst {limit.burst:,}"
-    if isinstance(limit, Debounce) and limit.timeout is not None:
-        return f"{text}, at most {period_of(seconds_of(limit.timeout))}"
-    return text
-
-
-class LimitControl(RunReader):
-    """Shows limits, and changes their numbers.
+class LimitControl:
+    """Lists limits, and changes their numbers; ``get_fanout(app).limits`` is one.
 
     Args:
         ledger: the ledger.
@@ -179,54 +146,62 @@ class LimitControl(RunReader):
     """
 
     def __init__(self, ledger: Ledger, registry: Registry) -> None:
-        super().__init__(ledger)
+        self._ledger = ledger
         self._registry = registry
 
-    def _needs_flow(self) -> None:
+    def _require_flow(self) -> None:
         if not self._ledger.supports_flow:
             raise StoreUnsupported("The ledger", "limits", "They need fanout_shards = 1.")
 
-    def limits(self, name: str | None = None) -> Sequence[LimitRecord]:
-        """Return limits, and how full they are: those of the code, and others still in use.
+    def list(self) -> Sequence[LimitRecord]:
+        """Return all limits, and how full they are: those of the code, and others still in use.
+
+        Raises:
+            StoreUnsupported: if the ledger has several shards.
+        """
+        return self._select(None)
+
+    def get(self, name: str) -> LimitRecord:
+        """Return one limit, and how full it is.
 
         Args:
-            name: only the one with this name.
+            name: its name.
 
         Raises:
             UnknownLimit: if there is none with this name.
             StoreUnsupported: if the ledger has several shards.
         """
-        self._needs_flow()
+        [record] = self._select(name)
+        return record
+
+    def _select(self, name: str | None) -> Sequence[LimitRecord]:
+        self._require_flow()
         declared = declared_limits(self._registry)
         tuned = {item.limit: item for item in self._ledger.tuned()}
         gates = self._gates(name, declared)
         names = dict.fromkeys([*declared, *tuned, *gates])
-        if name is None:
-            chosen = list(names)
-        elif name in names:
-            chosen = [name]
-        else:
+        if name is not None and name not in names:
             raise _unknown(name, names)
         return [
             _record(each, declared.get(each), tuned.get(each), gates.get(each, []))
-            for each in chosen
+            for each in ([name] if name is not None else names)
         ]
 
     def _gates(
         self, name: str | None, declared: Mapping[str, Declared]
-    ) -> Mapping[str, list[GateRecord]]:
+    ) -> Mapping[str, Sequence[GateRecord]]:
         """Return gates by the names of their limits."""
-        found = self._ledger.gates(limit=name, most=MOST)
-        if name is None and len(found) >= MOST:
+        gates = self._ledger.gates(limit=name, most=MOST)
+        if name is None and len(gates) >= MOST:
             # the keys of some limits are so many that they may hide one that has none
-            there = {gate.gate.limit for gate in found}
+            listed = {gate.gate.limit for gate in gates}
             for limit in declared.values():
-                if not limit.keyed and limit.name not in there:
-                    found += self._ledger.gates(limit=limit.name, most=1)
-        gates: dict[str, list[GateRecord]] = {}
-        for gate in found:
-            gates.setdefault(gate.gate.limit, []).append(gate)
-        return gates
+                if not limit.keyed and limit.name not in listed:
+                    gates += self._ledger.gates(limit=limit.name, most=1)
+        by_limit: dict[str, list[GateRecord]] = {}
+        for gate in gates:
+            by_limit.setdefault(gate.gate.limit, []).append(gate)
+        return by_limit
 
     def holders(
         self, name: str, key: str | None = None, limit: int = 100
@@ -244,10 +219,10 @@ class LimitControl(RunReader):
             UnknownLimit: if there is none with this name.
             StoreUnsupported: if the ledger has several shards.
         """
-        [record] = self.limits(name)
+        record = self.get(name)
         gates = [each.gate for each in record.keys if each.used and key in (None, each.gate.key)]
-        found = self._ledger.holders(gates, most=limit)
-        pairs = ((holder, self._ledger.run(holder.run)) for holder in found)
+        holders = self._ledger.holders(gates, most=limit)
+        pairs = ((holder, self._ledger.run(holder.run)) for holder in holders)
         return [(holder, run) for holder, run in pairs if run is not None]
 
     def tune(self, name: str, limit: int, per: float | dt.timedelta | None = None) -> None:
@@ -266,7 +241,7 @@ class LimitControl(RunReader):
             LimitNotTuned: if it has no such number, or ``limit`` or ``per`` cannot be used.
             StoreUnsupported: if the ledger has several shards.
         """
-        self._needs_flow()
+        self._require_flow()
         declared = declared_limits(self._registry)
         if name not in declared:
             raise _unknown(name, declared)
@@ -288,7 +263,7 @@ class LimitControl(RunReader):
             UnknownLimit: if the code has none with this name, and none was changed.
             StoreUnsupported: if the ledger has several shards.
         """
-        self._needs_flow()
+        self._require_flow()
         changed = [item.limit for item in self._ledger.tuned()]
         declared = declared_limits(self._registry)
         if name not in changed and name not in declared:
@@ -302,9 +277,8 @@ def _kind(name: str) -> str:
     return name.partition(" ")[0]
 
 
-def _unknown(name: str, known: Mapping[str, Any]) -> UnknownLimit:
-    near = difflib.get_close_matches(name, known, n=1)
-    return UnknownLimit(name, near[0] if near else "")
+def _unknown(name: str, names: Iterable[str]) -> UnknownLimit:
+    return UnknownLimit(name, nearest(name, names))
 
 
 def _checked(name: str, limit: Any, per: float | dt.timedelta | None) -> float | None:
@@ -323,11 +297,11 @@ def _checked(name: str, limit: Any, per: float | dt.timedelta | None) -> float |
             "it is about how many run at once, and has no period",
             "Leave the period out.",
         )
-    given: Any = per.total_seconds() if isinstance(per, dt.timedelta) else per
-    number = isinstance(given, (int, float)) and not isinstance(given, bool)
-    if not number or not 0 < given < math.inf:
+    seconds: Any = per.total_seconds() if isinstance(per, dt.timedelta) else per
+    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not is_number or not 0 < seconds < math.inf:
         raise LimitNotTuned(name, f"{per!r} is no period", "Use seconds, more than 0.")
-    return float(given)
+    return float(seconds)
 
 
 def _record(

@@ -1,4 +1,8 @@
-"""Pages of what a ledger lists by time: no record twice, and none left out."""
+"""Reading what a ledger lists by time page by page: no record twice, and none left out.
+
+What one change of the ledger wrote has one time, and may be more than a page: so a time alone does
+not say where a page ended.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["Page", "page_of"]
+__all__ = ["Page", "page_of", "pages"]
 
 #: The ledger's times are as fine as this, in seconds.
 TICK = 1e-6
@@ -30,46 +34,73 @@ class Page(Generic[RecordT]):
     older: str
 
 
+def pages(
+    fetch: Callable[[float | None, int], Sequence[RecordT]],
+    place: Callable[[RecordT], tuple[float, str]],
+    before: float | None,
+    size: int,
+) -> Iterator[Sequence[RecordT]]:
+    """Read a list from its end, page by page; no page is empty.
+
+    Each page begins at the time at which the one before ended, without what was read already.
+
+    Args:
+        fetch: returns the latest records before a time, at most as many as asked for.
+        place: returns the time and the id of a record.
+        before: only what is before this POSIX time.
+        size: how many records are fetched at a time, 1 or more.
+    """
+    read: set[tuple[float, str]] = set()
+    while True:
+        records = fetch(before, size)
+        new = [record for record in records if place(record) not in read]
+        read.update(map(place, new))
+        if new:
+            yield new
+        if len(records) < size:
+            return
+        first, last = place(records[0])[0], place(records[-1])[0]
+        if not new or first == last:
+            size *= 2
+        before = last + TICK
+
+
 def page_of(
     fetch: Callable[[float | None, int], Sequence[RecordT]],
     place: Callable[[RecordT], tuple[float, str]],
     cursor: str,
     size: int,
 ) -> Page[RecordT]:
-    """Return a page of records.
+    """Return one page, and a cursor for the next one.
 
-    What one emit recorded has one time, and may be more than a page. So a cursor is the time and
-    the id of the last record of a page, and records of one time are in the order of their ids.
+    A cursor is the time and the id of the last record of a page, and records of one time are in
+    the order of their ids.
 
     Args:
-        fetch: returns the latest records before a time, at most as many as asked for.
-        place: returns the time and the id of a record.
+        fetch: as in :func:`pages`.
+        place: as in :func:`pages`.
         cursor: where the page before ended; anything else begins at the latest.
         size: how many.
     """
     after = _read(cursor)
-    before = None if after is None else after[0] + TICK
-    ask = size + 1
-    while True:
-        found = fetch(before, ask)
-        left = sorted(
-            (record for record in found if after is None or place(record) < after),
-            key=place,
-            reverse=True,
-        )
-        whole = len(found) < ask  # there is no more
+    records: list[RecordT] = []
+    for some in pages(fetch, place, None if after is None else after[0] + TICK, size + 1):
+        records += [record for record in some if after is None or place(record) < after]
+        records.sort(key=place, reverse=True)
         # those of the page's last time must all be known, to be in order
-        if whole or (len(left) > size and place(found[-1])[0] < place(left[size - 1])[0]):
-            page = left[:size]
-            last = place(page[-1]) if len(left) > size else None
-            return Page(page, "" if last is None else f"{last[0]!r},{last[1]}")
-        ask *= 2
+        if len(records) > size and place(some[-1])[0] < place(records[size - 1])[0]:
+            break
+    page = records[:size]
+    if len(records) <= size:
+        return Page(page, "")
+    time, id_ = place(page[-1])
+    return Page(page, f"{time!r},{id_}")
 
 
 def _read(cursor: str) -> tuple[float, str] | None:
-    time, comma, id_ = cursor.partition(",")
+    text, comma, id_ = cursor.partition(",")
     try:
-        found = float(time)
+        time = float(text)
     except ValueError:
         return None
-    return (found, id_) if comma and math.isfinite(found) else None
+    return (time, id_) if comma and math.isfinite(time) else None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Redact = Callable[[str, Any], Any]
 
-__all__ = ["REDACTED", "hide", "redact", "redacted_event", "redacted_run", "redactor_of"]
+__all__ = ["REDACTED", "redact", "redacted_event", "redacted_run", "redactor_of"]
 
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
@@ -53,10 +53,10 @@ def redact(name: str, data: Any) -> Any:
         data: its data, or the value of a step, of one of its runs.
     """
     if isinstance(data, dict):
-        found: dict[Any, Any] = cast("Any", data)
+        mapping: dict[Any, Any] = cast("Any", data)
         return {
             key: REDACTED if _is_secret(str(key), value) else redact(name, value)
-            for key, value in found.items()
+            for key, value in mapping.items()
         }
     if isinstance(data, (list, tuple)):
         items: list[Any] = cast("Any", data)
@@ -68,15 +68,10 @@ def _is_secret(key: str, value: Any) -> bool:
     if value is None or isinstance(value, bool):
         return False
     plain = re.sub(r"[^a-z0-9]", "", key.lower())
-    found = _SECRET.search(plain)
-    if found is None:
+    match = _SECRET.search(plain)
+    if match is None:
         return False
-    return not (found[0] == "token" and isinstance(value, (int, float)))
-
-
-def hide(name: str, data: Any) -> Any:
-    """Return nothing, whatever the data: for those who may not see them."""
-    del name, data
+    return not (match[0] == "token" and isinstance(value, (int, float)))
 
 
 def redactor_of(settings: Settings) -> Redact:
@@ -90,26 +85,26 @@ def redactor_of(settings: Settings) -> Redact:
     chosen: Any = settings.redact
     if chosen is None:
         return redact
-    found: Any = chosen
+    function: Any = chosen
     if isinstance(chosen, str):
         try:
-            found = symbol_by_name(chosen)
+            function = symbol_by_name(chosen)
         except Exception as exc:
             raise InvalidSetting(
                 "fanout_redact",
                 f"{chosen!r}, which cannot be imported ({type(exc).__name__}: {exc})",
                 "the dotted path of a function of an event's name and data",
             ) from exc
-        if not callable(found):
+        if not callable(function):
             raise InvalidSetting(
                 "fanout_redact",
-                f"{chosen!r}, which is {type(found).__name__}",
+                f"{chosen!r}, which is {type(function).__name__}",
                 "the dotted path of a function of an event's name and data",
             )
 
     def safely(name: str, data: Any) -> Any:
         try:
-            shown = found(name, data)
+            shown = function(name, data)
             kombu_json.dumps(shown)  # it will have to be written somewhere
         except Exception as exc:  # noqa: BLE001 - whatever it is, the data must not be shown
             # not its message: it may quote the data
@@ -156,20 +151,20 @@ def redacted_run(run: RunRecord, name: str, redact: Redact, *, texts: bool = Tru
 
 
 def _checkpoint(text: str, name: str, redact: Redact, *, texts: bool) -> str:
-    found = Checkpoint.loads(text)
-    value = found.value
+    checkpoint = Checkpoint.loads(text)
+    value = checkpoint.value
     if isinstance(value, dict) and value.keys() == {"a", "d"}:  # an event that it waited for
         event: Any = cast("Any", value)
         attributes: Any = event["a"]
         if isinstance(attributes, dict) and "type" in attributes:
             waited = str(cast("Any", attributes)["type"])
-            found.value = {"a": attributes, "d": redact(waited, event["d"])}
-            return found.dumps()
-    if found.status == "done":
-        found.value = redact(name, value)
-    if found.error is not None and not texts:
-        found.error = {"type": found.error.get("type", ""), "message": ""}
-    return found.dumps()
+            checkpoint.value = {"a": attributes, "d": redact(waited, event["d"])}
+            return checkpoint.dumps()
+    if checkpoint.status == "done":
+        checkpoint.value = redact(name, value)
+    if checkpoint.error is not None and not texts:
+        checkpoint.error = {"type": checkpoint.error.get("type", ""), "message": ""}
+    return checkpoint.dumps()
 
 
 def _message(text: str, name: str, redact: Redact) -> str:

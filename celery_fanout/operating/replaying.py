@@ -11,7 +11,7 @@ from celery_fanout.stores.checkpoints import Checkpoint, key_of
 from celery_fanout.stores.generations import record_generation
 from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.records import recorded_event
-from celery_fanout.subscribing.admission import flow_of, require_flow
+from celery_fanout.subscribing.admission import flow_of, require_limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,8 +45,8 @@ def begin_again(
         return []
     whole = recorded_event(event)
     for sub in subscriptions:
-        if sub.flow is not None:
-            require_flow(sub, ledger)
+        if sub.limits is not None:
+            require_limits(sub, ledger)
     flows = [flow_of(sub, whole) for sub in subscriptions]
     nonce, place = uuid.uuid4().hex, place_of(event.key, ledger.shards)
 
@@ -86,8 +86,8 @@ def checkpoints_before(run: RunRecord, step: str) -> dict[str, str]:
         UnknownStep: if the run has none with this id.
     """
     stored: Mapping[str, str] = run.detail["checkpoints"]
-    known = {field: Checkpoint.loads(text) for field, text in stored.items()}
-    times = {field: checkpoint.stored or 0.0 for field, checkpoint in known.items()}
+    read = {field: Checkpoint.loads(text) for field, text in stored.items()}
+    times = {field: checkpoint.stored or 0.0 for field, checkpoint in read.items()}
     firsts = [time for field, time in times.items() if key_of(field)[0] == step]
     if not firsts:
         ids = dict.fromkeys(key_of(field)[0] for field in sorted(times, key=times.__getitem__))
@@ -95,5 +95,5 @@ def checkpoints_before(run: RunRecord, step: str) -> dict[str, str]:
     return {
         field: text
         for field, text in stored.items()
-        if times[field] < min(firsts) and known[field].final
+        if times[field] < min(firsts) and read[field].final
     }

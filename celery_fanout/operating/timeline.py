@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import EventRecord, RunRecord
 
 __all__ = [
-    "MAX_EVENTS",
     "describe_event",
     "gated",
     "happenings",
@@ -31,16 +30,11 @@ MAX_VALUE = 100
 #: How many children of a kind are shown one by one.
 MAX_CHILDREN = 20
 
-#: How many events of a run that collected them are shown one by one.
-MAX_EVENTS = 20
-
 #: Kinds of limits whose runs collect events.
 COLLECTING = ("debounce", "batch")
 
 #: Kinds of limits for which runs wait.
 LIMITING = ("concurrency", "singleton", "throttle")
-
-MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 # what stands first of what happened at the same time
 RECORDED, BEGAN, INSIDE, ENDED, FINISHED = range(5)
@@ -51,8 +45,8 @@ def describe_event(event: EventRecord) -> str:
     """Return an event as text."""
     attributes: dict[str, Any] = json.loads(event.attributes)
     lines = [_line("event", event.name), _line("id", attributes["id"]), _line("key", event.key)]
-    told = ("source", "subject", "time", "correlationid", "causationid")
-    lines += [_line(name, attributes[name]) for name in told if attributes.get(name)]
+    shown = ("source", "subject", "time", "correlationid", "causationid")
+    lines += [_line(name, attributes[name]) for name in shown if attributes.get(name)]
     lines.append(_line("recorded", f"{moment(event.created)} UTC"))
     lines.append(_line("data", _brief(json.loads(event.data))))
     count = f"{len(event.runs)}, {event.open} open"
@@ -221,9 +215,9 @@ def _steps(run: RunRecord, now: float | None) -> list[Row]:
     checkpoints: Mapping[str, str] = run.detail["checkpoints"]
     waits: Mapping[str, Any] = run.detail["waits"]
     for field, text in checkpoints.items():
-        found = Checkpoint.loads(text)
-        at = found.stored or run.created
-        words = [f"  step {step_name(field)!r}", _step(found, waits.get(field), now)]
+        checkpoint = Checkpoint.loads(text)
+        at = checkpoint.stored or run.created
+        words = [f"  step {step_name(field)!r}", _step(checkpoint, waits.get(field), now)]
         if run.generation and at < run.created:  # a rerun begins with what another run has stored
             words.append("(of an earlier run)")
         row = "  ".join(word for word in words if word)
@@ -231,20 +225,20 @@ def _steps(run: RunRecord, now: float | None) -> list[Row]:
     return rows
 
 
-def _step(found: Checkpoint, wait: Mapping[str, Any] | None, now: float | None) -> str:
-    error = found.error or {}
-    told = f"{error.get('type')}: {error.get('message')}"
-    tries = f"  ({found.attempts} tries)" if found.attempts > 1 else ""
-    if found.status == "done":
-        return _value(found.value) + tries
-    if found.status == "failed":
-        return f"failed: {told}{tries}"
-    if found.status == "retrying":
-        return f"{told}{tries}; waits {_until(found.due, now)}"
+def _step(checkpoint: Checkpoint, wait: Mapping[str, Any] | None, now: float | None) -> str:
+    error = checkpoint.error or {}
+    problem = f"{error.get('type')}: {error.get('message')}"
+    tries = f"  ({checkpoint.attempts} tries)" if checkpoint.attempts > 1 else ""
+    if checkpoint.status == "done":
+        return _value(checkpoint.value) + tries
+    if checkpoint.status == "failed":
+        return f"failed: {problem}{tries}"
+    if checkpoint.status == "retrying":
+        return f"{problem}{tries}; waits {_until(checkpoint.due, now)}"
     if wait is not None:
         match = f" ({', '.join(wait['paths'])})" if wait.get("paths") else ""
-        return f"waits for {wait['name']}{match} {_until(found.due, now)}"
-    return f"sleeps {_until(found.due, now)}"
+        return f"waits for {wait['name']}{match} {_until(checkpoint.due, now)}"
+    return f"sleeps {_until(checkpoint.due, now)}"
 
 
 def _value(value: Any) -> str:
@@ -264,9 +258,9 @@ def _children(children: Sequence[RunRecord]) -> list[Row]:
     for kind, some in by_kind.items():
         if len(some) > MAX_CHILDREN:
             counts = Counter(str(child.state) for child in some)
-            told = ", ".join(f"{count:,} {state}" for state, count in counts.most_common())
+            by_state = ", ".join(f"{count:,} {state}" for state, count in counts.most_common())
             first = min(child.created for child in some)
-            rows.append((first, INSIDE, f"  {kind}  {len(some):,} runs: {told}"))
+            rows.append((first, INSIDE, f"  {kind}  {len(some):,} runs: {by_state}"))
             continue
         for child in some:
             words = [f"  {kind}", task_of(child), child.id, str(child.state)]

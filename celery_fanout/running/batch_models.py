@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_models"]
 
-_known: WeakKeyDictionary[Any, Callable[[Any], Any]] = WeakKeyDictionary()
+_converters: WeakKeyDictionary[Any, Callable[[Any], Any]] = WeakKeyDictionary()
 
 
 def as_models(task: Any, data: Any) -> Any:
@@ -31,9 +31,9 @@ def as_models(task: Any, data: Any) -> Any:
     Raises:
         ValidationError: pydantic's, if it does not fit.
     """
-    convert = _known.get(task)
+    convert = _converters.get(task)
     if convert is None:
-        convert = _known[task] = _converter(task)
+        convert = _converters[task] = _converter(task)
     return convert(data)
 
 
@@ -53,10 +53,10 @@ def _converter(task: Any) -> Callable[[Any], Any]:
     if typing.get_origin(wanted) not in (list, collections.abc.Sequence) or not _is_model(*items):
         return _same
     adapter: TypeAdapter[Any] = TypeAdapter(wanted)
-    told = _told(wrapper)
-    context: dict[str, Any] = {**(told.get("context") or {})}
+    options = _options(wrapper)
+    context: dict[str, Any] = {**(options.get("context") or {})}
     context.update(celery_app=task.app, celery_task_name=task.name)
-    strict = bool(told.get("strict"))
+    strict = bool(options.get("strict"))
     return lambda data: adapter.validate_python(data, strict=strict, context=context)
 
 
@@ -78,10 +78,10 @@ def _pydantic_wrapper(function: Any) -> Any:
     return None
 
 
-def _told(wrapper: Any) -> dict[str, Any]:
-    """Return what Celery's wrapper was told, which it keeps in itself or in its helpers."""
-    found: dict[str, Any] = dict(inspect.getclosurevars(wrapper).nonlocals)
-    for helper in list(found.values()):
+def _options(wrapper: Any) -> dict[str, Any]:
+    """Return the options of Celery's wrapper, which it keeps in itself or in its helpers."""
+    options: dict[str, Any] = dict(inspect.getclosurevars(wrapper).nonlocals)
+    for helper in list(options.values()):
         if is_stock(helper, celery_base):
-            found = {**inspect.getclosurevars(helper).nonlocals, **found}
-    return found
+            options = {**inspect.getclosurevars(helper).nonlocals, **options}
+    return options

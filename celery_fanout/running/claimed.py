@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_task_logger
+from kombu.utils import json as kombu_json
 
 from celery_fanout.exceptions.runs import StoreUnavailable, Superseded
 from celery_fanout.model.failpoints import hit
@@ -83,6 +84,9 @@ class ClaimedRun:
         self.token = claim.token
         self.created = claim.created
         self.branch = branch
+        #: Whether the task has returned before: only its tail is left to be dispatched.
+        self.has_returned = claim.status == "completing"
+        self._result = claim.result
         self.buffered: dict[str, str] = {}
         self._patience = patience
         self._fields = dict(claim.checkpoints)
@@ -102,6 +106,10 @@ class ClaimedRun:
     def learn(self, field: str, text: str) -> None:
         """Note what the ledger holds for a step now."""
         self._fields[field] = text
+
+    def returned(self) -> Any:
+        """Return what the task has returned before; ``None`` if that was not kept."""
+        return None if self._result is None else kombu_json.loads(self._result)
 
     # -- the store of its steps -----------------------------------------------------------------
 

@@ -1,7 +1,8 @@
-"""Claiming a run for a message; and what an unknown one is recreated from."""
+"""Claiming the run of a message; one that the ledger has lost is recreated from the message."""
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from functools import partial
@@ -22,13 +23,14 @@ from celery_fanout.model.headers import (
 from celery_fanout.model.ids import event_key
 from celery_fanout.model.jsondata import encode
 from celery_fanout.running.claimed import ClaimedRun, patiently
+from celery_fanout.running.suspending import NotClaimed
 from celery_fanout.stores.ledger import NewEvent, NewRun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from celery_fanout.model.run import Run
-    from celery_fanout.running.execution import Engine
+    from celery_fanout.running.execution import Engine, Execution
     from celery_fanout.stores.ledger import Claim, Ledger
 
 __all__ = ["claim"]
@@ -37,24 +39,18 @@ __all__ = ["claim"]
 logger = get_task_logger("celery_fanout.claims")
 
 
-def claim(engine: Engine, run: Run, request: Any) -> tuple[Claim, ClaimedRun | None]:
-    """Claim the run that a message names.
-
-    Args:
-        engine: what it is executed with.
-        run: the run.
-        request: the message's request.
-
-    Returns:
-        The answer, and what to execute it with if it is this worker's now.
+def claim(execution: Execution) -> ClaimedRun:
+    """Claim the run of an attempt for this worker.
 
     Raises:
+        NotClaimed: if it is not to be executed.
         StoreUnavailable: if the ledger does not answer.
     """
+    run, request, engine = execution.run, execution.request, execution.engine
     ledger = engine.ledger
     assert ledger is not None  # noqa: S101 - the caller looked
     headers: Mapping[str, Any] = request.headers or {}
-    asked = partial(
+    ask = partial(
         ledger.claim,
         run.id,
         boot_id(),
@@ -65,13 +61,13 @@ def claim(engine: Engine, run: Run, request: Any) -> tuple[Claim, ClaimedRun | N
     )
     patience = ledger.rules.lease
     patience_here = min(patience, 5.0)  # the message can wait elsewhere
-    answer: Claim = patiently(patience_here, asked)
+    answer: Claim = patiently(patience_here, ask)
     if answer.status == "unknown":
         lost = _recreated(ledger, run, headers, engine)
         if lost is not None:
-            answer = patiently(patience_here, partial(asked, recreate=lost))
+            answer = patiently(patience_here, partial(ask, recreate=lost))
     if answer.status not in ("claimed", "completing"):
-        return answer, None
+        raise _refused(run, answer, engine)
     if answer.crashes:
         logger.warning(
             "Run %s goes on here: the process that had it died (crash %d of at most %d)",
@@ -80,9 +76,23 @@ def claim(engine: Engine, run: Run, request: Any) -> tuple[Claim, ClaimedRun | N
             ledger.rules.max_crashes,
             extra={"action": "run_taken_over"},
         )
-    given: Any = headers.get(BRANCH_HEADER)
-    branch = None if given is None else (str(given[0]), int(given[1]))
-    return answer, ClaimedRun(ledger, run.id, answer, branch, patience)
+    item: Any = headers.get(BRANCH_HEADER)
+    branch = None if item is None else (str(item[0]), int(item[1]))
+    execution.claimed = ClaimedRun(ledger, run.id, answer, branch, patience)
+    request.fanout_execution = execution
+    execution.tail = list(request.chain or ())  # Celery takes the next link out of its own
+    request.chain = request.chain if engine.dispatches else None
+    return execution.claimed
+
+
+def _refused(run: Run, answer: Claim, engine: Engine) -> NotClaimed:
+    level = logging.WARNING if answer.status == "unknown" else logging.INFO
+    logger.log(level, "Run %s is not executed: it is %s", run.id, answer.status)
+    if answer.status in ("crashed", "expired"):
+        engine.follow_up(run.id)
+    if answer.woken:
+        engine.wake(answer.woken)
+    return NotClaimed(answer.status)
 
 
 def _recreated(
@@ -96,11 +106,9 @@ def _recreated(
         return None
     batched = BATCHED if BATCH_HEADER in headers else ""
     # the limits of a batch are by its first event, which nobody knows any more
-    flow = None
-    if engine.flow is not None and kind == "event" and not batched and ledger.supports_flow:
-        flow = engine.flow(run.subscription, event)
-    asks = engine.cancels if kind == "event" else None
-    cancel_on = () if asks is None else asks(run.subscription, event)
+    limited = kind == "event" and not batched and ledger.supports_flow
+    flow = engine.flow(run.subscription, event) if limited else None
+    cancel_on = engine.cancels(run.subscription, event) if kind == "event" else ()
     new = NewRun(run.id, run.subscription, kind, message=batched, cancel_on=cancel_on, flow=flow)
     return NewEvent(
         key=event_key(event.name, event.id),

@@ -9,7 +9,7 @@ from celery._state import get_current_task
 
 from celery_fanout.exceptions.configuration import NoApp
 from celery_fanout.model.run import Run, run_of
-from celery_fanout.running.execution import current
+from celery_fanout.running.execution import current_execution
 
 if TYPE_CHECKING:
     from celery_fanout.model.events import Event
@@ -19,7 +19,7 @@ __all__ = ["current_event", "current_run"]
 
 def current_run() -> Run | None:
     """Return the run that the calling code belongs to, or ``None`` outside of runs."""
-    execution = current.get()
+    execution = current_execution.get()
     if execution is not None:
         return execution.run
     # hooks such as Task.before_start and on_failure run outside the body
@@ -42,12 +42,12 @@ def app_in_use() -> Any:
     # Celery(...) makes an app current for its own thread only. In the other threads of a web
     # server celery.current_app is a made-up app without tasks, named "default".
     state: Any = _state
-    execution = current.get()
+    execution = current_execution.get()
     if execution is not None:
         return execution.task.app
-    found = state._tls.current_app or state.default_app
-    if found is not None and not _is_made_up(found):
-        return found
+    app = state._tls.current_app or state.default_app
+    if app is not None and not _is_made_up(app):
+        return app
     apps = [app for app in state._get_active_apps() if not _is_made_up(app)]
     if len(apps) == 1:
         return apps[0]

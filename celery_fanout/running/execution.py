@@ -1,4 +1,4 @@
-"""What the code of a subscriber can ask about the run it is in."""
+"""One attempt of a run: what it knows, what it works with, and which one the calling code is in."""
 
 from __future__ import annotations
 
@@ -7,46 +7,50 @@ import time
 from collections import Counter
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from celery_fanout.model.headers import (
-    STORE_RETRIES_HEADER,
-)
+from celery_fanout.model.headers import STORE_RETRIES_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from celery.exceptions import Retry
+
     from celery_fanout.model.events import Event
     from celery_fanout.model.run import Run
     from celery_fanout.model.settings import Settings
+    from celery_fanout.running.claimed import ClaimedRun
     from celery_fanout.stores.checkpoints import CheckpointStore, StepKey
-    from celery_fanout.stores.flow import Flow
     from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.limits import Flow
 
 __all__: list[str] = []
 
+E = TypeVar("E", bound=BaseException)
 
-class Clock(Protocol):
-    """Where the time comes from. Tests move it."""
 
-    def __call__(self) -> float:
-        """Return the POSIX time in seconds."""
-        ...
+def _nothing(*_: Any, **__: Any) -> None:
+    """Do nothing: level 1 has nobody to wake, and a test publishes nothing."""
+
+
+def _no_events(*_: Any) -> tuple[tuple[str, str], ...]:
+    return ()
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What an execution works with; a test or an eager app gives it other parts.
+    """What an attempt works with; a test or an eager app gives it other parts.
 
     Attributes:
-        store: where step results are kept.
+        store: where step results are kept, on level 1.
         settings: the app's settings.
         emit: publishes an event that a step emits.
-        clock: the time.
+        clock: returns the POSIX time in seconds.
         waits: whether a suspension leaves the worker (or the test); without, time is skipped.
+        republish: publishes the message of a run again; see ``Republisher.republish``.
         ledger: what runs are claimed from and settled in, on level 2.
         wake: publishes runs that are due now; best effort.
-        ended: records what follows from the end of a run that failed or was cancelled.
+        follow_up: records what follows from the end of a run that failed or was cancelled.
         flow: returns the limits of a run by its subscription's id and its event.
         cancels: likewise, which events cancel it.
         dispatches: whether Celery publishes the next link of a chain; a test goes on by itself.
@@ -55,54 +59,15 @@ class Engine:
     store: CheckpointStore
     settings: Settings
     emit: Callable[..., Any]
-    clock: Clock = time.time
+    clock: Callable[[], float] = time.time
     waits: bool = True
+    republish: Callable[..., None] = _nothing
     ledger: Ledger | None = None
-    wake: Callable[[Sequence[str]], None] | None = None
-    ended: Callable[[str], None] | None = None
-    flow: Callable[[str, Event], Flow | None] | None = None
-    cancels: Callable[[str, Event], tuple[tuple[str, str], ...]] | None = None
+    wake: Callable[[Sequence[str]], None] = _nothing
+    follow_up: Callable[[str], None] = _nothing
+    flow: Callable[[str, Event], Flow | None] = _nothing
+    cancels: Callable[[str, Event], tuple[tuple[str, str], ...]] = _no_events
     dispatches: bool = True
-
-
-class Claimed(Protocol):
-    """What an execution holds on level 2: its run, claimed, and the store of its steps."""
-
-    #: What the run is, its id, and its token.
-    run_id: str
-    token: int
-    branch: tuple[str, int] | None
-
-    @property
-    def ledger(self) -> Ledger:
-        """Where it was claimed."""
-        ...
-
-    @property
-    def created(self) -> float:
-        """When the run was recorded."""
-        ...
-
-    @property
-    def buffered(self) -> dict[str, str]:
-        """Checkpoints that are written with the next change."""
-        ...
-
-    def now(self) -> float:
-        """Return the ledger's time, without asking it."""
-        ...
-
-    def patiently(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call the ledger, again and again while it cannot be reached, for a while."""
-        ...
-
-    def learn(self, field: str, text: str) -> None:
-        """Note what the ledger holds for a step now."""
-        ...
-
-    def get(self, run_id: str, key: StepKey) -> str | None:
-        """Return a checkpoint's text."""
-        ...
 
 
 #: How well the times of checkpoints are known, in seconds: a worker reads the ledger's clock once.
@@ -111,26 +76,47 @@ CLOCK_JITTER = 0.01
 
 @dataclass
 class Execution:
-    """One attempt in progress. Not shared between processes; a body's threads may share it."""
+    """One attempt in progress. Not shared between processes; a body's threads may share it.
+
+    Attributes:
+        run: the run.
+        task: its task.
+        request: Celery's request of the message.
+        engine: what it works with.
+        claimed: the run as the ledger gave it to this worker; ``None`` on level 1.
+        tail: the links that follow the task, as Celery's chain option has them; on level 2.
+        retry: what ``task.retry`` has made; on level 2.
+        left_to_call: whether the body has returned and its task's ``__call__`` has not.
+        numbers: how often each step id was called.
+        used: the keys of the steps that were called, in order.
+        leaving: what a step raised to leave the body; a body that caught it meets it again.
+        skipped: seconds of sleeps that were not waited for.
+        last_read: the checkpoint that was read last, and when that was stored.
+        thread: the body's own thread.
+        began: when it began, by the monotonic clock.
+    """
 
     run: Run
     task: Any
     request: Any
     engine: Engine
-    claimed: Claimed | None = None
+    claimed: ClaimedRun | None = None
+    tail: list[Any] = field(default_factory=list[Any])
+    retry: Retry | None = None
+    left_to_call: bool = False
     numbers: Counter[str] = field(default_factory=Counter[str])
     used: list[StepKey] = field(default_factory=list["StepKey"])
-    suspension: BaseException | None = None
+    leaving: BaseException | None = None
     skipped: float = 0.0
     last_read: tuple[str, float] = ("", 0.0)
     thread: int = field(default_factory=threading.get_ident)
+    began: float = field(default_factory=time.monotonic)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def store(self) -> CheckpointStore:
         """Where the results of its steps are kept."""
-        found: Any = self.claimed
-        return self.engine.store if found is None else found
+        return self.engine.store if self.claimed is None else self.claimed
 
     def now(self) -> float:
         """Return the time as this run sees it: the ledger's, and eager runs skip their sleeps."""
@@ -159,12 +145,20 @@ class Execution:
         self.last_read = (step, stored)
         return before if stored < at - CLOCK_JITTER else ""
 
+    def leave(self, error: E) -> E:
+        """Note that a step leaves the body by an error, also if that catches it; return the error.
+
+        Use it as in ``raise execution.leave(error)``.
+        """
+        self.leaving = error
+        return error
+
     def restart(self) -> None:
         """Forget what belongs to one pass through the body."""
         self.last_read = ("", 0.0)
         self.numbers.clear()
         self.used.clear()
-        self.suspension = None
+        self.leaving = None
 
     def next_key(self, step: str) -> StepKey:
         """Return the key of the next call with this id: its number counts calls in order."""
@@ -175,13 +169,23 @@ class Execution:
         return key
 
 
-current: ContextVar[Execution | None] = ContextVar("celery_fanout_execution", default=None)
+current_execution: ContextVar[Execution | None] = ContextVar(
+    "celery_fanout_execution", default=None
+)
 
 #: Id of the step that is being executed, of its run, and its key.
-inside: ContextVar[tuple[str, str, StepKey] | None] = ContextVar("celery_fanout_step", default=None)
+current_step: ContextVar[tuple[str, str, StepKey] | None] = ContextVar(
+    "celery_fanout_step", default=None
+)
 
 #: Parts that replace those of the app, set by the testing module.
-engine_override: ContextVar[Engine | None] = ContextVar("celery_fanout_engine", default=None)
+test_engine: ContextVar[Engine | None] = ContextVar("celery_fanout_engine", default=None)
+
+
+def execution_of(request: Any) -> Execution | None:
+    """Return the execution that a request of Celery's has."""
+    execution: Execution | None = request.__dict__.get("fanout_execution")
+    return execution
 
 
 class _Active:
@@ -204,7 +208,7 @@ def active_runs() -> int:
     return _active.count
 
 
-class activate:  # noqa: N801 - used like a function
+class make_current:  # noqa: N801 - used like a function
     """Make an execution the current one for the length of a ``with`` block."""
 
     def __init__(self, execution: Execution) -> None:
@@ -212,12 +216,12 @@ class activate:  # noqa: N801 - used like a function
 
     def __enter__(self) -> Execution:
         _active.add(1)
-        self.token = current.set(self.execution)
+        self.token = current_execution.set(self.execution)
         # a run may be executed inside another's step: where tasks are eager, step.emit() does that
-        self.outer = inside.set(None)
+        self.outer = current_step.set(None)
         return self.execution
 
     def __exit__(self, *exc_info: object) -> None:
-        inside.reset(self.outer)
-        current.reset(self.token)
+        current_step.reset(self.outer)
+        current_execution.reset(self.token)
         _active.add(-1)

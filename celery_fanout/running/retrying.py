@@ -13,6 +13,8 @@ from typing import Any
 
 from celery.exceptions import Retry
 
+from celery_fanout.running.execution import execution_of
+
 __all__ = ["hold_retries"]
 
 _held: ContextVar[bool] = ContextVar("celery_fanout_retry_held", default=False)
@@ -24,19 +26,18 @@ def hold_retries(task: Any) -> None:
 
     @functools.wraps(retry)
     def held_retry(*args: Any, **kwargs: Any) -> Any:
-        request: Any = task.request
-        if getattr(request, "fanout_claimed", None) is None:
+        execution = execution_of(task.request)
+        if execution is None or execution.claimed is None:
             return retry(*args, **kwargs)
         token = _held.set(True)
         try:
-            asked = retry(*args, **kwargs)
+            execution.retry = retry(*args, **kwargs)  # throw=False
         except Retry as raised:
-            request.fanout_retry = raised
+            execution.retry = raised
             raise
         finally:
             _held.reset(token)
-        request.fanout_retry = asked  # throw=False
-        return asked
+        return execution.retry
 
     @functools.wraps(from_request)
     def signature_from_request(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Leaving the worker and coming back without spending a retry.
+"""Leaving the worker, and coming back without spending a retry.
 
 The message is published again under the same task id with a countdown. A long wait goes in hops,
 because Redis delivers a message again that a worker holds for longer than ``visibility_timeout``,
@@ -8,22 +8,38 @@ and RabbitMQ closes the channel after ``consumer_timeout``.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Ignore, Reject
+from celery.utils.log import get_task_logger
 from kombu.exceptions import OperationalError
 
+from celery_fanout import signals
+from celery_fanout.exceptions import RunFailed
 from celery_fanout.exceptions.warnings import SwallowedSuspensionWarning
 from celery_fanout.model.headers import RESUME_HEADER, STORE_LEFT_HEADER, STORE_RETRIES_HEADER
+from celery_fanout.running.execution import execution_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from celery import Celery
 
-    from celery_fanout.running.execution import Clock, Execution
+    from celery_fanout.exceptions import StoreUnavailable
+    from celery_fanout.running.execution import Execution
 
-__all__ = ["BranchDone", "NotClaimed", "Suspended", "Suspension", "warn_swallowed"]
+__all__ = [
+    "BranchDone",
+    "NotClaimed",
+    "Republisher",
+    "Suspended",
+    "leave_worker",
+    "put_back",
+    "put_off_if_early",
+    "warn_swallowed",
+]
+
+logger = get_task_logger(__name__)
 
 #: The longest that one message waits in a worker, in seconds. RabbitMQ's consumer_timeout is 30
 #: minutes by default.
@@ -31,6 +47,11 @@ MAX_HOP = 600.0
 
 #: kombu's default visibility_timeout for Redis, in seconds.
 VISIBILITY_TIMEOUT = 3600.0
+
+#: How often a run is put back in a row while the store does not answer, before it fails. With the
+#: pauses below that is about an hour.
+MAX_STORE_RETRIES = 70
+STORE_PAUSE_MAX = 60.0
 
 
 class Suspended(Ignore):
@@ -58,15 +79,15 @@ class Suspended(Ignore):
         return f"The run was suspended ({self.reason}{where})."
 
 
-class Suspension:
-    """Publishes a run again, to go on later.
+class Republisher:
+    """Publishes the message of a run again, so that it goes on later.
 
     Args:
         app: the Celery app.
-        clock: where the time comes from.
+        clock: returns the POSIX time in seconds.
     """
 
-    def __init__(self, app: Celery, clock: Clock) -> None:
+    def __init__(self, app: Celery, clock: Callable[[], float]) -> None:
         self._app = app
         self._clock = clock
 
@@ -146,12 +167,70 @@ class BranchDone(Ignore):
         self.value = value
 
 
+def put_off_if_early(execution: Execution) -> None:
+    """Level 1: send a message that came early on its way again, without calling the body.
+
+    Raises:
+        Suspended: if it did, and there is something to wait for.
+    """
+    headers: Mapping[str, Any] = execution.request.headers or {}
+    until = headers.get(RESUME_HEADER)
+    if until is not None and not execution.is_due(until):
+        leave_worker(execution, Suspended(until, "delay"))
+
+
+def leave_worker(execution: Execution, suspended: Suspended) -> None:
+    """Level 1: leave the worker until ``suspended.until``; where nothing waits, skip the time.
+
+    Raises:
+        Suspended: unless the time was skipped.
+    """
+    engine = execution.engine
+    if not engine.waits:
+        execution.restart()
+        execution.skipped += max(0.0, suspended.until - execution.now())
+        return
+    engine.republish(execution.task, execution.request, suspended.until)
+    signals.run_suspended.send(
+        sender=execution.task,
+        run=execution.run,
+        until=suspended.until,
+        reason=suspended.reason,
+        step=suspended.step,
+    )
+    raise suspended
+
+
+def put_back(execution: Execution, error: StoreUnavailable) -> NoReturn:
+    """Leave the worker, to try again later, because the store did not answer.
+
+    Raises:
+        Suspended: always, unless
+        RunFailed: it was put back too often, or nothing waits.
+    """
+    request, engine = execution.request, execution.engine
+    headers: Mapping[str, Any] = request.headers or {}
+    retries = headers.get(STORE_RETRIES_HEADER) or 0
+    if retries >= MAX_STORE_RETRIES or not engine.waits:
+        raise RunFailed(f"{error.store} could not be reached: {error.reason}") from error
+    logger.warning("%s", error)
+    until = engine.clock() + min(STORE_PAUSE_MAX, 2.0**retries)
+    begun = execution_of(request)
+    if begun is None or begun.claimed is None:
+        left = int(headers.get(STORE_LEFT_HEADER) or 0)
+    else:
+        left = begun.claimed.token
+    engine.republish(execution.task, request, until, store_retries=retries + 1, left=left)
+    signals.run_suspended.send(
+        sender=execution.task, run=execution.run, until=until, reason="store", step=None
+    )
+    raise Suspended(until, "store") from error
+
+
 def warn_swallowed(execution: Execution, place: str, *, stacklevel: int = 2) -> None:
     """Warn that the body caught a suspension."""
-    error = execution.suspension
-    frame = error.__traceback__ if error else None
-    while frame is not None and frame.tb_next and __file__ == frame.tb_frame.f_code.co_filename:
-        frame = frame.tb_next
+    error = execution.leaving
+    frame = error.__traceback__ if error else None  # the first is that of what caught it
     where = f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame else "the body"
     warnings.warn(
         SwallowedSuspensionWarning(

@@ -25,7 +25,7 @@ from celery_fanout.exceptions import (
     StoreUnavailable,
     StoreUnsupported,
 )
-from celery_fanout.exceptions.describing import causes_of
+from celery_fanout.exceptions.describing import causes_of, text_of
 from celery_fanout.model.ids import child_id
 
 if TYPE_CHECKING:
@@ -73,15 +73,15 @@ class BackendStore:
         if chosen is None or chosen == "backend":
             chosen = app.backend_cls or app.conf.result_backend
         try:
-            found: Any = backends.by_url(chosen, app.loader)
+            loaded: Any = backends.by_url(chosen, app.loader)
         except (ImportError, ImproperlyConfigured) as exc:
             raise InvalidSetting(
                 "result_backend" if settings.store_url in (None, "backend") else "fanout_store_url",
                 f"{str(chosen).partition(':')[0]!r}, which cannot be loaded ({exc})",
                 "a result backend that is installed",
             ) from exc
-        self._cls: Any = found[0]
-        self._url: str = found[1]
+        self._cls: Any = loaded[0]
+        self._url: str = loaded[1]
         self._expires = settings.checkpoint_expires
         self._local = threading.local()
         self._shared: tuple[int, Any] | None = None
@@ -217,8 +217,7 @@ def _reason(error: BaseException) -> str:
     business of a log's.
     """
     root = error.__cause__ if isinstance(error, BackendError) and error.__cause__ else error
-    # redis-py puts the command before it, with the value
-    text = str(root).rpartition(" of pipeline caused error: ")[2].split("\n", 1)[0]
+    text = text_of(root).split("\n", 1)[0]
     return f"{type(root).__name__}: {text}" if text else type(root).__name__
 
 
@@ -240,8 +239,8 @@ def _is_refusal(error: BaseException | None) -> bool:
 
     PEP 249 calls that a DataError, pylibmc TooBig; pymemcache has no class of its own for it.
     """
-    for found in causes_of(error):
-        names = {kind.__name__ for kind in type(found).__mro__}
-        if names & {"DataError", "TooBig"} or "object too large" in str(found):
+    for cause in causes_of(error):
+        names = {kind.__name__ for kind in type(cause).__mro__}
+        if names & {"DataError", "TooBig"} or "object too large" in str(cause):
             return True
     return False

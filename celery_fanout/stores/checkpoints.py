@@ -41,7 +41,15 @@ def field_of(key: StepKey) -> str:
 
 
 def key_of(field: str) -> StepKey:
-    """Return the step whose checkpoint a ledger calls so."""
+    """Return the step whose checkpoint a ledger calls so.
+
+    Args:
+        field: a key of ``RunRecord.detail["checkpoints"]``.
+
+    Returns:
+        The step's id and the how-manieth call with that id it is; for an item of
+        ``step.parallel`` also its index.
+    """
     key: Any = tuple(json.loads(field[1:]))
     return key  # type: ignore[no-any-return]
 
@@ -136,7 +144,11 @@ class Checkpoint:
 
     @classmethod
     def loads(cls, text: str) -> Checkpoint:
-        """Read a record of this or an older version."""
+        """Read a record of this or an older version.
+
+        Args:
+            text: a value of ``RunRecord.detail["checkpoints"]``.
+        """
         record = kombu_json.loads(text)
         return cls(
             status=record["s"],

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from celery_fanout.stores.flow import FlowLedger
+from celery_fanout.stores.limits import LedgerLimits
 from celery_fanout.stores.records import (
     Claim,
     EventRecord,
@@ -21,13 +21,14 @@ from celery_fanout.stores.records import (
     LedgerRules,
     NewEvent,
     NewRun,
-    Outcome,
     Recorded,
+    RunOutcome,
     RunRecord,
     Settled,
     Taken,
     Wakeup,
 )
+from celery_fanout.stores.views import LedgerViews
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,8 +43,8 @@ __all__ = [
     "LedgerRules",
     "NewEvent",
     "NewRun",
-    "Outcome",
     "Recorded",
+    "RunOutcome",
     "RunRecord",
     "Settled",
     "Taken",
@@ -51,8 +52,8 @@ __all__ = [
 ]
 
 
-class Ledger(FlowLedger, Protocol):
-    """A store of level 2.
+class Ledger(LedgerViews, LedgerLimits, Protocol):
+    """A store of level 2: here is what changes runs.
 
     Attributes:
         name: what messages call it.
@@ -69,10 +70,6 @@ class Ledger(FlowLedger, Protocol):
     rules: LedgerRules
     supports_publish: bool
     shards: int
-
-    def time(self) -> float:
-        """Return the store's time."""
-        ...
 
     # -- the path of a run ----------------------------------------------------------------------
 
@@ -281,15 +278,16 @@ class Ledger(FlowLedger, Protocol):
         """
         ...
 
-    def untold(self, *, older_than: float, limit: int = 100) -> list[str]:
-        """Return runs that failed or were cancelled, and whose ``on_failure`` and event are open.
+    def awaiting_follow_up(self, *, older_than: float, limit: int = 100) -> list[str]:
+        """Return runs that failed or were cancelled, and whose follow-up is not recorded.
 
-        They are not returned again for ``rules.grace``.
+        That is the ``on_failure`` task, and the event about it. They are not returned again for
+        ``rules.grace``.
         """
         ...
 
-    def told(self, run_id: str) -> None:
-        """Note that ``on_failure`` and event of a run are recorded."""
+    def followed_up(self, run_id: str) -> None:
+        """Note that the follow-up of a run is recorded."""
         ...
 
     def adopt(self, run_id: str, child: NewRun) -> bool:
@@ -305,54 +303,6 @@ class Ledger(FlowLedger, Protocol):
         At least ``limit`` if there may be more. What is held back though its subscription is not
         paused goes: a resume was cut short.
         """
-        ...
-
-    # -- reading --------------------------------------------------------------------------------
-
-    def run(self, run_id: str) -> RunRecord | None:
-        """Return a run with its detail."""
-        ...
-
-    def runs(
-        self,
-        *,
-        state: RunState | None = None,
-        subscription: str | None = None,
-        event: str | None = None,
-        limit: int = 100,
-        before: float | None = None,
-    ) -> list[RunRecord]:
-        """Return runs, those whose state changed last first.
-
-        Args:
-            state: only those in this state.
-            subscription: only those of this subscription.
-            event: only those of the event with this key: of its last emit and its replays, its
-                fan-in, and what all of these asked for: links, invoked tasks, parallel items, ...
-            limit: how many at most.
-            before: only those whose state changed before this time, to page on.
-        """
-        ...
-
-    def event(self, key: str) -> EventRecord | None:
-        """Return an event."""
-        ...
-
-    def events(
-        self, *, name: str | None = None, limit: int = 100, before: float | None = None
-    ) -> list[EventRecord]:
-        """Return events that were recorded within ``rules.event_retention``, the latest first.
-
-        One that is older, and kept because of its runs, is found by its key.
-        """
-        ...
-
-    def outcomes(self, run_ids: Sequence[str]) -> list[Outcome]:
-        """Return how runs ended, or where they are."""
-        ...
-
-    def counts(self) -> dict[RunState, int]:
-        """Return how many runs are in each state."""
         ...
 
     # -- control --------------------------------------------------------------------------------
@@ -390,8 +340,4 @@ class Ledger(FlowLedger, Protocol):
         Returns:
             How many, and whether any are left: call again, to go on.
         """
-        ...
-
-    def paused(self) -> dict[str, float]:
-        """Return the paused subscriptions, and since when."""
         ...

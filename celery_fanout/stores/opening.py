@@ -1,12 +1,14 @@
-"""Which ledger an app has, by its settings."""
+"""Which stores an app has, by its settings."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from celery.utils.imports import symbol_by_name
 
-from celery_fanout.stores.ledger import LedgerRules
+from celery_fanout.stores.backend import BackendStore
+from celery_fanout.stores.records import LedgerRules
+from celery_fanout.stores.redis_urls import is_redis_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,9 +16,10 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_fanout.model.settings import Settings
+    from celery_fanout.stores.checkpoints import CheckpointStore
     from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["choose_ledger", "rules_of"]
+__all__ = ["choose_checkpoint_store", "choose_ledger", "lazy_store", "rules_of"]
 
 
 #: After how long a message that nobody took is sent again, in seconds. On Redis it is missed long
@@ -38,6 +41,39 @@ def rules_of(settings: Settings, republish: float = REPUBLISH) -> LedgerRules:
     )
 
 
+def choose_checkpoint_store(
+    app: Celery, settings: Settings, in_memory: CheckpointStore
+) -> CheckpointStore:
+    """Return where the step results of an app are kept on level 1.
+
+    Args:
+        app: the Celery app.
+        settings: its settings.
+        in_memory: the app's store in memory, for ``fanout_store_url = "memory://"``.
+
+    Raises:
+        StoreUnsupported: if the result backend cannot be read back.
+    """
+    return in_memory if settings.store_url == "memory://" else BackendStore(app, settings)
+
+
+class _LazyStore:
+    def __init__(self, find: Callable[[], CheckpointStore]) -> None:
+        self._find = find
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._find(), name)
+
+
+def lazy_store(find: Callable[[], CheckpointStore]) -> CheckpointStore:
+    """Return a store that is opened by its first use, so that runs without steps need none.
+
+    Args:
+        find: returns the store, the same each time.
+    """
+    return cast("CheckpointStore", _LazyStore(find))
+
+
 def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -> Ledger | None:
     """Return the ledger of an app; ``None`` on level 1.
 
@@ -50,15 +86,13 @@ def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -
     if chosen == "backend":
         return None
     if chosen == "memory://":
-        from celery_fanout.stores.memory import MemoryLedger
+        from celery_fanout.stores.memory.ledger import MemoryLedger
 
         return MemoryLedger(rules_of(settings), clock)
     if chosen is None:
         chosen = app.backend_cls or app.conf.result_backend
     if not isinstance(chosen, str):
         return None
-    from celery_fanout.stores.redis_urls import is_redis_url
-
     if not is_redis_url(chosen):
         return None
     from celery_fanout.stores.redis import RedisLedger
@@ -89,16 +123,16 @@ def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -
 
 def _of_the_backend(conf: Any) -> dict[str, Any]:
     """Return what settings of Celery's say about the result backend apart from its URL."""
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     provider: Any = conf.get("redis_backend_credential_provider")
     if provider:
-        found["credential_provider"] = (
+        options["credential_provider"] = (
             symbol_by_name(provider)() if isinstance(provider, str) else provider
         )
     else:
-        given = {key: conf.get(f"redis_{key}") for key in ("username", "password")}
-        found.update({key: value for key, value in given.items() if value})
+        credentials = {key: conf.get(f"redis_{key}") for key in ("username", "password")}
+        options.update({key: value for key, value in credentials.items() if value})
     ssl: Any = conf.redis_backend_use_ssl
     if hasattr(ssl, "items"):
-        found.update(ssl, ssl=True)
-    return found
+        options.update(ssl, ssl=True)
+    return options

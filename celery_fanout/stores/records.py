@@ -12,7 +12,7 @@ from celery_fanout.model.events import Event, from_attributes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from celery_fanout.stores.flow import Flow
+    from celery_fanout.stores.limits import Flow
     from celery_fanout.stores.states import RunState
 
 __all__ = [
@@ -22,8 +22,8 @@ __all__ = [
     "LedgerRules",
     "NewEvent",
     "NewRun",
-    "Outcome",
     "Recorded",
+    "RunOutcome",
     "RunRecord",
     "Settled",
     "Taken",
@@ -278,7 +278,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """How a run ended, followed to the last link of its tail.
 
     Attributes:
@@ -320,9 +320,9 @@ class RunRecord:
         worker: boot id of the worker that holds it.
         parent: id of the run that asked for it.
         reopened: how often it was retried by hand.
-        detail: only of ``Ledger.run``: ``checkpoints`` (field to text), ``result``, ``error``,
-            ``attempts`` (each with ``number``, ``started``, ``ended``, ``outcome``, ``error``;
-            after a retry by hand with its reason as ``retried``, and ``reopened``),
+        detail: only of a run that was read by its id: ``checkpoints`` (field to text), ``result``,
+            ``error``, ``attempts`` (each with ``number``, ``started``, ``ended``, ``outcome``,
+            ``error``; after a retry by hand with its reason as ``retried``, and ``reopened``),
             ``children`` (id to kind), ``waits`` (field to what is waited for), ``message``,
             ``events`` (keys of the events that it collected).
     """
@@ -375,6 +375,6 @@ class EventRecord:
     open: int = 0
 
 
-def recorded_event(record: EventRecord) -> Event:
-    """Rebuild an event from what the ledger has of it."""
+def recorded_event(record: EventRecord | Wakeup) -> Event:
+    """Rebuild an event from what the ledger has of it; not from a wakeup whose event is gone."""
     return from_attributes(json.loads(record.attributes), json.loads(record.data))

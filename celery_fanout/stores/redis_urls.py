@@ -1,4 +1,4 @@
-"""URLs of Redis servers. Imports no client, so that asking costs nothing."""
+"""URLs of Redis servers: apart from their client, so that to ask costs no import of it."""
 
 from __future__ import annotations
 

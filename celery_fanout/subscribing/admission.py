@@ -1,4 +1,4 @@
-"""A subscription's options of flow control, worked out for one event: what the ledger is told.
+"""What the limits of a subscription come to for one event: what the ledger is told.
 
 Keys and priorities are Python, and run where the event is emitted.
 """
@@ -18,25 +18,25 @@ from celery_fanout.exceptions import (
 )
 from celery_fanout.model.jsondata import as_json_data, encode
 from celery_fanout.model.matching import MISSING, look_up
-from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
-from celery_fanout.subscribing.combinations import (
-    MAX_PRIORITY,
-    FlowOptions,
+from celery_fanout.stores.limits import Collect, Flow, Gate, Once, Place, Rate
+from celery_fanout.subscribing.combinations import MAX_PRIORITY, is_priority
+from celery_fanout.subscribing.limits import (
+    Concurrency,
+    Idempotency,
+    Limits,
     function_name,
-    is_priority,
+    seconds_of,
 )
-from celery_fanout.subscribing.limits import Concurrency, Idempotency, seconds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from celery_fanout.model.events import Event
     from celery_fanout.stores.ledger import Ledger
-    from celery_fanout.subscribing.combinations import Limit
-    from celery_fanout.subscribing.limits import Key, Singleton
+    from celery_fanout.subscribing.limits import Key, Limit, Singleton
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["flow_of", "limits_of", "priority_of", "require_flow"]
+__all__ = ["flow_of", "priority_of", "require_limits"]
 
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
@@ -56,11 +56,11 @@ _FULL: dict[str, Literal["wait", "drop", "cancel"]] = {
 }
 
 
-def require_flow(subscription: Subscription, ledger: Ledger | None) -> None:
-    """See that the store can do what the options of a subscription ask for.
+def require_limits(subscription: Subscription, ledger: Ledger | None) -> None:
+    """See that the store can count the limits of a subscription.
 
     Args:
-        subscription: one with such options.
+        subscription: one with limits.
         ledger: the app's ledger, on level 2.
 
     Raises:
@@ -68,21 +68,14 @@ def require_flow(subscription: Subscription, ledger: Ledger | None) -> None:
     """
     if ledger is not None and ledger.supports_flow:
         return
-    assert subscription.flow is not None  # noqa: S101 - it has options
-    remedy = "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL."
-    if ledger is not None:
-        remedy = "A limit is counted in one place: leave fanout_shards at 1, or the options out."
-    options = ", ".join(f"{name}=" for name in subscription.flow.names)
-    raise StoreUnsupported(
-        f"The store of the app {subscription.task.app.main!r}",
-        f"{options} of {subscription.id}",
-        remedy,
-    )
-
-
-def limits_of(subscription: Subscription) -> Mapping[str, Limit]:
-    """Return the limits of a subscription by their names, as the ledger knows them."""
-    return {} if subscription.flow is None else subscription.flow.limits(subscription.id)
+    assert subscription.limits is not None  # noqa: S101 - see above
+    store = f"The store of the app {subscription.task.app.main!r}"
+    options = ", ".join(f"{name}=" for name in subscription.limits.names)
+    feature = f"{options} of {subscription.id}"
+    if ledger is None:
+        raise StoreUnsupported.on_level_1(store, feature)
+    remedy = "A limit is counted in one place: leave fanout_shards at 1, or the options out."
+    raise StoreUnsupported(store, feature, remedy)
 
 
 def flow_of(subscription: Subscription, event: Event, priority: int | None = None) -> Flow | None:
@@ -97,13 +90,13 @@ def flow_of(subscription: Subscription, event: Event, priority: int | None = Non
         InvalidEvent: if a function for a key or the priority raises, or returns what cannot be
             used.
     """
-    options = subscription.flow
-    if options is None:
+    declared = subscription.limits
+    if declared is None:
         return None
     if priority is None:
         priority = priority_of(subscription, event)
-    limits = limits_of(subscription)
-    if not limits and options.start_timeout is None and options.finish_timeout is None:
+    limits = subscription.limits_by_name()
+    if not limits and declared.start_timeout is None and declared.finish_timeout is None:
         return None  # nothing to wait for, and so no order: a priority is the broker's alone
     keys = tuple(
         [
@@ -111,22 +104,22 @@ def flow_of(subscription: Subscription, event: Event, priority: int | None = Non
             for name, limit in limits.items()
         ]
     )
-    known: dict[Any, Flow] = options.flows
-    found = known.get((subscription.id, keys, priority))
-    if found is None:
+    flows: dict[Any, Flow] = declared.flows
+    flow = flows.get((subscription.id, keys, priority))
+    if flow is None:
         gates = _Gates()
         for (name, limit), key in zip(limits.items(), keys, strict=True):
             if key is not None:
                 gates.add(limit, Gate(name, key))
-        found = _flow(options, gates, subscription, priority)
-        if len(known) >= MAX_FLOWS:
-            known.clear()
-        known[subscription.id, keys, priority] = found
-    return found
+        flow = _flow(declared, gates, subscription, priority)
+        if len(flows) >= MAX_FLOWS:
+            flows.clear()
+        flows[subscription.id, keys, priority] = flow
+    return flow
 
 
-def _flow(options: FlowOptions, gates: _Gates, subscription: Subscription, priority: int) -> Flow:
-    throttle, rate, once = options.throttle, options.rate_limit, options.idempotency
+def _flow(declared: Limits, gates: _Gates, subscription: Subscription, priority: int) -> Flow:
+    throttle, rate, once = declared.throttle, declared.rate_limit, declared.idempotency
     flow_throttle = flow_rate = flow_once = None
     if throttle is not None:
         per = seconds_of(throttle.per)
@@ -136,15 +129,15 @@ def _flow(options: FlowOptions, gates: _Gates, subscription: Subscription, prior
     if once is not None and gates.has(once):
         flow_once = Once(gates.of(once), seconds_of(once.ttl))
     return Flow(
-        places=_places(options, gates),
+        places=_places(declared, gates),
         throttle=flow_throttle,
         rate_limit=flow_rate,
         once=flow_once,
-        collect=_collect(options, gates),
-        lane=_lane(options, gates, subscription),
+        collect=_collect(declared, gates),
+        lane=_lane(declared, gates, subscription),
         priority=priority,
-        start_timeout=options.start_timeout,
-        finish_timeout=options.finish_timeout,
+        start_timeout=declared.start_timeout,
+        finish_timeout=declared.finish_timeout,
     )
 
 
@@ -164,10 +157,10 @@ class _Gates:
         return self._gates[id(limit)]
 
 
-def _places(options: FlowOptions, gates: _Gates) -> tuple[Place, ...]:
-    limits: list[Concurrency | Singleton] = [*options.concurrency]
-    if options.singleton is not None:
-        limits.append(options.singleton)
+def _places(declared: Limits, gates: _Gates) -> tuple[Place, ...]:
+    limits: list[Concurrency | Singleton] = [*declared.concurrency]
+    if declared.singleton is not None:
+        limits.append(declared.singleton)
     limits.sort(key=_how_many_share)  # a run waits where the fewest share first
     return tuple(
         Place(gates.of(limit), limit.limit)
@@ -183,8 +176,8 @@ def _how_many_share(limit: Concurrency | Singleton) -> tuple[bool, int]:
     return limit.key is None, {"subscription": 0, "app": 2}.get(scope, 1)
 
 
-def _collect(options: FlowOptions, gates: _Gates) -> Collect | None:
-    debounce, batch = options.debounce, options.batch
+def _collect(declared: Limits, gates: _Gates) -> Collect | None:
+    debounce, batch = declared.debounce, declared.batch
     if debounce is not None:
         timeout = None if debounce.timeout is None else seconds_of(debounce.timeout)
         return Collect(gates.of(debounce), "debounce", seconds_of(debounce.period), timeout)
@@ -194,7 +187,7 @@ def _collect(options: FlowOptions, gates: _Gates) -> Collect | None:
     return None
 
 
-def _lane(options: FlowOptions, gates: _Gates, subscription: Subscription) -> str:
+def _lane(declared: Limits, gates: _Gates, subscription: Subscription) -> str:
     """Return with whom a run waits in line; lines take turns.
 
     Only keys of limits that runs wait for in numbers count: with an idempotency or a debounce by
@@ -202,13 +195,13 @@ def _lane(options: FlowOptions, gates: _Gates, subscription: Subscription) -> st
     adds what a run has still to pass. So runs that queue for singletons by document are lines of
     their own.)
     """
-    limits = (*options.concurrency, options.throttle, options.batch)
+    limits = (*declared.concurrency, declared.throttle, declared.batch)
     keys = [gates.of(limit).key for limit in limits if limit is not None and limit.key is not None]
     return encode([subscription.id, *keys]) if keys else subscription.id
 
 
-#: Limits of whose key it was said that an event has nothing there.
-_told: set[str] = set()
+#: Names of the limits of whose key it was logged that an event has nothing there.
+_logged: set[str] = set()
 
 
 def _key_of(
@@ -221,11 +214,11 @@ def _key_of(
     """
     if not isinstance(key, str):
         return _as_text(_returned(key, name, subscription, event))
-    found = look_up(event.data, key)
-    if found is MISSING:
+    value = look_up(event.data, key)
+    if value is MISSING:
         apart = isinstance(limit, Idempotency)
-        if name not in _told:  # once for each limit and process: it is so for every event, mostly
-            _told.add(name)
+        if name not in _logged:  # once for each limit and process: it is so for every event, mostly
+            _logged.add(name)
             logger.warning(
                 "The event %s has nothing at %r, the key of the limit %r. Such events count %s.",
                 event.name,
@@ -234,7 +227,7 @@ def _key_of(
                 "each by itself" if apart else "as one",
             )
         return None if apart else "null"
-    return _as_text(found)
+    return _as_text(value)
 
 
 def _returned(
@@ -242,21 +235,21 @@ def _returned(
 ) -> Any:
     """Return what the function that is a limit's key says of an event."""
     what = f"the key of the limit {limit!r} of {subscription.id}"
-    found = _called(key, what, event)
+    value = _called(key, what, event)
     try:
-        return as_json_data(event.name, found)
+        return as_json_data(event.name, value)
     except InvalidEventData as exc:
         raise InvalidEvent(
             event.name,
             f"cannot be emitted: {function_name(key)}, {what}, returned a "
-            f"{type(found).__name__} that JSON cannot carry",
+            f"{type(value).__name__} that JSON cannot carry",
             "Let it return a text, a number, or a list of them.",
         ) from exc
 
 
-def _as_text(found: Any) -> str:
+def _as_text(value: Any) -> str:
     """Return the value of a key as text."""
-    text = found if isinstance(found, str) else _canonical(found)
+    text = value if isinstance(value, str) else _canonical(value)
     if len(text) <= MAX_KEY:
         return text
     return f"{text[:MAX_KEY]}… {sha1(text.encode(), usedforsecurity=False).hexdigest()}"
@@ -284,7 +277,7 @@ def priority_of(subscription: Subscription, event: Event) -> int:
     Raises:
         InvalidEvent: if the function for it raises, or returns what cannot be used.
     """
-    priority: Any = None if subscription.flow is None else subscription.flow.priority
+    priority: Any = None if subscription.limits is None else subscription.limits.priority
     if not callable(priority):
         return priority or 0
     what = f"the priority of {subscription.id}"

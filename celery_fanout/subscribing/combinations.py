@@ -1,4 +1,4 @@
-"""The options of flow control of one subscription, together: their names, and which go together.
+"""Which limits of one subscription go together.
 
 What makes no sense is refused where it is written, each combination with its reason.
 """
@@ -6,38 +6,26 @@ What makes no sense is refused where it is written, each combination with its re
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from celery_fanout.exceptions import InvalidSubscription
 from celery_fanout.subscribing.limits import (
-    Batch,
+    KINDS,
     Concurrency,
-    Debounce,
     Idempotency,
-    RateLimit,
-    Singleton,
+    Limits,
     Throttle,
     check_seconds,
+    is_declared,
+    key_name,
+    limit_name,
     seconds_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from celery_fanout.model.events import Event
-    from celery_fanout.subscribing.limits import Key
-
-__all__ = [
-    "MAX_PRIORITY",
-    "FlowOptions",
-    "Limit",
-    "flow_options",
-    "function_name",
-    "is_priority",
-    "limit_name",
-]
+__all__ = ["MAX_PRIORITY", "checked_limits", "is_priority"]
 
 #: How many concurrency limits one subscription may have.
 MAX_CONCURRENCIES = 3
@@ -45,138 +33,41 @@ MAX_CONCURRENCIES = 3
 #: Priorities are whole numbers from the negative of this to this.
 MAX_PRIORITY = 255
 
-Limit: TypeAlias = Concurrency | Throttle | RateLimit | Debounce | Batch | Singleton | Idempotency
 
-_KINDS: dict[str, type[Any]] = {
-    "throttle": Throttle,
-    "rate_limit": RateLimit,
-    "debounce": Debounce,
-    "batch": Batch,
-    "singleton": Singleton,
-    "idempotency": Idempotency,
-}
-
-
-@dataclass(frozen=True)
-class FlowOptions:
-    """What a subscription says about flow control, as it was written.
-
-    Attributes:
-        concurrency: up to three limits.
-        throttle: how often runs start.
-        rate_limit: how many runs there are in a period.
-        debounce: one run with the last event of a busy time.
-        batch: one run for several events.
-        singleton: one run at a time.
-        idempotency: one run for each value.
-        priority: a number, or a function of the event.
-        start_timeout: seconds.
-        finish_timeout: seconds.
-    """
-
-    concurrency: tuple[Concurrency, ...] = ()
-    throttle: Throttle | None = None
-    rate_limit: RateLimit | None = None
-    debounce: Debounce | None = None
-    batch: Batch | None = None
-    singleton: Singleton | None = None
-    idempotency: Idempotency | None = None
-    priority: int | Callable[[Event], int] | None = None
-    start_timeout: float | None = None
-    finish_timeout: float | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What is set, by the names of ``on_event``'s arguments."""
-        return tuple(name for name in self.__dataclass_fields__ if getattr(self, name) not in _NONE)
-
-    @property
-    def collects(self) -> bool:
-        """Whether several events make one run."""
-        return self.batch is not None or self.debounce is not None
-
-    def limits(self, subscription: str) -> dict[str, Limit]:
-        """Return the limits of a subscription by their names, see :func:`limit_name`."""
-        known = self._named.get(subscription)
-        if known is None:
-            known = {limit_name(limit, subscription): limit for limit in self._limits()}
-            self._named[subscription] = known
-        return known
-
-    @cached_property
-    def flows(self) -> dict[Any, Any]:
-        """What was worked out before, see :func:`~celery_fanout.subscribing.admission.flow_of`."""
-        return {}
-
-    @cached_property
-    def _named(self) -> dict[str, dict[str, Limit]]:
-        return {}
-
-    def _limits(self) -> Iterator[Limit]:
-        yield from self.concurrency
-        for name in _KINDS:
-            found: Limit | None = getattr(self, name)
-            if found is not None:
-                yield found
-
-
-#: What stands for an option that is not set.
-_NONE: tuple[Any, ...] = (None, ())
-
-
-def function_name(function: Callable[[Event], object]) -> str:
-    """Return what people call a function that is a key or a priority."""
-    return getattr(function, "__qualname__", type(function).__name__)
-
-
-def _key_name(key: Key) -> str:
-    return key if isinstance(key, str) else function_name(key)
-
-
-def limit_name(limit: Limit, subscription: str) -> str:
-    """Return what people call a limit: its kind, whose it is, and by what."""
-    kind = next((name for name, cls in _KINDS.items() if isinstance(limit, cls)), "concurrency")
-    whose, by = subscription, "" if limit.key is None else f" by {_key_name(limit.key)}"
-    if isinstance(limit, Concurrency) and limit.scope != "subscription":
-        # those who share it may find the key in different places
-        whose, by = limit.scope, by and " by key"
-    return f"{kind} {whose}{by}"
-
-
-def flow_options(subject: str, *, cancel_on: tuple[Any, ...], **given: Any) -> FlowOptions | None:
-    """Return the options of flow control of one subscription; ``None`` if there are none.
+def checked_limits(subject: str, *, cancel_on: tuple[Any, ...], **options: Any) -> Limits | None:
+    """Return the limits of one subscription; ``None`` if it declares none.
 
     Args:
         subject: what errors call it.
         cancel_on: what cancels its runs.
-        given: what ``on_event`` was given.
+        options: what ``on_event`` was given.
 
     Raises:
         InvalidSubscription: if one of them cannot be used, or not beside another.
     """
-    if all(value in _NONE for value in given.values()):
+    if not any(map(is_declared, options.values())):
         return None
-    idempotency = given["idempotency"]
+    idempotency = options["idempotency"]
     if isinstance(idempotency, str) or callable(idempotency):
-        given["idempotency"] = Idempotency(cast("Any", idempotency))
-    kinds: dict[str, type[Any]] = {"concurrency": Concurrency, **_KINDS}
+        options["idempotency"] = Idempotency(cast("Any", idempotency))
+    kinds: dict[str, type[Any]] = {"concurrency": Concurrency, **KINDS}
     for name, kind in kinds.items():
-        found = given[name]
-        for item in found if name == "concurrency" else () if found is None else (found,):
-            if not isinstance(item, kind):
+        value = options[name]
+        for limit in value if name == "concurrency" else () if value is None else (value,):
+            if not isinstance(limit, kind):
                 raise InvalidSubscription(
                     subject,
-                    f"cannot have {name}={item!r}",
+                    f"cannot have {name}={limit!r}",
                     f"Use celery_fanout.{kind.__name__}(...).",
                 )
     for name in ("start_timeout", "finish_timeout"):
-        if given[name] is not None:
-            given[name] = check_seconds(subject, name, given[name])
-    _check_priority(subject, given["priority"])
-    options = FlowOptions(**given)
-    for problem, remedy in _problems(options, cancel_on):
+        if options[name] is not None:
+            options[name] = check_seconds(subject, name, options[name])
+    _check_priority(subject, options["priority"])
+    limits = Limits(**options)
+    for problem, remedy in _problems(limits, cancel_on):
         raise InvalidSubscription(subject, f"cannot have {problem}", remedy)
-    return options
+    return limits
 
 
 def is_priority(value: object) -> bool:
@@ -197,7 +88,7 @@ def _check_priority(subject: str, priority: Any) -> None:
         )
 
 
-def _problems(options: FlowOptions, cancel_on: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
+def _problems(options: Limits, cancel_on: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
     """Yield what makes no sense together, and what to do instead."""
     yield from _of_concurrency(options)
     if options.batch is not None:
@@ -207,7 +98,7 @@ def _problems(options: FlowOptions, cancel_on: tuple[Any, ...]) -> Iterator[tupl
     yield from _of_start_timeout(options)
 
 
-def _of_concurrency(options: FlowOptions) -> Iterator[tuple[str, str]]:
+def _of_concurrency(options: Limits) -> Iterator[tuple[str, str]]:
     limits, singleton = options.concurrency, options.singleton
     if len(limits) > MAX_CONCURRENCIES:
         yield (
@@ -219,7 +110,7 @@ def _of_concurrency(options: FlowOptions) -> Iterator[tuple[str, str]]:
         if names.count(name) > 1:
             yield (
                 f"two concurrency limits with scope={limit.scope!r} and "
-                + ("no key" if limit.key is None else f"the key {_key_name(limit.key)}"),
+                + ("no key" if limit.key is None else f"the key {key_name(limit.key)}"),
                 (
                     "They would be one limit with two numbers: keep one, or give the functions "
                     "different names."
@@ -234,7 +125,7 @@ def _of_concurrency(options: FlowOptions) -> Iterator[tuple[str, str]]:
                 )
 
 
-def _of_batch(options: FlowOptions, cancel_on: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
+def _of_batch(options: Limits, cancel_on: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
     batch = options.batch
     if options.debounce is not None:
         yield (
@@ -286,7 +177,7 @@ def _kind_of(limit: Concurrency | Throttle) -> str:
     return "throttle" if isinstance(limit, Throttle) else "concurrency"
 
 
-def _of_debounce(options: FlowOptions) -> Iterator[tuple[str, str]]:
+def _of_debounce(options: Limits) -> Iterator[tuple[str, str]]:
     for name in ("rate_limit", "idempotency"):
         if getattr(options, name) is not None:
             yield (
@@ -307,7 +198,7 @@ def _of_debounce(options: FlowOptions) -> Iterator[tuple[str, str]]:
         )
 
 
-def _of_start_timeout(options: FlowOptions) -> Iterator[tuple[str, str]]:
+def _of_start_timeout(options: Limits) -> Iterator[tuple[str, str]]:
     limit = options.start_timeout
     debounce, batch = options.debounce, options.batch
     if limit is None:

@@ -1,31 +1,40 @@
-"""Value objects for the options of a subscription: frozen, and validated where they are written."""
+"""The limits that a subscription may declare: frozen, and checked where they are written."""
 
 from __future__ import annotations
 
 import datetime as dt
 import inspect
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from celery_fanout.exceptions import InvalidSubscription
-from celery_fanout.model.events import NAME, Event, check_name
-from celery_fanout.model.jsondata import encode
-from celery_fanout.model.matching import MISSING, _is_blurred, look_up
+from celery_fanout.model.events import NAME, Event
+from celery_fanout.model.matching import is_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 __all__ = [
+    "KINDS",
     "Batch",
-    "CancelOn",
     "Concurrency",
     "Debounce",
     "Duration",
     "Idempotency",
     "Key",
+    "Limit",
+    "Limits",
     "RateLimit",
     "Singleton",
     "Throttle",
     "check_seconds",
+    "function_name",
+    "is_declared",
+    "key_name",
+    "limit_name",
     "seconds_of",
 ]
 
@@ -35,64 +44,6 @@ Key: TypeAlias = str | Callable[[Event], object]
 
 #: Seconds, or a timedelta.
 Duration: TypeAlias = float | dt.timedelta
-
-
-@dataclass(frozen=True)
-class CancelOn:
-    """An event that cancels a run which has not ended.
-
-    Args:
-        event: the event's name; no pattern.
-        match: which of these events: a dotted path, such as ``"document.id"``, at which both
-            events' data must have the same value; or a mapping from a path in the cancelling
-            event's data to a path in the data of the event that the run handles. Any by default.
-
-    Raises:
-        InvalidEventName: if ``event`` is no name.
-        InvalidSubscription: if ``match`` is neither.
-    """
-
-    event: str
-    match: str | Mapping[str, str] | None = None
-    _pairs: tuple[tuple[str, str], ...] = field(init=False, repr=False, default=())
-
-    def __post_init__(self) -> None:
-        check_name(self.event)
-        given: Any = self.match  # not everybody runs a type checker
-        if given is None:
-            pairs: list[tuple[Any, Any]] = []
-        elif isinstance(given, str):
-            pairs = [(given, given)]
-        elif isinstance(given, Mapping):
-            pairs = list(cast("Any", given).items())
-        else:
-            pairs = [(given, given)]
-        for pair in pairs:
-            for path in pair:
-                if not isinstance(path, str) or not all(path.split(".")):
-                    raise InvalidSubscription(
-                        f"cancel_on {self.event!r}",
-                        f"cannot match {path!r}",
-                        "Use dotted paths into the data, such as 'document.id'.",
-                    )
-        object.__setattr__(self, "_pairs", tuple(pairs))
-
-    def match_for(self, data: Any) -> str | None:
-        """Return what the cancelling event must match for a run with this data, as JSON.
-
-        ``None`` if the data lacks a value to match, or has a number there that cannot be told
-        apart from its neighbours, so that no event can.
-        """
-        wanted: dict[str, Any] = {}
-        for theirs, ours in self._pairs:
-            value = look_up(data, ours)
-            if value is MISSING or isinstance(value, (dict, list)) or _is_blurred(value):
-                return None
-            wanted[theirs] = value
-        return encode(wanted)
-
-
-# -- flow control --------------------------------------------------------------------------------
 
 
 def _check_whole(option: str, name: str, value: Any, least: int, most: float = math.inf) -> None:
@@ -132,11 +83,8 @@ def seconds_of(value: Duration) -> float:
 def _check_key(option: str, value: Any, *, needed: bool = False) -> None:
     if value is None and not needed:
         return
-    if isinstance(value, str):
-        valid = all(value.split("."))
-    else:
-        valid = callable(value) and not inspect.iscoroutinefunction(value)
-    if not valid:
+    is_function = callable(value) and not inspect.iscoroutinefunction(value)
+    if not is_path(value) and not is_function:
         raise InvalidSubscription(
             option,
             f"cannot have key={value!r}",
@@ -346,3 +294,107 @@ class Idempotency:
     def __post_init__(self) -> None:
         _check_key("Idempotency", self.key, needed=True)
         check_seconds("Idempotency", "ttl", self.ttl)
+
+
+Limit: TypeAlias = Concurrency | Throttle | RateLimit | Debounce | Batch | Singleton | Idempotency
+
+#: What ``on_event`` takes of each, by the names of its arguments, besides ``concurrency``.
+KINDS: dict[str, type[Any]] = {
+    "throttle": Throttle,
+    "rate_limit": RateLimit,
+    "debounce": Debounce,
+    "batch": Batch,
+    "singleton": Singleton,
+    "idempotency": Idempotency,
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits that a subscription declares, together, as they were written.
+
+    Attributes:
+        concurrency: up to three limits.
+        throttle: how often runs start.
+        rate_limit: how many runs there are in a period.
+        debounce: one run with the last event of a busy time.
+        batch: one run for several events.
+        singleton: one run at a time.
+        idempotency: one run for each value.
+        priority: a number, or a function of the event.
+        start_timeout: seconds.
+        finish_timeout: seconds.
+    """
+
+    concurrency: tuple[Concurrency, ...] = ()
+    throttle: Throttle | None = None
+    rate_limit: RateLimit | None = None
+    debounce: Debounce | None = None
+    batch: Batch | None = None
+    singleton: Singleton | None = None
+    idempotency: Idempotency | None = None
+    priority: int | Callable[[Event], int] | None = None
+    start_timeout: float | None = None
+    finish_timeout: float | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is declared, by the names of ``on_event``'s arguments."""
+        return tuple(name for name in self.__dataclass_fields__ if is_declared(getattr(self, name)))
+
+    @property
+    def collects(self) -> bool:
+        """Whether several events make one run."""
+        return self.batch is not None or self.debounce is not None
+
+    def by_name(self, subscription: str) -> Mapping[str, Limit]:
+        """Return the limits by the names that the ledger counts them by, see :func:`limit_name`.
+
+        Args:
+            subscription: id of the subscription that declares them.
+        """
+        if subscription not in self._named:
+            named = {limit_name(limit, subscription): limit for limit in self._each()}
+            self._named[subscription] = named
+        return self._named[subscription]
+
+    @cached_property
+    def flows(self) -> dict[Any, Any]:
+        """What :func:`~celery_fanout.subscribing.admission.flow_of` has worked out before."""
+        return {}
+
+    @cached_property
+    def _named(self) -> dict[str, dict[str, Limit]]:
+        return {}
+
+    def _each(self) -> Iterator[Limit]:
+        yield from self.concurrency
+        for name in KINDS:
+            limit: Limit | None = getattr(self, name)
+            if limit is not None:
+                yield limit
+
+
+def is_declared(value: Any) -> bool:
+    """Whether an option of ``on_event`` has a value."""
+    return value not in (None, ())
+
+
+def function_name(function: Callable[[Event], object]) -> str:
+    """Return what people call a function that is a key or a priority."""
+    return getattr(function, "__qualname__", type(function).__name__)
+
+
+def key_name(key: Key) -> str:
+    """Return what people call a key."""
+    return key if isinstance(key, str) else function_name(key)
+
+
+def limit_name(limit: Limit, subscription: str) -> str:
+    """Return what people call a limit: its kind, whose it is, and by what."""
+    kind = next((name for name, cls in KINDS.items() if isinstance(limit, cls)), "concurrency")
+    whose, by = subscription, "" if limit.key is None else f" by {key_name(limit.key)}"
+    if isinstance(limit, Concurrency) and limit.scope != "subscription":
+        # those who share it may find the key in different places
+        whose, by = limit.scope, by and " by key"
+    return f"{kind} {whose}{by}"

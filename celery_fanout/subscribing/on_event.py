@@ -6,7 +6,6 @@ configuration early. A :class:`~celery_fanout.Registry` opens it when its app is
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import sys
 from dataclasses import dataclass
@@ -23,10 +22,11 @@ from celery_fanout.exceptions import (
     InvalidSubscription,
     NotATask,
 )
+from celery_fanout.exceptions.describing import did_you_mean, nearest
 from celery_fanout.model.event_types import name_of
 from celery_fanout.model.events import check_pattern
-from celery_fanout.subscribing.combinations import flow_options
-from celery_fanout.subscribing.limits import CancelOn
+from celery_fanout.subscribing.cancel_on import CancelOn
+from celery_fanout.subscribing.combinations import checked_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from celery_fanout.model.events import Event
-    from celery_fanout.subscribing.combinations import FlowOptions
     from celery_fanout.subscribing.limits import (
         Batch,
         Concurrency,
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
         Duration,
         Idempotency,
         Key,
+        Limits,
         RateLimit,
         Singleton,
         Throttle,
@@ -55,7 +55,7 @@ __all__ = ["Declaration", "on_event"]
 
 
 class OtherTask(Protocol):
-    """A task of something else than Celery: of ``django.tasks``; see :data:`adapters`."""
+    """A task of something else than Celery: of ``django.tasks``; see :data:`task_adapters`."""
 
     @property
     def takes_context(self) -> bool:
@@ -71,8 +71,8 @@ class OtherTask(Protocol):
 TaskT = TypeVar("TaskT", bound="AnyTask | OtherTask")
 
 #: Who knows how Celery calls tasks that are none of Celery's: each returns a Celery task and the
-#: options that follow from the other, or ``None``.
-adapters: list[Callable[[object], tuple[Any, Mapping[str, Any]] | None]] = []
+#: options that follow from the other, or ``None``. A hook, as this room cannot import ``contrib``.
+task_adapters: list[Callable[[object], tuple[Any, Mapping[str, Any]] | None]] = []
 
 #: Options of ``apply_async`` that a subscription may set.
 _OPTIONS = {
@@ -137,7 +137,7 @@ class Declaration:
     options: Mapping[str, Any]
     where: str
     cancel_on: tuple[CancelOn, ...] = ()
-    flow: FlowOptions | None = None
+    limits: Limits | None = None
 
 
 class Refreshable(Protocol):
@@ -190,8 +190,7 @@ def _check_options(pattern: str, options: Mapping[str, Any]) -> None:
     for option in options:
         remedy = _REFUSED_OPTIONS.get(option)
         if remedy is None and option not in _OPTIONS:
-            near = difflib.get_close_matches(option, _OPTIONS, n=1)
-            remedy = f"Did you mean {near[0]!r}?" if near else "apply_async has no such option."
+            remedy = did_you_mean(nearest(option, _OPTIONS), "apply_async has no such option.")
         if remedy is not None:
             raise InvalidSubscription(
                 f"A subscription to {pattern!r}", f"cannot have the option {option!r}", remedy
@@ -272,7 +271,7 @@ def on_event(
     cancels = tuple(
         item if isinstance(item, CancelOn) else CancelOn(item) for item in _as_tuple(cancel_on)
     )
-    flow = flow_options(
+    limits = checked_limits(
         f"A subscription to {pattern!r}",
         cancel_on=cancels,
         concurrency=_as_tuple(concurrency),
@@ -293,7 +292,7 @@ def on_event(
         subscriber: Any = task
         options = chosen
         if not isinstance_unopened(task, (Task,)):
-            adapted = next((found for adapt in adapters if (found := adapt(task))), None)
+            adapted = next((pair for adapt in task_adapters if (pair := adapt(task))), None)
             if adapted is None:
                 raise NotATask(
                     "on_event",
@@ -304,7 +303,7 @@ def on_event(
             subscriber, options = adapted[0], {**adapted[1], **chosen}
         declared.add(
             Declaration(
-                subscriber, pattern, filter, tail, on_failure, options, where, cancels, flow
+                subscriber, pattern, filter, tail, on_failure, options, where, cancels, limits
             )
         )
         return task
@@ -312,12 +311,12 @@ def on_event(
     return subscribe
 
 
-def _check_filter(pattern: str, given: Any) -> None:
-    if given is None or (callable(given) and not inspect.iscoroutinefunction(given)):
+def _check_filter(pattern: str, filter: Any) -> None:
+    if filter is None or (callable(filter) and not inspect.iscoroutinefunction(filter)):
         return
     raise InvalidSubscription(
         f"A subscription to {pattern!r}",
-        f"cannot have the filter {describe(given)}",
+        f"cannot have the filter {describe(filter)}",
         "Use a function that takes the Event and returns whether to deliver it.",
     )
 

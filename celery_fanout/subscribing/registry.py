@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import threading
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.exceptions import INTERRUPTS, DuplicateSubscription, InvalidSubscription
+from celery_fanout.exceptions.describing import nearest
 from celery_fanout.model.events import patterns_of
 from celery_fanout.subscribing.on_event import declared
 from celery_fanout.subscribing.resolving import resolve_signatures, resolve_task
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_fanout.model.events import Event
-    from celery_fanout.subscribing.combinations import FlowOptions
-    from celery_fanout.subscribing.limits import CancelOn
+    from celery_fanout.subscribing.cancel_on import CancelOn
+    from celery_fanout.subscribing.limits import Limit, Limits
     from celery_fanout.subscribing.on_event import Declaration, Filter
 
 __all__ = ["Explanation", "Registry", "Subscription"]
@@ -51,7 +51,7 @@ class Subscription:
         where: file and line of the declaration.
         order: position among all declarations.
         cancel_on: events that cancel a run which has not ended.
-        flow: the options of flow control, or ``None``.
+        limits: the limits of its runs, or ``None``.
     """
 
     id: str
@@ -64,7 +64,7 @@ class Subscription:
     where: str
     order: int
     cancel_on: tuple[CancelOn, ...] = ()
-    flow: FlowOptions | None = None
+    limits: Limits | None = None
 
     def __repr__(self) -> str:
         return f"<Subscription {self.id}>"
@@ -73,12 +73,16 @@ class Subscription:
         """Return which events cancel the run of an event: names, and what they must match."""
         if not self.cancel_on:
             return ()
-        found = ((item.event, item.match_for(event.data)) for item in self.cancel_on)
-        return tuple((name, match) for name, match in found if match is not None)
+        pairs = ((item.event, item.match_for(event.data)) for item in self.cancel_on)
+        return tuple((name, match) for name, match in pairs if match is not None)
+
+    def limits_by_name(self) -> Mapping[str, Limit]:
+        """Return the limits by their names, as the ledger knows them."""
+        return {} if self.limits is None else self.limits.by_name(self.id)
 
     def alone(self, event: Event) -> Event:
         """Return an event as the subscriber gets it where no other has joined its run."""
-        if self.flow is None or self.flow.batch is None:
+        if self.limits is None or self.limits.batch is None:
             return event
         return replace(event, data=[event.data])
 
@@ -184,7 +188,7 @@ class Registry:
             where=declaration.where,
             order=order,
             cancel_on=declaration.cancel_on,
-            flow=declaration.flow,
+            limits=declaration.limits,
         )
 
     def _wrap_all(self) -> None:
@@ -204,20 +208,20 @@ class Registry:
                 logger.error("%s", error)
 
     def _index(self, errors: list[tuple[str, Exception]]) -> None:
-        found: dict[str, Subscription] = {}
+        by_id: dict[str, Subscription] = {}
         for _, subscription in sorted(self._resolved.values(), key=lambda pair: pair[1].order):
-            known = found.get(subscription.id)
-            if known is None or known.where == subscription.where:  # a reload declares it anew
-                found[subscription.id] = subscription
+            first = by_id.get(subscription.id)
+            if first is None or first.where == subscription.where:  # a reload declares it anew
+                by_id[subscription.id] = subscription
             else:
                 where = subscription.where
-                error = DuplicateSubscription(subscription.id, known.where, where)
+                error = DuplicateSubscription(subscription.id, first.where, where)
                 errors.append((subscription.pattern, error))
         by_pattern: dict[str, list[Subscription]] = {}
-        for subscription in found.values():
+        for subscription in by_id.values():
             by_pattern.setdefault(subscription.pattern, []).append(subscription)
-        self._subscriptions = list(found.values())
-        self._by_id = found
+        self._subscriptions = list(by_id.values())
+        self._by_id = by_id
         self._by_pattern = by_pattern
         self._by_name = {}
 
@@ -238,13 +242,13 @@ class Registry:
                 # the same object, emit after emit
                 raise self._wrong[pattern].with_traceback(None)
         by_name = self._by_name  # of one index, even if another thread makes a new one
-        found = by_name.get(name)
-        if found is None:
-            found = [sub for p in patterns_of(name) for sub in self._by_pattern.get(p, ())]
-            found.sort(key=lambda subscription: subscription.order)
+        matching = by_name.get(name)
+        if matching is None:
+            matching = [sub for p in patterns_of(name) for sub in self._by_pattern.get(p, ())]
+            matching.sort(key=lambda subscription: subscription.order)
             if len(by_name) < MAX_NAMES:
-                by_name[name] = found
-        return found
+                by_name[name] = matching
+        return matching
 
     def match(self, event: Event) -> list[Subscription]:
         """Return the subscriptions of an event."""
@@ -267,8 +271,7 @@ def _leave_alone(_: Any) -> None:
 def _explain(subscription: Subscription, event: Event, named: set[str]) -> Explanation:
     if subscription.id not in named:
         reason = f"{subscription.pattern!r} does not match {event.name!r}"
-        near = difflib.get_close_matches(event.name, [subscription.pattern], cutoff=NEAR)
-        if near and not named:
+        if not named and nearest(event.name, [subscription.pattern], likeness=NEAR):
             reason += ". Did you mean it?"
         return Explanation(subscription, False, reason)
     if subscription.filter is None:

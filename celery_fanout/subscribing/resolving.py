@@ -68,10 +68,10 @@ def resolve_signatures(
     Raises:
         InvalidSubscription: for a group or chord, and for a task of another app.
     """
-    found: list[Mapping[str, Any]] = []
+    links: list[Mapping[str, Any]] = []
     for item in items:
         if issubclass(type(item), Signature):  # isinstance() would open a proxy
-            found.extend(_flatten(item, where))
+            links.extend(_flatten(item, where))
             continue
         task = resolve_task(app, item)
         if task is None:
@@ -80,8 +80,8 @@ def resolve_signatures(
                 f"names {item!r}, which is no task of the app {app.main!r}",
                 "Use a task of the same app, a shared task, or a signature.",
             )
-        found.append(dict(task.s()))
-    return tuple(found)
+        links.append(dict(task.s()))
+    return tuple(links)
 
 
 def _flatten(signature: Any, where: str) -> Iterator[Mapping[str, Any]]:

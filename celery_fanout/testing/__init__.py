@@ -3,6 +3,9 @@
 ``capture()`` records what is emitted; ``run()`` executes a subscriber with the real engine in
 memory, on a clock that the test moves; ``simulate()`` executes all that follows from an event. With
 pytest, the fixture ``fanout`` offers all three.
+
+May import ``app`` and what is below it; nothing imports it but users' tests.
+Public: the names in ``__all__``. The modules inside may change without notice.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class Clock:
     """
 
     def __init__(self, now: float | None = None) -> None:
-        self.now = time.time() if now is None else now
+        self.now = round(time.time(), 6) if now is None else now  # the ledger keeps no more
 
     def __call__(self) -> float:
         """Return the POSIX time in seconds."""

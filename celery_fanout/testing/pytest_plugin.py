@@ -1,4 +1,4 @@
-"""The pytest fixture ``fanout``. Imports nothing of Celery before a test asks for it."""
+"""The pytest fixture ``fanout``, apart because every pytest run imports this file."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Retry
@@ -12,7 +11,7 @@ from celery_fanout import signals
 from celery_fanout.emitting.drafting import draft_event
 from celery_fanout.emitting.emission import error_of
 from celery_fanout.exceptions import FanoutError
-from celery_fanout.running.execution import current
+from celery_fanout.running.execution import current_execution
 from celery_fanout.stores.states import FINAL, RunState
 from celery_fanout.testing.simulation import Simulation, record_event
 
@@ -31,6 +30,9 @@ __all__ = ["NonDeterministicBody", "SimulatedCrash", "TestRun"]
 
 #: How many attempts of the runs that a step waits for are too many.
 TOO_MANY = 10_000
+
+#: The ledger keeps times to the microsecond.
+TINY = 1e-6
 
 ENDED = frozenset(state.value for state in FINAL)
 
@@ -243,12 +245,19 @@ class TestRun:
 
     def _look(self) -> None:
         """See what the ledger has of the run now."""
-        row = self._simulation.ledger.book.rows[self.id]
-        self.state, self.retries, self.reason = row.state.value, row.retries, row.reason
-        waits = row.state in (RunState.SUSPENDED, RunState.RETRYING)
-        self.due = row.resume if waits and row.resume != inf else None
-        self.step = self.step if row.state is RunState.SUSPENDED else None
-        self.error = error_of(self._simulation.ledger.outcomes([self.id])[0])
+        ledger = self._simulation.ledger
+        run = ledger.run(self.id)
+        assert run is not None  # noqa: S101 - it was recorded, and nothing is swept
+        self.state, self.retries, self.reason = run.state.value, run.retries, run.reason
+        waits = run.state in (RunState.SUSPENDED, RunState.RETRYING)
+        self.due = None if not waits or self._waits_for_runs(run) else run.due
+        self.step = self.step if run.state is RunState.SUSPENDED else None
+        self.error = error_of(ledger.outcomes([self.id])[0])
+
+    def _waits_for_runs(self, run: RunRecord) -> bool:
+        """Whether other runs are to wake it; its timer is then only there in case they do not."""
+        for_others = run.state is RunState.SUSPENDED and run.reason in ("invoke", "parallel")
+        return for_others and run.due is not None and run.due > self.clock.now + TINY
 
     def _take(self, traced: Any) -> None:
         """See what the body returned or raised."""
@@ -277,7 +286,7 @@ class TestRun:
 
     def _on_started(self, run: Any = None, **_: Any) -> None:
         if run.id == self.id:
-            execution = current.get()
+            execution = current_execution.get()
             assert execution is not None  # noqa: S101 - the signal is sent inside it
             self._passes.append(execution)
 

@@ -6,7 +6,6 @@ What would be published lies in :attr:`Simulation.inbox`; what a worker would do
 
 from __future__ import annotations
 
-import difflib
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,14 +16,13 @@ from kombu.utils import json as kombu_json
 
 from celery_fanout.app.ledger_parts import Level2
 from celery_fanout.emitting.freezing import Freezer
-from celery_fanout.exceptions import describe
+from celery_fanout.exceptions.describing import describe, did_you_mean, nearest
 from celery_fanout.model.boot import boot_id
 from celery_fanout.model.headers import KIND_HEADER
 from celery_fanout.model.ids import event_key
 from celery_fanout.model.jsondata import encode
-from celery_fanout.running.execution import Engine, engine_override
+from celery_fanout.running.execution import Engine, test_engine
 from celery_fanout.stores.ledger import NewEvent, NewRun
-from celery_fanout.stores.memory import MemoryLedger
 from celery_fanout.stores.opening import rules_of
 from celery_fanout.stores.states import FINAL, RunState
 from celery_fanout.testing.capturing import CapturedEvents, CapturingEmitter, nothing, watching
@@ -116,6 +114,9 @@ class Simulation:
         invoked: Mapping[Any, Any] | None = None,
         alone: bool = False,
     ) -> None:
+        # only here: what captures events alone does without redis-py, and without the extra
+        from celery_fanout.stores.memory.ledger import MemoryLedger
+
         self._fanout = fanout
         self._alone = alone
         self._invoked = _stand_ins(fanout, invoked or {})
@@ -144,7 +145,7 @@ class Simulation:
             self.clock,
             ledger=self.ledger,
             wake=self.level2.wakeups.wake,
-            ended=None if alone else self.level2.endings.tell,
+            follow_up=(lambda _: None) if alone else self.level2.follow_ups.record,
             dispatches=False,
         )
 
@@ -189,8 +190,8 @@ class Simulation:
         taken = self.ledger.take(limit=1000)
         self.level2.wakeups.publish(taken)
         if not self._alone:
-            for run_id in self.ledger.untold(older_than=0):
-                self.level2.endings.tell(run_id)
+            for run_id in self.ledger.awaiting_follow_up(older_than=0):
+                self.level2.follow_ups.record(run_id)
         return taken.next_due
 
     def work(self, limit: int = 10_000) -> int:
@@ -264,7 +265,7 @@ class Simulation:
             return self._stand_in(message, self._invoked[message.task])
         app = self._fanout.app
         task: Any = app.tasks[message.task]
-        self._fanout.executor.wrap(task)
+        self._fanout.wrapper.wrap(task)
         request: dict[str, Any] = {
             "id": message.run_id,
             "task": task.name,
@@ -280,11 +281,11 @@ class Simulation:
             "delivery_info": {"is_eager": True},
         }
         tracer = build_tracer(task.name, task, eager=True, propagate=False, app=app)
-        token = engine_override.set(self._engine)
+        token = test_engine.set(self._engine)
         try:
             traced: Any = tracer(message.run_id, list(message.args), dict(message.kwargs), request)
         finally:
-            engine_override.reset(token)
+            test_engine.reset(token)
         if traced.info is None and message.chain:
             self._go_on(message, traced.retval)
         return traced
@@ -335,7 +336,6 @@ def _stand_ins(fanout: Fanout, invoked: Mapping[Any, Any]) -> dict[str, Any]:
     tasks = [str(name) for name in registered]
     for name in found:
         if name not in tasks:
-            near = difflib.get_close_matches(name, tasks, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else "Pass the task itself."
+            hint = did_you_mean(nearest(name, tasks), "Pass the task itself.")
             raise LookupError(f"invoked= names {name!r}, which is no task of the app. {hint}")
     return found

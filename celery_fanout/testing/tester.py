@@ -74,6 +74,7 @@ def run(
     Raises:
         NonDeterministicBody: with ``always_replay``, if the body called other steps on replay.
         LookupError: if the task has no such subscription, or ``invoked`` names no task.
+        MissingExtra: without the extra ``celery-fanout[testing]``.
         TypeError: if ``subscriber`` is no task.
     """
     fanout = get_fanout(app or getattr(subscriber, "app", None))
@@ -106,6 +107,9 @@ def simulate(
         app: the Celery app; the current one by default.
         invoked: see :func:`run`.
         clock: the clock; a new one by default.
+
+    Raises:
+        MissingExtra: without the extra ``celery-fanout[testing]``.
     """
     fanout = get_fanout(app)
     fanout.load()

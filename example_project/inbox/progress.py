@@ -10,10 +10,8 @@ import datetime as dt
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout import FanoutError, get_fanout
+from celery_fanout import Checkpoint, FanoutError, get_fanout, key_of, timeline
 from celery_fanout.exceptions import EventNotFound
-from celery_fanout.operating.timeline import timeline
-from celery_fanout.stores.checkpoints import Checkpoint, key_of
 from example_project.inbox.models import Document, Reading
 from example_project.inbox.tasks import FIELDS
 from example_project.website import celery_app
@@ -21,8 +19,7 @@ from example_project.website import celery_app
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from celery_fanout.operating.control import RunControl
-    from celery_fanout.stores.records import EventRecord, Outcome, RunRecord
+    from celery_fanout import EventRecord, RunControl, RunOutcome, RunRecord
 
 EVENT = "document/uploaded"
 
@@ -184,7 +181,7 @@ def card_of(
     runs: RunControl,
     event: EventRecord,
     run: RunRecord,
-    outcome: Outcome,
+    outcome: RunOutcome,
     subject: str,
     readings: Mapping[str, Any],
     *,

@@ -21,9 +21,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client, TestCase, override_settings
 from django.urls import reverse
 
-from celery_fanout import emit, get_fanout
-from celery_fanout.stores.records import Outcome
-from celery_fanout.stores.states import RunState
+from celery_fanout import RunOutcome, RunState, emit, get_fanout
 from celery_fanout.testing import simulate
 from example_project.inbox.documents import id_of_delivery
 from example_project.inbox.events import DocumentUploaded
@@ -174,7 +172,7 @@ class ProgressTests(SiteTestCase):
         runs = get_fanout(celery_app).runs
         event = runs.event(str(document.pk), EVENT)
         run = replace(runs.get(event.runs[0]), state=RunState.COMPLETING, finished=None)
-        tail = Outcome(run.id, RunState.PENDING)
+        tail = RunOutcome(run.id, RunState.PENDING)
         card = card_of(runs, event, run, tail, "summary", {}, detailed=False)
         self.assertEqual((card.badge, card.words), ("working", "Saving"))
         self.assertEqual([attempt.outcome for attempt in card.attempts], ["done"])

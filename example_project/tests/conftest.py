@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.conftest import postgres_server, postgres_url, redis_server, redis_url
+from tests.conftest import postgres_url, redis_server, redis_url, shared_postgres_server
 from tests.processes import Process, free_port
 from tests.servers import program
 
-__all__ = ["postgres_server", "postgres_url", "redis_server", "redis_url"]
+__all__ = ["postgres_url", "redis_server", "redis_url", "shared_postgres_server"]
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = [

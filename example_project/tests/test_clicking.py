@@ -16,13 +16,17 @@ SECONDS = 30_000
 SUBJECTS = ("summary", "category", "entities")
 
 
+#: For what does not depend on where the runs and the documents are, once one document was read.
+servers = pytest.mark.parametrize("site", ["servers"], indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module", params=["embedded", "servers"])
 def site(request: pytest.FixtureRequest, start_sites: Callable[..., Site]) -> Site:
     if request.param == "embedded":
         return start_sites("--embedded")
     redis = request.getfixturevalue("redis_server")
     redis.flush()
-    postgres = request.getfixturevalue("postgres_server")
+    postgres = request.getfixturevalue("shared_postgres_server")
     urls = {"REDIS_URL": redis.url(), "DATABASE_URL": postgres.url(postgres.add_database())}
     return start_sites(env=urls)
 
@@ -80,6 +84,7 @@ def test_a_document_is_read_and_the_classifier_recovers(
     expect(page.locator(".documents > li").first.locator(".badge.done")).to_have_count(3)
 
 
+@servers
 def test_a_failed_run_is_tried_again(site: Site, new_page: Callable[..., Page]) -> None:
     page = new_page()
     send(page, site, "contract.txt", "Down")

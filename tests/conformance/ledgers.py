@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any
 
 from celery_fanout.stores.checkpoints import Checkpoint
 from celery_fanout.stores.ledger import Claim, Ledger, LedgerRules, NewEvent, NewRun, Recorded
-from celery_fanout.stores.memory import MemoryLedger
+from celery_fanout.stores.memory.database import COMMANDS, Database
+from celery_fanout.stores.memory.ledger import MemoryLedger
 from celery_fanout.stores.redis import RedisLedger
 from celery_fanout.stores.redis.shards.ledger import ShardedLedger
+from tests.conformance.twin import Twin
 
 __all__ = ["RULES", "Clock", "Desk", "make_ledger"]
 
@@ -44,12 +47,35 @@ class Clock:
 
 def make_ledger(kind: str, url: Callable[[], str], clock: Clock) -> Ledger:
     """Return an empty ledger."""
+    if kind == "twin":
+        return Twin(RULES, clock)
     if kind == "memory":
         return MemoryLedger(RULES, clock)
     if kind == "shards":
         return ShardedLedger(url(), RULES, 3, clock=clock)
     return RedisLedger(url(), RULES, clock=clock)
 
+
+# --- what only the tests ask of a ledger in memory -----------------------------------------------
+
+
+def _keys(database: Database, pattern: bytes) -> list[bytes]:
+    there = [key for key in list(database._values) if database.exists(key)]
+    return [key for key in there if fnmatchcase(key.decode(), pattern.decode())]
+
+
+def _flush(database: Database) -> bytes:
+    database._values.clear()
+    database._expiries.clear()
+    return b"OK"
+
+
+COMMANDS[b"KEYS"] = _keys
+COMMANDS[b"SCAN"] = lambda database, _, __, pattern, *___: [0, _keys(database, pattern)]
+COMMANDS[b"FLUSHDB"] = _flush
+
+
+# --- short words ---------------------------------------------------------------------------------
 
 _nonces = itertools.count(1)
 

@@ -55,14 +55,14 @@ def test_a_parent_that_is_retried_runs_its_failed_children_again(desk: Desk) -> 
     desk.taken("e1-a")
     fail(desk, "e1-a")
     assert desk.ledger.reopen("e1-a", "mended")
-    assert desk.ledger.untold(older_than=0) == ["c1"]
+    assert desk.ledger.awaiting_follow_up(older_than=0) == ["c1"]
 
     assert ask(desk, 2)[1] == []
     assert (desk.state("c0"), desk.state("c1"), desk.due("c1")) == ("succeeded", "pending", 0)
     child = desk.ledger.run("c1")
     assert child is not None
     assert (child.reopened, child.detail["error"]) == (1, None)
-    assert desk.ledger.untold(older_than=0) == []
+    assert desk.ledger.awaiting_follow_up(older_than=0) == []
     event = desk.ledger.event("e1")
     assert event is not None
     assert event.open == 2

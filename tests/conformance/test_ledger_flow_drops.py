@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from celery_fanout.stores.flow import Flow
 from celery_fanout.stores.ledger import NewRun
+from celery_fanout.stores.limits import Flow
 from celery_fanout.stores.states import RunState
 from tests.conformance.flows import (
     RATE,
@@ -97,7 +97,7 @@ def test_a_delayed_run_is_counted_when_it_is_recorded(desk: Desk) -> None:
 def test_a_flood_of_what_is_dropped_is_told_to_nobody(desk: Desk) -> None:
     for n in range(3):
         emit(desk, f"e{n}", rate(1, 10))
-    assert desk.ledger.untold(older_than=0) == []
+    assert desk.ledger.awaiting_follow_up(older_than=0) == []
     assert desk.ledger.counts()[S.CANCELLED] == 2
     assert [run.id for run in desk.ledger.runs(subscription="a@doc/up", state=S.PENDING)] == [
         "e0-a",
@@ -279,7 +279,7 @@ def test_a_second_one_cancels_the_first(desk: Desk, running: bool) -> None:
     if running:
         assert not desk.ledger.settle("e0-a", token, S.SUCCEEDED).ok
         assert desk.ledger.store("e0-a", token, "s", "1", final=True) is None
-    assert desk.ledger.untold(older_than=0) == ["e0-a"]  # somebody may want to know
+    assert desk.ledger.awaiting_follow_up(older_than=0) == ["e0-a"]  # somebody may want to know
 
 
 def test_it_cancels_what_the_first_has_invoked(desk: Desk) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from celery_fanout.stores.flow import Flow
+from celery_fanout.stores.limits import Flow
 from celery_fanout.stores.states import RunState
 from tests.conformance.flows import (
     WORK,

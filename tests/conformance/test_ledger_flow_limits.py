@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from celery_fanout.stores.flow import Flow, Gate, GateRecord, Holder, Preview, Tuned
+from celery_fanout.stores.limits import Flow, Gate, GateRecord, Holder, Preview, Tuned
 from celery_fanout.stores.states import RunState
 from tests.conformance.flows import (
     RATE,
@@ -151,7 +151,9 @@ def test_gates_that_nobody_uses_are_forgotten(desk: Desk) -> None:
     desk.clock.advance(3500)
     desk.ledger.sweep()
     assert {record.gate.limit for record in desk.ledger.gates()} == {RATE, WORK, "debounce work"}
-    desk.clock.advance(100_000)
+    # Less than the day for which a gate is kept that no sweep has looked at. In Redis that is a
+    # day of its own clock, which no test moves; in memory it is one of the ledger's clock.
+    desk.clock.advance(80_000)
     desk.ledger.sweep()
     assert {record.gate.limit for record in desk.ledger.gates()} == {"debounce work"}
 

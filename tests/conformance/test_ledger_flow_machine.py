@@ -11,30 +11,30 @@ from collections.abc import Sequence
 import pytest
 
 from celery_fanout.stores.ledger import Ledger, LedgerRules
-from celery_fanout.stores.memory import MemoryLedger
-from celery_fanout.stores.redis import RedisLedger
 from tests.conformance.admissions import RULES, explore
 from tests.conformance.ledgers import Clock
+from tests.conformance.mirror import Mirror
+from tests.conformance.twin import Twin
 from tests.servers import RedisServer
 
-STORIES = 150
+STORIES = 30
 
 
 @pytest.mark.timeout(600)
-def test_the_ledger_in_memory_keeps_to_the_limits() -> None:
-    assert explore(lambda clock: MemoryLedger(RULES, clock), "always", STORIES) == STORIES
+def test_the_scripts_keep_to_the_limits(redis_server: RedisServer) -> None:
+    """On the embedded Lua, and in Redis the same."""
 
-
-@pytest.mark.timeout(600)
-def test_the_ledger_in_redis_keeps_to_them_too(redis_server: RedisServer) -> None:
     def make(clock: Clock) -> Ledger:
-        redis_server.flush()
-        return RedisLedger(redis_server.url(), RULES, clock=clock)
+        return Mirror(redis_server.url(), RULES, clock)
 
-    assert explore(make, "always", STORIES // 5) == STORIES // 5
+    assert explore(make, "always", STORIES) == STORIES
 
 
-class Leaky(MemoryLedger):
+def test_the_twin_keeps_to_them_too() -> None:
+    assert explore(lambda clock: Twin(RULES, clock), "always", STORIES) == STORIES
+
+
+class Leaky(Twin):
     """A ledger that forgets to give back what a cancelled run had."""
 
     def cancel(self, run_ids: Sequence[str], reason: str) -> tuple[list[str], list[str]]:
@@ -45,7 +45,7 @@ class Leaky(MemoryLedger):
         return answer
 
 
-class Hasty(MemoryLedger):
+class Hasty(Twin):
     """A ledger that lets one more in than it may."""
 
     def __init__(self, rules: LedgerRules, clock: Clock) -> None:
@@ -56,7 +56,7 @@ class Hasty(MemoryLedger):
         )
 
 
-class Idle(MemoryLedger):
+class Idle(Twin):
     """A ledger that lets nobody in when a place is free."""
 
     def __init__(self, rules: LedgerRules, clock: Clock) -> None:
@@ -65,6 +65,6 @@ class Idle(MemoryLedger):
 
 
 @pytest.mark.parametrize("ledger", [Leaky, Hasty, Idle])
-def test_a_ledger_that_does_not_is_found_out(ledger: type[MemoryLedger]) -> None:
+def test_a_ledger_that_does_not_is_found_out(ledger: type[Twin]) -> None:
     with pytest.raises(AssertionError, match="story"):
         explore(lambda clock: ledger(RULES, clock), "always", 20)

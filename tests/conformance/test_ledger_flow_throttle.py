@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from celery_fanout.stores.flow import Flow
+from celery_fanout.stores.limits import Flow
 from celery_fanout.stores.states import RunState
 from tests.conformance.flows import (
     THROTTLE,

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from celery_fanout.stores.flow import Flow
 from celery_fanout.stores.ledger import NewRun
+from celery_fanout.stores.limits import Flow
 from celery_fanout.stores.states import RunState
 from tests.conformance.flows import (
     WORK,
@@ -51,7 +51,7 @@ def test_a_gated_run_that_does_not_start_in_time(desk: Desk) -> None:
     assert list(desk.ledger.take().ended) == ["e1-a"]
     assert reason(desk, "e1") == ("cancelled", "start_timeout")
     assert usage(desk) == (1, 0)
-    assert desk.ledger.untold(older_than=0) == ["e1-a"]
+    assert desk.ledger.awaiting_follow_up(older_than=0) == ["e1-a"]
     assert finish(desk, "e0") == []
 
 
@@ -191,7 +191,7 @@ def test_a_run_that_runs_too_long(desk: Desk) -> None:
     assert not desk.ledger.settle("e0-a", token, S.SUCCEEDED).ok
     assert desk.ledger.store("e0-a", token, "s", "1", final=True) is None
     assert desk.taken() == ["e1-a"]
-    assert desk.ledger.untold(older_than=0) == ["e0-a"]
+    assert desk.ledger.awaiting_follow_up(older_than=0) == ["e0-a"]
 
 
 def test_another_boot_does_not_end_it(desk: Desk) -> None:

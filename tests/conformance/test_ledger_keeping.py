@@ -150,18 +150,18 @@ def test_take_is_bounded(desk: Desk) -> None:
 # --- what follows a failure ----------------------------------------------------------------------
 
 
-def test_ends_are_told_once(desk: Desk) -> None:
+def test_an_end_is_followed_up_once(desk: Desk) -> None:
     desk.emit("e1", "a")
     desk.ledger.settle("e1-a", desk.begin("e1-a"), S.FAILED, error=ERROR)
-    assert desk.ledger.untold(older_than=RULES.grace) == []
+    assert desk.ledger.awaiting_follow_up(older_than=RULES.grace) == []
     desk.clock.advance(RULES.grace)
-    assert desk.ledger.untold(older_than=RULES.grace) == ["e1-a"]
-    assert desk.ledger.untold(older_than=RULES.grace) == []  # somebody sees to it
+    assert desk.ledger.awaiting_follow_up(older_than=RULES.grace) == ["e1-a"]
+    assert desk.ledger.awaiting_follow_up(older_than=RULES.grace) == []  # somebody sees to it
     desk.clock.advance(2 * RULES.grace)
-    assert desk.ledger.untold(older_than=RULES.grace) == ["e1-a"]
-    desk.ledger.told("e1-a")
+    assert desk.ledger.awaiting_follow_up(older_than=RULES.grace) == ["e1-a"]
+    desk.ledger.followed_up("e1-a")
     desk.clock.advance(10 * RULES.grace)
-    assert desk.ledger.untold(older_than=RULES.grace) == []
+    assert desk.ledger.awaiting_follow_up(older_than=RULES.grace) == []
 
 
 def test_a_failure_has_a_child(desk: Desk) -> None:
@@ -174,7 +174,7 @@ def test_a_failure_has_a_child(desk: Desk) -> None:
     assert (wakeup.kind, wakeup.message) == ("on_failure", '{"m":1}')
     desk.ledger.settle("c0", desk.begin("c0"), S.FAILED, error=ERROR)
     # of the child too: an event tells of it, and nobody calls another child for it
-    assert sorted(desk.ledger.untold(older_than=0)) == ["c0", "e1-a"]
+    assert sorted(desk.ledger.awaiting_follow_up(older_than=0)) == ["c0", "e1-a"]
 
 
 # --- control -------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ def test_a_dead_letter_is_retried_with_its_steps(desk: Desk) -> None:
     assert (run.state, run.reopened, run.reason) == (S.PENDING, 1, "mended")
     assert run.detail["error"] is None
     assert list(run.detail["checkpoints"]) == ['s["x",1]']
-    assert desk.ledger.untold(older_than=0) == []
+    assert desk.ledger.awaiting_follow_up(older_than=0) == []
     event = desk.ledger.event("e1")
     assert event is not None
     assert event.open == 1

@@ -110,7 +110,7 @@ def test_a_run_that_has_expired_is_told_of_no_more(desk: Desk) -> None:
     desk.ledger.sweep()
     lost = NewEvent("e1", "doc/up", '{"id":"e1"}', "null", [NewRun("e1-a", "a@doc/up")])
     assert desk.claim("e1-a", recreate=lost).status == "claimed"
-    assert desk.ledger.untold(older_than=0) == []
+    assert desk.ledger.awaiting_follow_up(older_than=0) == []
 
 
 def test_a_resume_that_was_cut_short_goes_on(desk: Desk) -> None:

@@ -1,4 +1,4 @@
-"""Many interleavings on both ledgers at once; see ``machine.py``.
+"""Many interleavings on the twin and the scripts at once; see ``machine.py``.
 
 The same ones each time. ``make test-faults`` looks for others.
 """
@@ -17,7 +17,7 @@ STORIES = 100
 
 
 @pytest.mark.timeout(600)
-def test_both_ledgers_do_the_same(redis_server: RedisServer) -> None:
+def test_the_twin_and_the_scripts_do_the_same(redis_server: RedisServer) -> None:
     assert explore(redis_server, "always", STORIES) == STORIES
 
 

@@ -205,7 +205,7 @@ def test_a_run_ends_once(desk: Desk, to: RunState) -> None:
     assert event is not None
     assert event.open == 0
     told = [] if to is S.SUCCEEDED else ["e1-a"]
-    assert desk.ledger.untold(older_than=0) == told
+    assert desk.ledger.awaiting_follow_up(older_than=0) == told
 
 
 def test_a_stale_holder_settles_nothing(desk: Desk) -> None:

@@ -47,7 +47,7 @@ def lost_news(desk: Desk, key: str, name: str = "doc/ok", data: Any = None) -> N
     """Record an event as one does that dies before it has told the other shards."""
     ledger: Any = desk.ledger
     new = NewEvent(key, name, json.dumps({"id": key, "type": name}), json.dumps(data))
-    ledger._home(key).record_one(new)
+    ledger._shards.home(key).record_one(new)
 
 
 def real_run(key: str, place: int | None) -> str:

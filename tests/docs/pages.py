@@ -52,6 +52,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+from tests import forking
 from tests.docs.blocks import PAGES, ROOT, Block, blocks_of
 from tests.docs.matching import appears, matches, normal
 from tests.processes import Process, wait_until
@@ -68,6 +69,8 @@ KINDS = {"conf", "console", "pycon", "python", "text"}
 _WORKER = re.compile(r"^celery\s.*\bworker\b")
 _KEEPER = re.compile(r"^celery\s.*\bfanout keeper\b")
 _BESIDE = re.compile(r"^python manage\.py (runserver|fanout_relay(?!.* --once))\b")
+#: What only a shell understands.
+_SHELL = re.compile(r"[$`|&;<>()*?~#\n\\!\[\]{}]")
 _AT_THE_END = "At the end of "
 _SETTINGS = re.compile(r"^<!-- django: (\S+) -->$", re.MULTILINE)
 #: What the pages were written with: ``check`` has more to say about earlier versions.
@@ -95,6 +98,18 @@ def _examine(command: str, where: str) -> None:
             assert requirement.extras <= set(project["optional-dependencies"]), where
 
 
+def _program(command: str) -> list[str] | None:
+    """Return the Python program that a shell would start, if it had nothing else to do."""
+    words = shlex.split(command)
+    if _SHELL.search(command) or "=" in words[0]:
+        return None
+    if words[0] == "celery":
+        return [sys.executable, str(Path(sys.executable).with_name("celery")), *words[1:]]
+    if words[:2] == ["python", "manage.py"]:
+        return [sys.executable, *words[1:]]
+    return None
+
+
 class Background(Process):
     """A command of a page that goes on while the page does."""
 
@@ -107,8 +122,9 @@ class Background(Process):
         self._environment = {**environment, "PYTHONUNBUFFERED": "1"}
 
     def command(self) -> Sequence[str]:
-        faster = "--without-gossip --without-mingle" if _WORKER.match(self._command) else ""
-        return ["bash", "-c", f"exec {self._command} {faster}"]
+        faster = " --without-gossip --without-mingle" if _WORKER.match(self._command) else ""
+        command = f"{self._command}{faster}"
+        return _program(command) or ["bash", "-c", f"exec {command}"]
 
     def environment(self) -> dict[str, str]:
         return self._environment
@@ -345,16 +361,13 @@ class Page:
         *,
         may_fail: bool = False,
     ) -> int:
-        result = subprocess.run(
-            ["bash", "-c", f"(exit {status})\n{self._localise(command)}"],
+        local = self._localise(command)
+        result = forking.run(
+            _program(local) or ["bash", "-c", f"(exit {status})\n{local}"],
             cwd=self.directory,
             env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
             timeout=60,
-            check=False,
+            merge=True,
         )
         if "fanout check" in command and _version() < _NEWEST:
             expected = "...\n"

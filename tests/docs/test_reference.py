@@ -13,8 +13,9 @@ import pytest
 from celery import Celery
 
 import celery_fanout
-from celery_fanout import cli, exceptions, signals, testing
-from celery_fanout.app import checks
+from celery_fanout import checks, cli, exceptions, signals, testing
+from celery_fanout.contrib.django import exceptions as django_exceptions
+from celery_fanout.contrib.django import signals as django_signals
 from celery_fanout.model import settings
 from celery_fanout.model.settings import Settings
 from tests.docs.blocks import DOCS
@@ -43,6 +44,7 @@ def code(cell: str) -> list[str]:
 def test_every_public_name_is_in_the_api_reference() -> None:
     listed = re.findall(r"^::: (\S+)$", (REFERENCE / "api.md").read_text(), re.MULTILINE)
     public = [f"celery_fanout.{name}" for name in celery_fanout.__all__]
+    public += [f"celery_fanout.checks.{name}" for name in checks.__all__]
     public += [f"celery_fanout.testing.{name}" for name in testing.__all__]
     for module in DJANGO_MODULES:  # read, not imported: this process has no settings
         tree = ast.parse((Path(celery_fanout.__file__).parent / f"{module}.py").read_text())
@@ -68,16 +70,18 @@ def test_the_settings_and_their_defaults() -> None:
 def test_every_error() -> None:
     classes = {
         name
-        for name, item in inspect.getmembers(exceptions, inspect.isclass)
-        if name in exceptions.__all__
+        for module in (exceptions, django_exceptions)
+        for name, item in inspect.getmembers(module, inspect.isclass)
+        if name in module.__all__
     }
-    listed = {code(row[0])[0] for row in rows("errors.md")}
-    assert listed | {"FanoutError"} == classes
+    listed = [code(row[0])[0] for row in rows("errors.md")]
+    assert sorted([*listed, "FanoutError"]) == sorted(classes)
 
 
 @pytest.mark.parametrize("row", [row for row in rows("errors.md") if len(row) == 3])
 def test_what_an_error_is_besides(row: list[str]) -> None:
-    error = getattr(exceptions, code(row[0])[0])
+    name = code(row[0])[0]
+    error = getattr(exceptions if name in exceptions.__all__ else django_exceptions, name)
     for base in code(row[1]):
         assert base.rpartition(".")[2] in {
             kind.__name__ for kind in error.__mro__ if not kind.__module__.startswith("celery_f")
@@ -85,11 +89,12 @@ def test_what_an_error_is_besides(row: list[str]) -> None:
 
 
 def test_every_check_and_its_level() -> None:
-    here = Path(checks.__file__).parent
-    ours = [here / "checks.py", here / "livechecks.py"]
+    here = Path(celery_fanout.__file__).parent
+    ours = [here / "app" / "checks.py", here / "app" / "live_checks.py"]
     listed = [code(row[0])[0] for row in rows("checks.md")]
     expected: list[str] = []
-    for files, prefix in ((ours, ""), ([here / "contrib" / "django" / "checks.py"], "celery_")):
+    django = here / "contrib" / "django" / "checks.py"
+    for files, prefix in ((ours, ""), ([django], "celery_")):
         source = "".join(file.read_text() for file in files)
         ids = re.findall(r'"(fanout\.[EWI]\d{3})",\s+"(error|warning|info)"', source)
         assert len(ids) == len(re.findall(r'"fanout\.[EWI]\d{3}",', source)) > 0
@@ -101,7 +106,11 @@ def test_every_check_and_its_level() -> None:
 
 def test_every_signal_and_its_arguments() -> None:
     listed = {code(row[0])[0]: set(code(row[2])) for row in rows("signals.md")}
-    assert listed == {name: set(getattr(signals, name).providing_args) for name in signals.__all__}
+    assert listed == {
+        name: set(getattr(module, name).providing_args)
+        for module in (signals, django_signals)
+        for name in module.__all__
+    }
 
 
 def test_every_command_and_its_options() -> None:
@@ -119,8 +128,18 @@ def test_every_command_and_its_options() -> None:
     [
         *("attempt", "checkpoint", "emission", "emit", "event", "registry"),
         *("run", "step", "subscriber", "subscription", "suspension"),
+        *("claim", "dead letter", "fencing token", "keeper", "lease", "wait"),
+        *("deliver", "draft", "freeze", "publish", "record", "settle"),
     ],
 )
 def test_the_glossary_has_the_word(word: str) -> None:
     text = (REFERENCE / "glossary.md").read_text().lower()
     assert f"**{word}**\n:   " in text
+
+
+def test_the_glossary_says_each_word_once_and_in_order() -> None:
+    heads = re.findall(r"^(\*\*.+)$", (REFERENCE / "glossary.md").read_text(), re.MULTILINE)
+    words = [word.lower() for head in heads for word in re.findall(r"\*\*([^*]+)\*\*", head)]
+    assert len(words) == len(set(words))
+    first = [re.findall(r"\*\*([^*]+)\*\*", head)[0].lower() for head in heads]
+    assert first == sorted(first)

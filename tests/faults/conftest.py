@@ -95,7 +95,7 @@ class Jobs:
             fast=fast,
             pool=pool,
             concurrency=concurrency,
-            args=["--without-mingle", "--without-gossip", *queued],
+            args=queued,
             env=self.environment(**env),
         )
         self.workers.append(found)
@@ -125,7 +125,7 @@ class Jobs:
 
     def counts(self, run: str | None = None) -> dict[str, int]:
         """Return how often what was begun."""
-        found = Counter(r["what"] for r in self.oracle.read() if run in (None, r["run"]))
+        found = Counter(r["what"] for r in self.oracle.read() if run in (None, r.get("run")))
         return dict(found)
 
     def wait_for(self, what: str) -> None:

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from celery_fanout import Emission, emit_many
-from celery_fanout.stores.flow import GateRecord
 from celery_fanout.stores.ledger import RunRecord
+from celery_fanout.stores.limits import GateRecord
 from celery_fanout.stores.states import FINAL, RunState
 from tests.faults.conftest import FastWorker, Jobs
 from tests.faults.intervals import Execution, executions
@@ -26,6 +26,8 @@ ALL = 1_000_000
 
 #: What a limit is made of in Redis while somebody has a place, waits or collects.
 TRANSIENT = ("lp:*", "lr:*", "lq:*", "lc:*")
+
+L = TypeVar("L", bound="Limits")
 
 
 class Limits(Jobs):
@@ -130,7 +132,9 @@ def check_full_while_waiting(seen: Iterable[GateRecord], at_most: int) -> None:
 
 
 @contextmanager
-def open_limits(path: Path, *, broker: str = "", appendonly: bool = False) -> Iterator[Limits]:
+def open_limits(
+    path: Path, *, broker: str = "", appendonly: bool = False, kind: type[L] = Limits
+) -> Iterator[L]:
     """The app on a Redis server of its own; its workers are killed in the end."""
     workers: list[Worker] = []
 
@@ -141,7 +145,7 @@ def open_limits(path: Path, *, broker: str = "", appendonly: bool = False) -> It
 
     with RedisServer(appendonly=appendonly) as store:
         oracle = Oracle(path / "oracle.jsonl")
-        found = Limits(store, broker or store.url(1), oracle, path, start)
+        found = kind(store, broker or store.url(1), oracle, path, start)
         try:
             yield found
         finally:

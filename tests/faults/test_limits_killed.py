@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from celery_fanout.stores.flow import GateRecord
+from celery_fanout.stores.limits import GateRecord
 from celery_fanout.stores.states import RunState
 from tests.faults.intervals import ahead, by_key, most_at_once, spans
 from tests.faults.invariants import at_rest

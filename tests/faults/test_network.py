@@ -60,8 +60,8 @@ def emitter(jobs: Jobs, lines: Lines, request: pytest.FixtureRequest) -> Iterato
 
 def sha(jobs: Jobs, script: str) -> bytes:
     """Return what requests of a script of the ledger contain."""
-    command: list[Any] = jobs.ledger._scripts.command(script)  # type: ignore[attr-defined]
-    return str(command[1]).encode()
+    name: str = jobs.ledger._scripts.sha(script)  # type: ignore[attr-defined]
+    return name.encode()
 
 
 def passes(seconds: float) -> None:

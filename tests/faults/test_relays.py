@@ -114,7 +114,7 @@ def test_relays_race_and_are_killed(
     with ExitStack() as stack:
         racing = [stack.enter_context(Relay(project, *arguments)) for _ in range(relays)]
         for _ in range(2):
-            stack.enter_context(project.worker(args=["--without-gossip", "--without-mingle"]))
+            stack.enter_context(project.worker())
         kill_while(project, racing, chance, rows, kills)
         wait_until(lambda: len(events_of(project)) == rows, timeout=300)
         wait_until(lambda: not messages(project), timeout=60)

@@ -150,7 +150,7 @@ def test_a_run_that_is_cancelled_by_hand(make: Callable[..., Shop]) -> None:
     emission, fanout = shop.emit(), get_fanout(shop.app)
     fanout.runs.cancel(emission.runs[0].id, "a mistake")
     assert fanout.level2 is not None
-    fanout.level2.endings.tell(emission.runs[0].id)  # which a keeper does within a minute
+    fanout.level2.follow_ups.record(emission.runs[0].id)  # which a keeper does within a minute
     with pytest.raises(TaskRevokedError, match="a mistake"):
         emission.runs[0].get(timeout=30)
 
@@ -165,7 +165,7 @@ def test_a_run_whose_workers_died(make: Callable[..., Shop]) -> None:
     error = {"type": "WorkerLostError", "message": "signal 9", "traceback": ""}
     assert fanout.ledger.abandon(run_id, "boot", error, final=False).ok
     assert fanout.level2 is not None
-    fanout.level2.endings.tell(run_id)
+    fanout.level2.follow_ups.record(run_id)
     [outcome] = emission.get(timeout=30)
     assert isinstance(outcome.error, RunFailed)
     assert str(outcome.error).startswith("WorkerCrashed: The worker died 1 times ")
@@ -189,10 +189,10 @@ def test_what_a_run_has_invoked_is_cancelled_with_it(make: Callable[..., Shop]) 
     (child,) = fanout.runs.get(run_id).detail["children"]
     fanout.runs.cancel(run_id, "enough")
     for each in (run_id, child):
-        fanout.level2.endings.tell(each)
+        fanout.level2.follow_ups.record(each)
         with pytest.raises(TaskRevokedError, match="enough"):
             shop.app.AsyncResult(each).get(timeout=30)
-    assert fanout.ledger.untold(older_than=0) == []
+    assert fanout.ledger.awaiting_follow_up(older_than=0) == []
 
 
 def test_a_run_whose_subscription_is_gone(make: Callable[..., Shop]) -> None:
@@ -204,7 +204,7 @@ def test_a_run_whose_subscription_is_gone(make: Callable[..., Shop]) -> None:
     other = make()  # without a subscriber
     level2 = get_fanout(other.app).level2
     assert level2 is not None
-    level2.endings.tell(run_id)
+    level2.follow_ups.record(run_id)
     with pytest.raises(TaskRevokedError, match="gone"):
         emission.runs[0].get(timeout=30)
 
@@ -222,11 +222,11 @@ def test_a_backend_that_is_away_is_told_later(
     results.rmdir()
     assert fanout.level2 is not None
     with caplog.at_level(logging.WARNING, "celery_fanout"):
-        fanout.level2.endings.tell(run_id)
+        fanout.level2.follow_ups.record(run_id)
     assert f"The result backend was not told of the end of run {run_id}: " in caplog.text
     results.mkdir()
-    assert fanout.ledger.untold(older_than=0) == [run_id]
-    fanout.level2.endings.tell(run_id)  # as a keeper does
+    assert fanout.ledger.awaiting_follow_up(older_than=0) == [run_id]
+    fanout.level2.follow_ups.record(run_id)  # as a keeper does
     with pytest.raises(TaskRevokedError, match="enough"):
         emission.runs[0].get(timeout=30)
 
@@ -240,7 +240,7 @@ def test_an_error_is_stored_as_celery_stores_it(make: Callable[..., Shop]) -> No
     with shop.worker():
         [outcome] = shop.emit("no").get(timeout=60)
         ledger = get_fanout(shop.app).ledger
-        wait_until(lambda: not ledger.untold(older_than=0))
+        wait_until(lambda: not ledger.awaiting_follow_up(older_than=0))
     assert repr(outcome.error) == "ValueError('no')"
 
 
@@ -257,6 +257,6 @@ def test_a_link_that_is_cancelled(make: Callable[..., Shop]) -> None:
         wait_until(lambda: fanout.runs.get(run).state == "succeeded")
         (link,) = fanout.runs.get(run).detail["children"]
         fanout.runs.cancel(link, "not this one")
-        fanout.level2.endings.tell(link)
+        fanout.level2.follow_ups.record(link)
         with pytest.raises(TaskRevokedError, match="not this one"):
             emission.runs[0].get(timeout=30)

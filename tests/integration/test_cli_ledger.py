@@ -1,11 +1,11 @@
 """The fast worker, a keeper of its own, and an app without a ledger: real processes and Redis."""
 
 import json
-import subprocess
 import sys
 
 from celery_fanout.stores.ledger import LedgerRules
 from celery_fanout.stores.redis import RedisLedger
+from tests import forking
 from tests.processes import wait_until
 from tests.servers import Worker
 
@@ -40,14 +40,8 @@ def project(tmp_path, url, queue=None):
     (tmp_path / "shop.py").write_text(PROJECT.format(url=url, queue=queue))
 
     def celery(*arguments, code=0):
-        done = subprocess.run(
-            [sys.executable, "-m", "celery", "-A", "shop", "fanout", *arguments],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
+        command = [sys.executable, "-m", "celery", "-A", "shop", "fanout", *arguments]
+        done = forking.run(command, cwd=tmp_path)
         assert done.returncode == code, (done.stdout, done.stderr)
         return done.stdout or done.stderr
 
@@ -86,7 +80,8 @@ def test_a_fast_worker_sends_ordinary_tasks_elsewhere(tmp_path, redis_url, redis
         _, run = shop.emit("order/paid", {"n": 2})
         wait_until(lambda: shop.state(run) == "succeeded")
         code = "from shop import plain; plain.apply_async(queue='fast')"
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+        done = forking.run([sys.executable, "-c", code], cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
         worker.wait_for_log("does not belong into the queue of a fast worker")
         with redis_server.client() as client:
             wait_until(lambda: client.llen("celery") == 1)

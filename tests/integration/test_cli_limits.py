@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 
 import pytest
@@ -11,11 +10,11 @@ from celery import Celery
 
 from celery_fanout import Concurrency, on_event
 from celery_fanout.app.fanout import get_fanout
-from celery_fanout.operating.control import RunControl
-from celery_fanout.operating.limits import MOST
-from celery_fanout.stores.flow import Flow, Gate, Place
+from celery_fanout.operating.limits import MOST, LimitControl
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
+from celery_fanout.stores.limits import Flow, Gate, Place
 from celery_fanout.stores.redis import RedisLedger
+from tests import forking
 from tests.servers import ROOT
 
 PROJECT = """
@@ -69,7 +68,7 @@ class Shop:
     def __call__(self, *arguments, code=0, app="shop"):
         """Return what a command prints: on standard error, if its code is not 0."""
         command = [sys.executable, "-m", "celery", "-A", app, "fanout", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, **self.place)
+        done = forking.run(command, **self.place)
         assert done.returncode == code, (done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         return done.stdout if code == 0 else done.stderr
@@ -86,7 +85,7 @@ class Shop:
             "print(json.dumps([emit(name, each).runs[0].id for each in data]))\n"
         )
         command = [sys.executable, "-c", source, json.dumps([name, data])]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, **self.place)
+        done = forking.run(command, **self.place)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -245,7 +244,7 @@ def test_explain_says_what_would_happen(shop):
 def test_emit_says_what_became_of_the_runs(shop):
     def emitted(*arguments, code=0):
         command = [sys.executable, "-m", "celery", "-A", "shop", "fanout", "emit", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, **shop.place)
+        done = forking.run(command, **shop.place)
         assert done.returncode == code, (done.stdout, done.stderr)
         return done.stdout
 
@@ -317,7 +316,7 @@ def test_what_cannot_be_changed(shop):
 
 def test_without_a_ledger(shop):
     assert shop("limits", app="one", code=1) == (
-        "Error: The store of the app 'shop' does not support runs. It needs level 2: a Redis "
+        "Error: The store of the app 'shop' does not support limits. It needs level 2: a Redis "
         "result backend, or fanout_store_url with a Redis URL.\n"
     )
 
@@ -344,7 +343,7 @@ def test_the_keys_of_one_limit_do_not_hide_another(redis_url):
     record("first", Gate(shared), Gate(shared))
     for start in range(0, MOST, 1000):
         record(f"e-{start}", *[Gate(keyed, str(n)) for n in range(start, start + 1000)])
-    listed = RunControl(ledger, fanout.registry, lambda ids: None).limits()
+    listed = LimitControl(ledger, fanout.registry).list()
     found = {limit.name: limit for limit in listed}
     assert (found[shared].used, found[shared].waiting) == (1, 1)
     assert len(found[keyed].keys) == MOST

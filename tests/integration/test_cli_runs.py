@@ -10,9 +10,10 @@ import sys
 
 import pytest
 
-from celery_fanout.operating.looking import RunReader
+from celery_fanout.operating.reading import RunReader
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.redis import RedisLedger
+from tests import forking
 from tests.processes import wait_until
 from tests.servers import ROOT, Worker
 
@@ -81,7 +82,7 @@ class Shop:
     def __call__(self, *arguments, code=0, **options):
         """Return what a command prints: on standard error, if its code is not 0."""
         command = self.command(*arguments, **options)
-        done = subprocess.run(command, capture_output=True, text=True, check=False, **self.place)
+        done = forking.run(command, **self.place)
         assert done.returncode == code, (done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         return done.stdout if code == 0 else done.stderr
@@ -100,7 +101,8 @@ class Shop:
             "print(json.dumps([run.id for e in emit_many(events) for run in e.runs]))\n"
         )
         command = [sys.executable, "-c", source, json.dumps(data)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, **self.place)
+        done = forking.run(command, **self.place)
+        assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     def wait_for(self, state, count):
@@ -171,7 +173,7 @@ def test_looking(shop):
         "RECORDED (UTC)  NAME  ID  RUNS  OPEN  KEY\n<time>  order/paid  o-1  2  1  <id>\n"
     )
     command = shop.command("runs", "--limit", "1")
-    done = subprocess.run(command, check=True, capture_output=True, text=True, **shop.place)
+    done = forking.run(command, **shop.place)
     assert done.stderr == "There are more: these are the latest 1. See --limit.\n"
     assert len(done.stdout.splitlines()) == 4
     assert plain(shop("dead-letters", "--error", "ConnectionError")) == (
@@ -324,13 +326,14 @@ def test_without_a_ledger(shop, redis_url):
         "    print(json.dumps([done.exit_code, done.output]))\n"
     )
     command = [sys.executable, "-c", source, json.dumps(COMMANDS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, **shop.place)
+    done = forking.run(command, **shop.place)
     refusal = (
-        "Error: The store of the app 'shop' does not support runs. It needs level 2: a Redis "
+        "Error: The store of the app 'shop' does not support {}. It needs level 2: a Redis "
         "result backend, or fanout_store_url with a Redis URL.\n"
     )
+    features = ["limits" if command[0] == "limits" else "runs" for command in COMMANDS]
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert found == [[1, refusal]] * len(COMMANDS)
+    assert found == [[1, refusal.format(feature)] for feature in features]
 
 
 def test_one_time_may_be_more_than_a_page(redis_url):

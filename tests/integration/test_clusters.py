@@ -176,7 +176,9 @@ def test_shards_of_a_node_that_is_away_do_not_keep_the_others(redis_url: str) ->
             ledger.record([NewEvent(key, "doc/up", "{}", "{}", [NewRun(f"run-{key}", "s@doc/up")])])
         dead = cluster.node_of("{fanout}:due")
         gone = {
-            key for key in keys if cluster.node_of(f"{ledger._home(key)._keys.root}:due") is dead
+            key
+            for key in keys
+            if cluster.node_of(f"{ledger._shards.home(key)._keys.root}:due") is dead
         }
         dead.kill()
         found: set[str] = set()

@@ -303,7 +303,7 @@ def test_failures_that_cause_one_another_come_to_an_end(shop: Shop) -> None:
     with shop.worker():
         shop.emit({})
         wait_until(lambda: control.counts()[RunState.FAILED] == 4)
-        wait_until(lambda: not get_fanout(shop.app).ledger.untold(older_than=-60))
+        wait_until(lambda: not get_fanout(shop.app).ledger.awaiting_follow_up(older_than=-60))
     assert told == [1, 3, 5]
     counts = control.counts()
     assert (counts[RunState.SUCCEEDED], counts[RunState.FAILED]) == (2, 4)

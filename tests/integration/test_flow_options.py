@@ -132,7 +132,7 @@ def test_runs_that_redis_has_lost_have_their_limits_again(
     runs = [shop.run({"key": "a"}) for _ in range(3)]
     with redis_server.client(1) as ledger:
         ledger.flushdb()
-    get_fanout(shop.app).runs.tune(f"concurrency {LIMITED} by key", 1)
+    get_fanout(shop.app).limits.tune(f"concurrency {LIMITED} by key", 1)
     with shop.worker("threads", concurrency=3):
         assert shop.ended(*runs) == [SUCCEEDED] * 3
     assert shop.most_at_once == 1

@@ -257,9 +257,14 @@ def test_a_run_may_ask_for_the_time_of_its_next_attempt(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_retries": 5}, {"retry_kwargs": {"max_retries": 5}}, {}], ids=str
+    ("options", "cause"),
+    [
+        ({"max_retries": 1}, Boom("busy")),
+        ({"retry_kwargs": {"max_retries": 1}}, None),
+        ({}, Boom("busy")),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("cause", [Boom("busy"), None])
 def test_asking_again_spends_a_retry_of_the_task(
     shop: Shop, options: dict[str, Any], cause: Exception | None
 ) -> None:
@@ -271,7 +276,7 @@ def test_asking_again_spends_a_retry_of_the_task(
 
     error = shop.handle(body, autoretry_for=(KeyError,), **options).error
     # Celery's own default is 3
-    assert attempts == list(range(1, 7 if options else 5))
+    assert attempts == list(range(1, 3 if options else 5))
     if cause:
         assert told(error) == ("Boom", "busy")
     else:

@@ -325,35 +325,42 @@ class Maker:
         return RECEIPT
 
 
-@pytest.mark.parametrize(
-    ("fn", "value"),
-    [
-        (a_model, RECEIPT),
-        (a_dataclass, a_dataclass()),
-        (an_enum, Colour.RED),
-        (a_typed_dict, a_typed_dict()),
-        (a_datetime, a_datetime()),
-        (a_timedelta, a_timedelta()),
-        (a_uuid, a_uuid()),
-        (a_decimal, a_decimal()),
-        (some_bytes, some_bytes()),
-        (a_path, a_path()),
-        (a_set, {1, 2}),
-        (a_tuple, (1, "a")),
-        (a_dict, {1: RECEIPT}),
-        (an_optional, None),
-        (an_annotated, [Colour.RED]),
-        (Maker().method, RECEIPT),
-        (Maker(), RECEIPT),
-        (lambda: RECEIPT, RECEIPT.model_dump(mode="json")),
-        (lambda: Parcel(1.5), {"weight": 1.5, "sent": None}),
-        (lambda: Colour.RED, "red"),
-    ],
-)
-def test_a_value_has_the_type_that_its_function_names(shop: Shop, fn: Any, value: Any) -> None:
-    first, later = twice(shop, fn)
-    assert first == later == value
-    assert type(first) is type(later) is type(value)
+TYPED: list[tuple[Any, Any]] = [
+    (a_model, RECEIPT),
+    (a_dataclass, a_dataclass()),
+    (an_enum, Colour.RED),
+    (a_typed_dict, a_typed_dict()),
+    (a_datetime, a_datetime()),
+    (a_timedelta, a_timedelta()),
+    (a_uuid, a_uuid()),
+    (a_decimal, a_decimal()),
+    (some_bytes, some_bytes()),
+    (a_path, a_path()),
+    (a_set, {1, 2}),
+    (a_tuple, (1, "a")),
+    (a_dict, {1: RECEIPT}),
+    (an_optional, None),
+    (an_annotated, [Colour.RED]),
+    (Maker().method, RECEIPT),
+    (Maker(), RECEIPT),
+    (lambda: RECEIPT, RECEIPT.model_dump(mode="json")),
+    (lambda: Parcel(1.5), {"weight": 1.5, "sent": None}),
+    (lambda: Colour.RED, "red"),
+]
+
+
+def test_values_have_the_types_that_their_functions_name(shop: Shop) -> None:
+    seen: list[list[Any]] = []
+
+    def body(order: Any) -> None:
+        seen.append([step.run(f"value {number}", fn) for number, (fn, _) in enumerate(TYPED)])
+        if attempt() == 1:
+            raise Boom
+
+    assert shop.handle(body, **RETRIED).error is None
+    for (fn, value), first, later in zip(TYPED, *seen, strict=True):
+        assert first == later == value, fn
+        assert type(first) is type(later) is type(value), fn
 
 
 def test_a_class_makes_its_instances(shop: Shop) -> None:
@@ -411,42 +418,39 @@ def nested(depth: int) -> Any:
 
 
 @pytest.mark.parametrize("max_retries", [0, 3])
-@pytest.mark.parametrize(
-    ("value", "problem"),
-    [
+def test_a_value_that_cannot_be_stored_fails_the_step_for_good(
+    shop: Shop, max_retries: int
+) -> None:
+    """The effect has happened, so neither the step's retries nor the task's may repeat it."""
+    values: list[tuple[Any, str]] = [
         (object(), "Object of type object is not JSON serializable"),
         ({1, 2}, "Object of type set is not JSON serializable"),
         ({(1, 2): 3}, "keys must be str, int, float, bool or None, not tuple"),
         (BringsItsOwn(), "no encoder today"),
-    ],
-    ids=["object", "set", "key", "encoder"],
-)
-def test_a_value_that_cannot_be_stored_fails_the_step_for_good(
-    shop: Shop, value: Any, problem: str, max_retries: int
-) -> None:
-    """The effect has happened, so neither the step's retries nor the task's may repeat it."""
+    ]
     calls: list[int] = []
     seen: list[str] = []
 
-    def pay() -> Any:
-        calls.append(1)
-        return value
+    def pay(number: int) -> Any:
+        calls.append(number)
+        return values[number][0]
 
     def body(order: Any) -> None:
-        try:
-            step.options(max_retries=max_retries).run("pay", pay)
-        except StepFailed as exc:
-            seen.append(str(exc))
+        for number in range(len(values)):
+            with pytest.raises(StepFailed) as failed:
+                step.options(max_retries=max_retries).run(f"pay {number}", pay, number)
+            seen.append(str(failed.value))
         if attempt() == 1:
             raise Boom
 
     assert shop.handle(body, **RETRIED).error is None
-    assert calls == [1]
-    message = (
-        "The step 'pay' failed after 1 attempt: ValueError: the step's result cannot be stored: "
-        f"{problem}"
-    )
-    assert seen == [message, message]
+    assert calls == list(range(len(values)))
+    messages = [
+        f"The step 'pay {number}' failed after 1 attempt: ValueError: the step's result cannot be "
+        f"stored: {problem}"
+        for number, (_, problem) in enumerate(values)
+    ]
+    assert seen == messages * 2
 
 
 def test_a_value_nested_too_deeply_fails_the_step_for_good(shop: Shop) -> None:

@@ -51,10 +51,12 @@ def test_every_subscriber_gets_exactly_its_events(
         (f"w-{number}", webhook["event"], webhook["data"])
         for number, webhook in enumerate(payloads())
     ]
+    if pool != "prefork":
+        webhooks = webhooks[::5]  # every kind of those that are made up, twice
     if (broker, pool) == ("rabbit", "gevent"):
-        webhooks = webhooks[::12]  # Celery itself takes 0.1 s for each message there
+        webhooks = webhooks[::2]  # Celery itself takes 0.1 s for each message there
     if (broker, pool) == ("rabbit", "threads") and celery.VERSION < (5, 7):
-        webhooks = webhooks[::12]  # and there it acknowledges every two seconds
+        webhooks = webhooks[::2]  # and there it acknowledges every two seconds
     expected = Counter(
         (subscriber, id) for id, name, data in webhooks for subscriber in wanted_by(name, data)
     )

@@ -29,7 +29,7 @@ class Examples:
         return self._start(
             "tests.integration.examples",
             concurrency=concurrency,
-            args=["--without-mingle", "--without-gossip", "--prefetch-multiplier", "2"],
+            args=["--prefetch-multiplier", "2"],
             env={**self.oracle.environment, "EXAMPLES_URL": self._url},
         )
 

@@ -48,7 +48,6 @@ class Orders:
             "tests.integration.orders",
             pool=pool,
             concurrency=concurrency,
-            args=["--without-mingle", "--without-gossip"],  # which take a second
             env={
                 **self.oracle.environment,
                 "ORDERS_BROKER": self.broker,
@@ -161,7 +160,10 @@ def test_nor_when_their_process_is_killed(orders: Orders) -> None:
 
 @both_brokers
 def test_nor_when_the_whole_worker_is_killed(orders: Orders) -> None:
-    orders.conf = {"broker_transport_options": {"visibility_timeout": VISIBILITY_TIMEOUT}}
+    orders.conf = {
+        "broker_transport_options": {"visibility_timeout": VISIBILITY_TIMEOUT},
+        "fanout_lease": 10,
+    }
     first = orders.worker()
     emission = orders.emit("order/held", {})
     wait_until(lambda: orders.records("3"))

@@ -9,6 +9,16 @@ from celery import Celery
 from celery.exceptions import CeleryError, Ignore
 
 from celery_fanout import exceptions as package
+from celery_fanout.contrib.django import exceptions as django_package
+from celery_fanout.contrib.django.exceptions import (
+    InvalidModelEvents,
+    InvalidWebhook,
+    NoCommitToWaitFor,
+    NoOutbox,
+    NotInTransaction,
+    TransactionError,
+    UnreadableRow,
+)
 from celery_fanout.exceptions import (
     DeliveryUnsupported,
     DuplicateEventType,
@@ -24,20 +34,16 @@ from celery_fanout.exceptions import (
     InvalidEventData,
     InvalidEventName,
     InvalidEventType,
-    InvalidModelEvents,
     InvalidPattern,
     InvalidSetting,
     InvalidStep,
     InvalidSubscription,
-    InvalidWebhook,
     LimitNotTuned,
+    MissingExtra,
     NestedStep,
     NoApp,
-    NoCommitToWaitFor,
     NonRetriable,
-    NoOutbox,
     NotATask,
-    NotInTransaction,
     NotPublishedYet,
     ReplayContended,
     RetryAfter,
@@ -51,12 +57,10 @@ from celery_fanout.exceptions import (
     StoreUnsupported,
     Superseded,
     TooMany,
-    TransactionError,
     UnknownLimit,
     UnknownSetting,
     UnknownStep,
     UnknownSubscription,
-    UnreadableRow,
     WrongKind,
     WrongState,
     describe,
@@ -153,6 +157,13 @@ MESSAGES = [
     (
         StoreUnsupported("The result backend rpc://", "steps", "Use another."),
         "The result backend rpc:// does not support steps. Use another.",
+    ),
+    (
+        MissingExtra("The ledger in memory", "lupa", "memory"),
+        (
+            "The ledger in memory needs lupa, which is not installed. Install it with pip install "
+            "'celery-fanout[memory]'."
+        ),
     ),
     (
         NoApp([]),
@@ -347,7 +358,8 @@ MESSAGES = [
     (NonRetriable("The card is stolen."), "The card is stolen."),
 ]
 EXAMPLES = [pytest.param(*each, id=type(each[0]).__name__) for each in MESSAGES]
-PUBLIC = [getattr(package, name) for name in package.__all__]
+PACKAGES = (package, django_package)
+PUBLIC = [getattr(module, name) for module in PACKAGES for name in module.__all__]
 ERRORS = [item for item in PUBLIC if isinstance(item, type) and issubclass(item, FanoutError)]
 
 
@@ -391,10 +403,24 @@ def test_survives_a_json_result_backend(error, message):
     assert same(backend.exception_to_python(stored), error)
 
 
-def test_the_tree_in_the_docstring_is_the_tree_of_the_classes():
+@pytest.mark.parametrize(
+    ("module", "others"),
+    [
+        (package, [("CeleryError",), ("UserWarning",)]),
+        (
+            django_package,
+            [
+                ("FanoutError",),
+                ("ConfigurationError", "FanoutError", "ImproperlyConfigured"),
+                ("RegistrationError", "FanoutError"),
+            ],
+        ),
+    ],
+)
+def test_the_tree_in_the_docstring_is_the_tree_of_the_classes(module, others):
     drawn = []
     above = []
-    for line in package.__doc__.splitlines():
+    for line in module.__doc__.splitlines():
         found = re.fullmatch(r"( {4}[ │├└─]*)(\w+)(?: \((?:[\w.]+\.)?(\w+)\))?", line)
         if found is None:
             continue
@@ -403,10 +429,17 @@ def test_the_tree_in_the_docstring_is_the_tree_of_the_classes():
         drawn.append((name, *above[depth - 1 : depth], *([second] if second else [])))
     actual = [
         (cls.__name__, *(base.__name__ for base in cls.__bases__))
-        for cls in PUBLIC
+        for cls in (getattr(module, name) for name in module.__all__)
         if isinstance(cls, type)
     ]
-    assert sorted(drawn) == sorted([*actual, ("CeleryError",), ("UserWarning",)])
+    assert sorted(drawn) == sorted([*actual, *others])
+
+
+@pytest.mark.parametrize("module", PACKAGES, ids=lambda module: module.__name__)
+def test_an_error_is_stored_with_its_public_home(module):
+    classes = [getattr(module, name) for name in module.__all__]
+    homes = {cls.__module__ for cls in classes if isinstance(cls, type)}
+    assert homes == {module.__name__}
 
 
 @pytest.mark.parametrize("cls", [StoreUnavailable, StepFailed, RetryAfter, NonRetriable])

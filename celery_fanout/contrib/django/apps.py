@@ -9,13 +9,13 @@ from django.utils.module_loading import autodiscover_modules
 from django.utils.translation import gettext_lazy as _
 
 from celery_fanout.contrib.django.django_tasks import adapt
-from celery_fanout.subscribing.on_event import adapters
+from celery_fanout.subscribing.on_event import task_adapters
 
 __all__ = ["FanoutConfig"]
 
 # here, not in ready(): models may import subscribers
-if adapt not in adapters:
-    adapters.append(adapt)
+if adapt not in task_adapters:
+    task_adapters.append(adapt)
 
 
 class FanoutConfig(AppConfig):

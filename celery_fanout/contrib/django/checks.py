@@ -54,10 +54,10 @@ def install() -> None:
 def _message(finding: Finding) -> checks.CheckMessage:
     number = finding.id.rpartition(".")[2]
     kind = _MESSAGES["warning" if number in _MILD else finding.level]
-    found: checks.CheckMessage = kind(
+    message: checks.CheckMessage = kind(
         finding.message, hint=finding.remedy, id=f"celery_fanout.{number}"
     )
-    return found
+    return message
 
 
 def check_fanout(
@@ -70,7 +70,7 @@ def check_fanout(
         return []
     _busy.here = True
     try:
-        return [_message(found) for found in _findings() if found.id[-4:] not in _LEFT_OUT]
+        return [_message(finding) for finding in _findings() if finding.id[-4:] not in _LEFT_OUT]
     finally:
         _busy.here = False
 
@@ -109,11 +109,11 @@ def _findings() -> Iterator[Finding]:
 
 def _unread(fanout: Fanout) -> Iterator[Finding]:
     """Find settings of Django's that the Celery app does not read."""
-    names, known = dir(django_settings), _known(fanout)
+    names, existing = dir(django_settings), _known(fanout)
     unread = [
         name
         for name in names
-        if name.startswith("CELERY_FANOUT_") and name[len("CELERY_") :].lower() not in known
+        if name.startswith("CELERY_FANOUT_") and name[len("CELERY_") :].lower() not in existing
     ]
     broker = getattr(django_settings, "CELERY_BROKER_URL", None)
     namespace: Any = getattr(fanout.app, "namespace", None)  # celery-types does not know it

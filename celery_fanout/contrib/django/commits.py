@@ -13,26 +13,28 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import sys
 import threading
 import time
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import connections
 
 from celery_fanout.app.fanout import get_fanout
-from celery_fanout.contrib.django.counting import count_failed
 from celery_fanout.contrib.django.outbox.rows import write_rows
+from celery_fanout.contrib.django.signals import event_publish_failed
 from celery_fanout.emitting.emission import Emission
 from celery_fanout.exceptions import INTERRUPTS, EmitError
 from celery_fanout.model.failpoints import hit
-from celery_fanout.signals import event_publish_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from celery_fanout.emitting.delivery import Draft
+    from celery_fanout.model.events import Event
     from celery_fanout.model.settings import Settings
 
 __all__ = ["AfterCommit", "keep_after", "settings_of", "wait_for_commit"]
@@ -161,7 +163,7 @@ def keep_after(draft: Draft, error: Exception) -> bool:
             " The outbox has it now" if kept else "",
             extra={"action": "event_publish_failed"},
         )
-    count_failed(draft.events, kept=kept)
+    _count_failed(draft.events, kept=kept)
     event_publish_failed.send(
         sender=draft.fanout.app,
         events=list(draft.events),
@@ -169,6 +171,22 @@ def keep_after(draft: Draft, error: Exception) -> bool:
         kept=kept,
     )
     return kept
+
+
+def _count_failed(events: Sequence[Event], *, kept: bool) -> None:
+    metrics: Any = sys.modules.get("opentelemetry.metrics")  # for projects that have it
+    if metrics is not None:
+        for event in events:
+            _counter(metrics).add(1, {"event": event.name, "kept": kept})
+
+
+@cache  # its library complains of one that is made twice
+def _counter(metrics: Any) -> Any:
+    return metrics.get_meter("celery_fanout").create_counter(
+        "celery_fanout.publish_failures",
+        unit="{event}",
+        description="Events that could not be published after their transaction had committed.",
+    )
 
 
 def _keep(draft: Draft, using: str) -> bool:

@@ -13,16 +13,15 @@ from celery_fanout.contrib.django.commits import (
     settings_of,
     wait_for_commit,
 )
-from celery_fanout.contrib.django.outbox.rows import write_rows
-from celery_fanout.emitting.delivery import installed
-from celery_fanout.emitting.emission import Emission
-from celery_fanout.exceptions import (
-    EmitError,
-    InvalidEvent,
+from celery_fanout.contrib.django.exceptions import (
     NoCommitToWaitFor,
     NoOutbox,
     NotInTransaction,
 )
+from celery_fanout.contrib.django.outbox.rows import write_rows
+from celery_fanout.emitting.delivery import installed
+from celery_fanout.emitting.emission import Emission
+from celery_fanout.exceptions import EmitError, InvalidEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable

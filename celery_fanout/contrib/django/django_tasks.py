@@ -35,16 +35,17 @@ def adapt(task: object) -> tuple[Any, Mapping[str, Any]] | None:
         InvalidSubscription: if it has something that Celery cannot do.
     """
     # not isinstance(), which would open a proxy
-    found = next((kind for kind in type(task).__mro__ if kind.__name__ == "Task"), None)
-    if found is None or found.__module__ not in MODULES:
+    base = next((kind for kind in type(task).__mro__ if kind.__name__ == "Task"), None)
+    if base is None or base.__module__ not in MODULES:
         return None
-    given: Any = task
-    _check(given)
-    known = _adapted.get(given.module_path)
-    if known is None or known[0] is not given:
-        known = _adapted[given.module_path] = (given, _celery_task(given, found.__module__))
-    queue = given.queue_name
-    return known[1], {} if queue == "default" else {"queue": queue}
+    source: Any = task
+    _check(source)
+    adapted = _adapted.get(source.module_path)
+    if adapted is None or adapted[0] is not source:
+        adapted = source, _celery_task(source, base.__module__)
+        _adapted[source.module_path] = adapted
+    queue = source.queue_name
+    return adapted[1], {} if queue == "default" else {"queue": queue}
 
 
 def _celery_task(task: Any, module: str) -> Any:

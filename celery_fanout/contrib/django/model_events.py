@@ -21,7 +21,6 @@ signals only where nobody receives them. So it loads the rows first.
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 import inspect
 import sys
 from contextlib import suppress
@@ -40,7 +39,8 @@ from django.db.models.signals import (
 from django.utils.duration import duration_iso_string
 
 from celery_fanout.app.api import emit
-from celery_fanout.exceptions import InvalidModelEvents
+from celery_fanout.contrib.django.exceptions import InvalidModelEvents
+from celery_fanout.exceptions.describing import did_you_mean, nearest
 from celery_fanout.model.events import check_name
 
 if TYPE_CHECKING:
@@ -115,18 +115,18 @@ def emit_model_events(
     named: Any = model  # not everybody runs a type checker
     _check_model(named)
     meta = named._meta
-    found = ModelEvents(
+    events = ModelEvents(
         named,
         meta.label_lower.replace(".", "/") if prefix is None else prefix,
         {name: _field(meta, name) for name in fields},
         _operations(meta.label, on),
     )
-    found.when, found.where, found.options = when, where, {"delivery": delivery, "app": app}
-    if track_changes and not found.fields:
+    events.when, events.where, events.options = when, where, {"delivery": delivery, "app": app}
+    if track_changes and not events.fields:
         raise InvalidModelEvents(meta.label, "tracks changes of no fields", "Name them in fields=.")
-    found.track_changes = track_changes
-    found.connect()
-    return found
+    events.track_changes = track_changes
+    events.connect()
+    return events
 
 
 class ModelEvents:
@@ -159,16 +159,16 @@ class ModelEvents:
         Raises:
             InvalidModelEvents: if another one emits events of these names.
         """
-        for known in [_emitted[name] for name in self.names.values() if name in _emitted]:
-            if known.where != self.where:
-                names = ", ".join(sorted({*known.names.values()} & {*self.names.values()}))
+        for earlier in [_emitted[name] for name in self.names.values() if name in _emitted]:
+            if earlier.where != self.where:
+                names = ", ".join(sorted({*earlier.names.values()} & {*self.names.values()}))
                 raise InvalidModelEvents(
                     self.model._meta.label,
-                    f"emits {names}, which {known.model._meta.label} emits already, from "
-                    f"{known.where}",
+                    f"emits {names}, which {earlier.model._meta.label} emits already, from "
+                    f"{earlier.where}",
                     "Remove one of the two, or give it another prefix=.",
                 )
-            known.disconnect()  # its module was reloaded
+            earlier.disconnect()  # its module was reloaded
         _emitted.update(dict.fromkeys(self.names.values(), self))
         for sender in _with_proxies(self.model):
             self._connect(sender)
@@ -185,14 +185,14 @@ class ModelEvents:
                 signal.disconnect(receiver, sender=sender)
 
     def _receivers(self) -> list[tuple[Any, Any]]:
-        found: list[tuple[Any, Any]] = []
+        pairs: list[tuple[Any, Any]] = []
         if "created" in self.names or "updated" in self.names:
-            found.append((post_save, self._after_save))
+            pairs.append((post_save, self._after_save))
             if self.track_changes:
-                found.append((pre_save, self._before_save))
+                pairs.append((pre_save, self._before_save))
         if "deleted" in self.names:
-            found += [(pre_delete, self._before_delete), (post_delete, self._after_delete)]
-        return found
+            pairs += [(pre_delete, self._before_delete), (post_delete, self._after_delete)]
+        return pairs
 
     def _connect(self, sender: Any) -> None:
         for signal, receiver in self._receivers():
@@ -244,8 +244,8 @@ class ModelEvents:
         self._emit(operation, data, using)
 
     def _before_delete(self, instance: Any, using: str, **_: Any) -> None:
-        wanted = self.when is None or self.when(instance)
-        self._keep(instance, self._data(instance, using) if wanted else None)
+        emits = self.when is None or self.when(instance)
+        self._keep(instance, self._data(instance, using) if emits else None)
 
     def _after_delete(self, instance: Any, using: str, **_: Any) -> None:
         data = self._kept(instance)
@@ -278,19 +278,19 @@ class ModelEvents:
     def _data(self, instance: Any, using: str, written: Any = None) -> dict[str, Any]:
         """Return an event's data: of the instance, unless the database must know better."""
         deferred = instance.get_deferred_fields()
-        found: dict[str, Any] = {}
-        asked: dict[str, Any] = {}
+        values: dict[str, Any] = {}
+        missing: dict[str, Any] = {}
         for name, field in self.fields.items():
             is_there = field.attname not in deferred and not field.generated
             if is_there and (written is None or _is_named(field, written)):
                 value = field.value_from_object(instance)
                 if not hasattr(value, "resolve_expression"):  # F("total") + 1
-                    found[name] = _plain(field, value)
+                    values[name] = _plain(field, value)
                     continue
-            asked[name] = field
-        if asked:
-            found.update(self._read(instance, using, asked) or dict.fromkeys(asked))
-        return {"pk": instance.pk, **{name: found[name] for name in self.fields}}
+            missing[name] = field
+        if missing:
+            values.update(self._read(instance, using, missing) or dict.fromkeys(missing))
+        return {"pk": instance.pk, **{name: values[name] for name in self.fields}}
 
     def _read(self, instance: Any, using: str, fields: dict[str, Any]) -> dict[str, Any] | None:
         rows = self.model._base_manager.using(using).filter(pk=instance.pk)
@@ -305,11 +305,11 @@ class ModelEvents:
 
 def _with_proxies(model: Any) -> list[Any]:
     # Django sends the signals of a proxy's instances for the proxy
-    found = [model]
+    models = [model]
     for child in model.__subclasses__():
         if child._meta.proxy:
-            found += _with_proxies(child)
-    return found
+            models += _with_proxies(child)
+    return models
 
 
 def _has_default(model: Any) -> bool:
@@ -330,11 +330,6 @@ def _plain(field: Any, value: Any) -> Any:
     if isinstance(value, dt.timedelta):
         return duration_iso_string(value)
     return value
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"Did you mean {near[0]!r}?" if near else ""
 
 
 # -- what is refused -------------------------------------------------------------------------------
@@ -370,9 +365,9 @@ def _field(meta: Any, name: str) -> Any:
     try:
         field = meta.get_field(name)
     except FieldDoesNotExist:
-        known = [field.name for field in meta.concrete_fields]
-        hint = _nearest(name, known) or f"It has {', '.join(known)}."
-        raise InvalidModelEvents(meta.label, f"has no field {name!r}", hint) from None
+        names = [field.name for field in meta.concrete_fields]
+        remedy = did_you_mean(nearest(name, names), f"It has {', '.join(names)}.")
+        raise InvalidModelEvents(meta.label, f"has no field {name!r}", remedy) from None
     if not field.concrete or field.many_to_many:
         raise InvalidModelEvents(
             meta.label,
@@ -389,12 +384,12 @@ def _field(meta: Any, name: str) -> Any:
 
 
 def _operations(label: str, on: Any) -> list[str]:
-    wanted = [on] if isinstance(on, str) else list(on)
-    for operation in wanted:
+    operations = [on] if isinstance(on, str) else list(on)
+    for operation in operations:
         if operation not in OPERATIONS:
-            hint = _nearest(str(operation), OPERATIONS)
-            remedy = hint or "Use 'created', 'updated' and 'deleted'."
+            near = nearest(str(operation), OPERATIONS)
+            remedy = did_you_mean(near, "Use 'created', 'updated' and 'deleted'.")
             raise InvalidModelEvents(label, f"has no operation {operation!r}", remedy)
-    if not wanted:
+    if not operations:
         raise InvalidModelEvents(label, "emits nothing", "Name an operation in on=.")
-    return wanted
+    return operations

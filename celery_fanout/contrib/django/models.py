@@ -73,8 +73,8 @@ class OutboxEvent(models.Model):
 
 class _DeadManager(models.Manager["DeadOutboxEvent"]):
     def get_queryset(self) -> models.QuerySet[DeadOutboxEvent]:
-        found: Any = super().get_queryset()
-        return found.filter(dead_at__isnull=False)  # type: ignore[no-any-return]
+        rows: Any = super().get_queryset()
+        return rows.filter(dead_at__isnull=False)  # type: ignore[no-any-return]
 
 
 class DeadOutboxEvent(OutboxEvent):

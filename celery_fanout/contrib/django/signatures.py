@@ -14,7 +14,7 @@ import hmac
 import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
-from celery_fanout.exceptions import InvalidWebhook
+from celery_fanout.contrib.django.exceptions import InvalidWebhook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -79,14 +79,14 @@ class StandardWebhooks:
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> bool:
         """Say whether the sender has sent it; see :class:`Verifier`."""
-        event_id, sent, given = (
+        event_id, sent, signatures = (
             headers.get(f"{self._prefix}-{name}", "") for name in ("id", "timestamp", "signature")
         )
         if not event_id or not _is_recent(sent, now, self._tolerance):
             return False
         signed = f"{event_id}.{sent}.".encode(errors="replace") + body
         expected = [base64.b64encode(_hmac(secret, signed)) for secret in self._secrets]
-        versions = (item.partition(",") for item in given.split(" "))
+        versions = (item.partition(",") for item in signatures.split(" "))
         return _is_among([item for version, _, item in versions if version == "v1"], expected)
 
     def describe(
@@ -119,9 +119,9 @@ class GitHub:
     def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> bool:
         """Say whether the sender has sent it; see :class:`Verifier`."""
         del now
-        given = headers.get("X-Hub-Signature-256", "")
+        signature = headers.get("X-Hub-Signature-256", "")
         expected = [f"sha256={_hmac(secret, body).hex()}".encode() for secret in self._secrets]
-        return _is_among([given], expected)
+        return _is_among([signature], expected)
 
     def describe(
         self, headers: Mapping[str, str], data: Mapping[str, Any]
@@ -175,13 +175,13 @@ def _hmac(secret: bytes, message: bytes) -> bytes:
     return hmac.digest(secret, message, hashlib.sha256)
 
 
-def _is_among(given: Iterable[str], expected: Sequence[bytes]) -> bool:
+def _is_among(candidates: Iterable[str], expected: Sequence[bytes]) -> bool:
     """Say whether one of the signatures is right, in a time that tells nothing of how wrong."""
-    found = False
-    for item in given:
+    equal = False
+    for item in candidates:
         for right in expected:
-            found |= hmac.compare_digest(item.encode(errors="replace"), right)
-    return found
+            equal |= hmac.compare_digest(item.encode(errors="replace"), right)
+    return equal
 
 
 def _is_recent(sent: str, now: float, tolerance: float) -> bool:
@@ -203,33 +203,33 @@ def _texts(value: Any) -> list[str]:
 # -- what is refused -------------------------------------------------------------------------------
 
 
-def _secrets_of(what: str, given: Sequence[Any], read: Callable[[str], bytes]) -> list[bytes]:
-    if not given:
+def _secrets_of(what: str, secrets: Sequence[Any], read: Callable[[str], bytes]) -> list[bytes]:
+    if not secrets:
         raise InvalidWebhook(what, "has no secret", "Pass it; without one anybody could send.")
-    found: list[bytes] = []
-    for number, secret in enumerate(given, start=1):
+    keys: list[bytes] = []
+    for number, secret in enumerate(secrets, start=1):
         if not isinstance(secret, str) or not secret.strip():
             problem = f"has an empty secret (number {number})"
             if secret is not None and not isinstance(secret, str):
                 problem = f"has a secret that is no text but a {type(secret).__name__}"
             raise InvalidWebhook(what, problem, "Pass texts; look whether the setting is there.")
-        found.append(read(secret))
-    return found
+        keys.append(read(secret))
+    return keys
 
 
 def _standard_secret(secret: str) -> bytes:
     text = secret.strip().removeprefix("whsec_")
     try:
-        found = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
-        found = b""
-    if not found:
+        key = b""
+    if not key:
         raise InvalidWebhook(
             "StandardWebhooks",
             "has a secret that is no Base64",
             "Pass it as the sender shows it, such as whsec_ and 32 letters and digits.",
         )
-    return found
+    return key
 
 
 def _stripe_secret(secret: str) -> bytes:

@@ -28,14 +28,9 @@ from django.views.decorators.csrf import csrf_exempt
 
 from celery_fanout.app.api import emit
 from celery_fanout.app.fanout import get_fanout
+from celery_fanout.contrib.django.exceptions import InvalidWebhook, NoOutbox
 from celery_fanout.contrib.django.signatures import GitHub, StandardWebhooks, Stripe, Verifier
-from celery_fanout.exceptions import (
-    EmitError,
-    EventTooLarge,
-    InvalidEvent,
-    InvalidWebhook,
-    NoOutbox,
-)
+from celery_fanout.exceptions import EmitError, EventTooLarge, InvalidEvent
 from celery_fanout.model.events import check_name
 
 if TYPE_CHECKING:
@@ -245,7 +240,7 @@ def _load(body: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
         raise ValueError("two keys are the same")  # and readers differ about which counts
-    return found
+    return mapping

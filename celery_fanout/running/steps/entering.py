@@ -1,10 +1,10 @@
-"""Before a step: where it was called, and with what; and how it leaves the body."""
+"""Before a step: where it was called, and with what."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery._state import get_current_task
 
@@ -14,12 +14,14 @@ from celery_fanout.exceptions import (
     NotDurableWarning,
 )
 from celery_fanout.exceptions.configuration import StoreUnsupported
-from celery_fanout.exceptions.runs import Superseded
 from celery_fanout.running.current import current_run
-from celery_fanout.running.execution import Claimed, Execution, active_runs, current, inside
-from celery_fanout.running.suspending import Suspended, warn_swallowed
+from celery_fanout.running.execution import Execution, active_runs, current_execution, current_step
+from celery_fanout.running.suspending import warn_swallowed
 
-__all__ = ["check_function", "claimed_of", "enter", "lost_run", "suspend"]
+if TYPE_CHECKING:
+    from celery_fanout.running.claimed import ClaimedRun
+
+__all__ = ["check_function", "claimed_of", "enter"]
 
 #: The longest step id, in characters.
 MAX_ID = 200
@@ -27,10 +29,12 @@ MAX_ID = 200
 
 def enter(id: str) -> Execution | None:
     """Return the execution that a step belongs to; ``None`` where it is an ordinary call."""
-    given: Any = id  # not everybody runs a type checker
-    if not isinstance(given, str) or not 0 < len(given) <= MAX_ID:
-        raise InvalidStep(str(given)[:50], "has no valid id", "Use a text of 1 to 200 characters.")
-    execution = current.get()
+    untyped: Any = id  # not everybody runs a type checker
+    if not isinstance(untyped, str) or not 0 < len(untyped) <= MAX_ID:
+        raise InvalidStep(
+            str(untyped)[:50], "has no valid id", "Use a text of 1 to 200 characters."
+        )
+    execution = current_execution.get()
     if execution is None:
         if current_run() is not None:
             raise InvalidStep(
@@ -48,12 +52,12 @@ def enter(id: str) -> Execution | None:
                 stacklevel=3,
             )
         return None
-    outer = inside.get()
+    outer = current_step.get()
     if outer is not None:
         raise NestedStep(id, outer[0])
-    if execution.suspension is not None:
+    if execution.leaving is not None:
         warn_swallowed(execution, f"before the step {id!r}", stacklevel=4)
-        raise execution.suspension
+        raise execution.leaving
     return execution
 
 
@@ -81,26 +85,8 @@ def check_function(id: str, fn: Any) -> None:
         )
 
 
-def claimed_of(execution: Execution, feature: str) -> Claimed:
+def claimed_of(execution: Execution, feature: str) -> ClaimedRun:
     """Return the claimed run of an execution; refuse by name what level 1 does not have."""
     if execution.claimed is None:
-        raise StoreUnsupported(
-            execution.store.name,
-            feature,
-            "It needs level 2: a Redis result backend, or fanout_store_url with a Redis URL.",
-        )
+        raise StoreUnsupported.on_level_1(execution.store.name, feature)
     return execution.claimed
-
-
-def suspend(execution: Execution, until: float, reason: str, step: str, group: str) -> Suspended:
-    """Mark the run as suspended for its child runs or a wait, and return what to raise."""
-    suspended = Suspended(until, reason, step, group)
-    execution.suspension = suspended
-    return suspended
-
-
-def lost_run(execution: Execution, claimed: Claimed) -> Superseded:
-    """Mark the run as no longer this worker's, and return what to raise."""
-    error = Superseded(claimed.run_id)
-    execution.suspension = error
-    return error

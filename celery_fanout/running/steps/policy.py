@@ -45,24 +45,28 @@ class StepPolicy:
         Raises:
             InvalidStep: if a value cannot be used.
         """
-        given: Any = self  # not everybody runs a type checker
-        is_tuple = isinstance(given.retry_on, tuple)
-        retry_on: tuple[Any, ...] = given.retry_on if is_tuple else (given.retry_on,)
+        option: Any = self  # not everybody runs a type checker
+        is_tuple = isinstance(option.retry_on, tuple)
+        retry_on: tuple[Any, ...] = option.retry_on if is_tuple else (option.retry_on,)
         rules = [
             (
                 "max_retries",
-                isinstance(given.max_retries, int) and given.max_retries >= 0,
+                isinstance(option.max_retries, int) and option.max_retries >= 0,
                 "a whole number, 0 or more",
             ),
             (
                 "retry_backoff",
-                _at_least_0(given.retry_backoff),
+                _at_least_0(option.retry_backoff),
                 "True, False or a number of seconds",
             ),
-            ("retry_backoff_max", _above_0(given.retry_backoff_max), "a number of seconds above 0"),
+            (
+                "retry_backoff_max",
+                _above_0(option.retry_backoff_max),
+                "a number of seconds above 0",
+            ),
             (
                 "timeout",
-                given.timeout is None or _above_0(given.timeout),
+                option.timeout is None or _above_0(option.timeout),
                 "a number of seconds above 0",
             ),
             (
@@ -84,17 +88,17 @@ class StepPolicy:
             return False
         return self.max_retries > 0 and isinstance(error, self.retry_on)
 
-    def next_try(self, attempts: int, asked: float | None = None) -> float | None:
+    def next_try(self, attempts: int, wanted: float | None = None) -> float | None:
         """Return the seconds to the next try, or ``None`` if there is none left.
 
         Args:
             attempts: how often the step's function was called.
-            asked: a wait that the step itself asked for with ``RetryAfter``.
+            wanted: the seconds that the step itself asked for with ``RetryAfter``.
         """
         if attempts > self.max_retries:
             return None
-        if asked is not None:
-            return asked
+        if wanted is not None:
+            return wanted
         if not self.retry_backoff:
             return 0.0
         # as Celery's own backoff: https://docs.celeryq.dev/en/stable/userguide/tasks.html

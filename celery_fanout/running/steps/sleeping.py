@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from celery_fanout.exceptions.runs import InvalidStep, SleepTooLong
-from celery_fanout.running.steps.checkpoints import announce_completed, leave, load, save
-from celery_fanout.running.suspending import Suspended
+from celery_fanout.running.steps.checkpoints import announce_completed, load, save
+from celery_fanout.running.steps.leaving import suspend
 from celery_fanout.stores.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def sleep_step(execution: Execution, id: str, wake: Callable[[], float]) -> None
         if not execution.is_due(checkpoint.due):
             save(execution, key, checkpoint)
     if not execution.is_due(checkpoint.due):
-        raise leave(execution, Suspended(checkpoint.due or 0.0, "sleep", id))
+        raise suspend(execution, checkpoint.due or 0.0, "sleep", id)
     checkpoint.status = "done"
     save(execution, key, checkpoint)
     announce_completed(execution, key, checkpoint, cached=False)

@@ -9,14 +9,15 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from celery_fanout.exceptions import EmitError, InvalidStep, StoreUnavailable
+from celery_fanout.exceptions import InvalidStep
 from celery_fanout.model.event_types import name_of
-from celery_fanout.model.events import Event
 from celery_fanout.model.ids import child_id
-from celery_fanout.running.execution import inside
-from celery_fanout.running.steps.checkpoints import run_in_place, run_step
-from celery_fanout.running.steps.children import invoke_step, parallel_step
+from celery_fanout.running.execution import current_step
+from celery_fanout.running.steps.calling import run_in_place, run_step
+from celery_fanout.running.steps.emitting import emit_step
 from celery_fanout.running.steps.entering import enter
+from celery_fanout.running.steps.invoking import invoke_step
+from celery_fanout.running.steps.parallel import parallel_step
 from celery_fanout.running.steps.policy import NO_RETRIES, StepPolicy
 from celery_fanout.running.steps.sleeping import sleep_step
 from celery_fanout.running.steps.waiting import wait_step
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from celery import Task
     from pydantic import BaseModel
 
-    from celery_fanout.running.execution import Execution
+    from celery_fanout.model.events import Event
+
 
 __all__ = ["BoundStep", "Step"]
 
@@ -45,8 +47,8 @@ class BoundStep:
         """Like :meth:`Step.run`, with these options."""
         execution = enter(id)
         if execution is None:
-            found: R = run_in_place(id, self._policy, fn, args, kwargs)
-            return found
+            called: R = run_in_place(id, self._policy, fn, args, kwargs)
+            return called
         value: R = run_step(execution, id, self._policy, fn, args, kwargs)
         return value
 
@@ -204,21 +206,7 @@ class Step:
         execution = enter(id)
         if execution is None:
             return str(self._emit(event, data, **options).event.id)
-        run = execution.run
-        if isinstance(event, Event):  # it has an id and everything else
-            whole = event
-
-            def forward() -> str:
-                return _emitted(execution, whole, None, cause=run, delay=delay)
-
-            return str(run_step(execution, id, NO_RETRIES, forward, (), {}))
-        # fixed before the first try, so that a repeat after a lost answer gives the same runs
-        event_id = child_id(run.id, "emit", id, execution.numbers[id] + 1)
-
-        def publish() -> str:
-            return _emitted(execution, event, data, id=event_id, cause=run, **options)
-
-        return str(run_step(execution, id, NO_RETRIES, publish, (), {}))
+        return emit_step(execution, id, event, data, **options)
 
     def wait_for_event(
         self,
@@ -307,38 +295,14 @@ class Step:
         The same whenever this step of this run is executed again, for services that take an
         ``Idempotency-Key``. ``None`` outside of a step.
         """
-        found = inside.get()
-        return child_id(found[1], *found[2]) if found else None
+        step = current_step.get()
+        return child_id(step[1], *step[2]) if step else None
 
 
-def _seconds(id: str, what: str, given: Any, wanted: str = "seconds or a timedelta") -> float:
-    if isinstance(given, dt.timedelta):
-        return given.total_seconds()
+def _seconds(id: str, what: str, value: Any, wanted: str = "seconds or a timedelta") -> float:
+    if isinstance(value, dt.timedelta):
+        return value.total_seconds()
     try:
-        return float(given)
+        return float(value)
     except (TypeError, ValueError):  # no retry of the task would mend it
-        raise InvalidStep(id, f"has the {what} {given!r}", f"Use {wanted}.") from None
-
-
-def _emitted(execution: Execution, event: Any, data: Any, **options: Any) -> str:
-    """Emit, and return the event's id.
-
-    On level 2 a ledger that cannot be reached is waited for, as it is when a result is stored: a
-    task without retries would otherwise fail for good because Redis restarts.
-    """
-
-    def emit() -> str:
-        try:
-            return str(execution.engine.emit(event, data, **options).event.id)
-        except EmitError as exc:
-            if isinstance(exc.__cause__, StoreUnavailable):
-                raise exc.__cause__ from exc
-            raise
-
-    if execution.claimed is None:
-        return emit()
-    try:
-        return str(execution.claimed.patiently(emit))
-    except StoreUnavailable as exc:
-        execution.suspension = exc  # it leaves the body though that catches it
-        raise
+        raise InvalidStep(id, f"has the {what} {value!r}", f"Use {wanted}.") from None

@@ -29,22 +29,22 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from celery_fanout.exceptions import StepValueWarning
 
-__all__ = ["decode", "encode"]
+__all__ = ["from_stored", "to_stored"]
 
 #: Annotations for which JSON as it is read back is all there is to say.
 _PLAIN = {Any, None, type(None), str, int, float, bool, dict, list, object, inspect.Signature.empty}
 
 
 #: Annotations by function: evaluating them costs as much as storing a step.
-_known: weakref.WeakKeyDictionary[types.FunctionType, Any] = weakref.WeakKeyDictionary()
+_annotations: weakref.WeakKeyDictionary[types.FunctionType, Any] = weakref.WeakKeyDictionary()
 
 
 def _annotation(fn: Any) -> Any:
     if type(fn) is not types.FunctionType:
         return _evaluated(fn)
-    if fn not in _known:
-        _known[fn] = _evaluated(fn)
-    return _known[fn]
+    if fn not in _annotations:
+        _annotations[fn] = _evaluated(fn)
+    return _annotations[fn]
 
 
 def _evaluated(fn: Any) -> Any:
@@ -81,7 +81,7 @@ def _adapter(fn: Any) -> TypeAdapter[Any] | None:
         return None
 
 
-def encode(fn: Any, value: Any) -> Any:
+def to_stored(fn: Any, value: Any) -> Any:
     """Return a value as something that kombu's JSON can carry, if that is possible."""
     adapter = _adapter(fn)
     if adapter is not None:
@@ -90,13 +90,13 @@ def encode(fn: Any, value: Any) -> Any:
                 value, mode="json", by_alias=True, round_trip=True, warnings="none"
             )
         except (PydanticSerializationError, UnicodeDecodeError, RecursionError):
-            pass  # it does not fit its annotation; decode() says so
+            pass  # it does not fit its annotation; from_stored() says so
     if isinstance(value, (BaseModel, enum.Enum)) or is_dataclass(value):
         return to_jsonable_python(value)
     return value
 
 
-def decode(step: str, fn: Any, value: Any) -> Any:
+def from_stored(step: str, fn: Any, value: Any) -> Any:
     """Return a stored value as the type that the step's function is annotated with."""
     adapter = _adapter(fn)
     if adapter is None:

@@ -9,13 +9,15 @@ from celery_fanout.model.events import Event, check_name, from_attributes
 from celery_fanout.model.jsondata import encode
 from celery_fanout.model.matching import check_match
 from celery_fanout.running.steps.checkpoints import announce_completed, load
-from celery_fanout.running.steps.entering import claimed_of, lost_run, suspend
+from celery_fanout.running.steps.entering import claimed_of
+from celery_fanout.running.steps.leaving import lost_run, suspend
 from celery_fanout.stores.checkpoints import Checkpoint, StepKey, field_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from celery_fanout.running.execution import Claimed, Execution
+    from celery_fanout.running.claimed import ClaimedRun
+    from celery_fanout.running.execution import Execution
 
 __all__ = ["wait_step"]
 
@@ -55,16 +57,18 @@ def wait_step(
             since=claimed.created,
             due=claimed.now() + timeout,
         )
-        checkpoint = _told(execution, claimed, field, text)
+        checkpoint = _answered(execution, claimed, field, text)
     elif not checkpoint.final and execution.is_due(checkpoint.due):
         text = claimed.patiently(claimed.ledger.end_wait, claimed.run_id, claimed.token, field)
-        checkpoint = _told(execution, claimed, field, text)
+        checkpoint = _answered(execution, claimed, field, text)
     else:
         return _event(execution, key, checkpoint, cached=checkpoint.final)
     return _event(execution, key, checkpoint, cached=False)
 
 
-def _told(execution: Execution, claimed: Claimed, field: str, text: str | None) -> Checkpoint:
+def _answered(
+    execution: Execution, claimed: ClaimedRun, field: str, text: str | None
+) -> Checkpoint:
     if text is None:
         raise lost_run(execution, claimed)
     claimed.learn(field, text)
@@ -77,7 +81,5 @@ def _event(
     if not checkpoint.final:
         raise suspend(execution, checkpoint.due or 0.0, "event", key[0], field_of(key))
     announce_completed(execution, key, checkpoint, cached=cached)
-    found: dict[str, Any] | None = checkpoint.value
-    if found is None:
-        return None
-    return from_attributes(found["a"], found["d"])
+    record: dict[str, Any] | None = checkpoint.value
+    return None if record is None else from_attributes(record["a"], record["d"])

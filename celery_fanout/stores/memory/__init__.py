@@ -1,7 +1,8 @@
-"""The ledger in this process's memory: for tests, demos, and apps of one process."""
+"""Stores in this process's memory: for tests, demos, and apps of one process.
 
-from __future__ import annotations
+The ledger is that of :mod:`celery_fanout.stores.redis`, with the same scripts. Here are a Redis of
+dicts, and a Lua that runs the scripts on it.
 
-from celery_fanout.stores.memory.ledger import MemoryLedger
-
-__all__ = ["MemoryLedger"]
+May import what ``stores`` may, and its ``redis``; no server is asked.
+Private: its modules may change without notice.
+"""

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
-from functools import lru_cache
-from hashlib import sha1
-from importlib import resources
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl, unquote, urlencode
 
@@ -16,18 +12,18 @@ from celery.utils.imports import symbol_by_name
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.cluster import RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from celery_fanout.exceptions import InvalidSetting, StoreUnavailable
+from celery_fanout.exceptions import InvalidSetting
 from celery_fanout.stores.redis_urls import CLUSTER, SENTINEL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Link", "Scripts", "connect"]
+__all__ = ["Link", "connect"]
 
 
 #: How often a command is sent again after a connection that was cut or refused, and how long after;
@@ -48,24 +44,24 @@ def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
             ``sentinel_kwargs``; and options of redis-py.
         timeout: how long an answer may take, in seconds.
     """
-    url, asked = _read(url)
-    chosen: dict[str, Any] = {**options, **asked}
+    url, in_url = _read(url)
+    merged: dict[str, Any] = {**options, **in_url}
     for foreign in ("retry_policy", "visibility_timeout", "global_keyprefix", "fanout_prefix"):
-        chosen.pop(foreign, None)
-    master = chosen.pop("master_name", None)
-    sentinel_kwargs = chosen.pop("sentinel_kwargs", {})
-    ssl = chosen.pop("ssl", False)
-    if "credential_provider" in chosen:  # redis-py refuses both
-        chosen.pop("username", None)
-        chosen.pop("password", None)
-    if isinstance(chosen.get("ssl_cert_reqs"), str):  # Celery knows CERT_NONE and none
-        chosen["ssl_cert_reqs"] = chosen["ssl_cert_reqs"].lower().removeprefix("cert_")
+        merged.pop(foreign, None)
+    master = merged.pop("master_name", None)
+    sentinel_kwargs = merged.pop("sentinel_kwargs", {})
+    ssl = merged.pop("ssl", False)
+    if "credential_provider" in merged:  # redis-py refuses both
+        merged.pop("username", None)
+        merged.pop("password", None)
+    if isinstance(merged.get("ssl_cert_reqs"), str):  # Celery knows CERT_NONE and none
+        merged["ssl_cert_reqs"] = merged["ssl_cert_reqs"].lower().removeprefix("cert_")
     common: dict[str, Any] = {
         "decode_responses": True,
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
         "health_check_interval": 0,
-        **chosen,
+        **merged,
     }
     scheme, _, rest = url.partition("://")
     if scheme in CLUSTER:
@@ -92,18 +88,18 @@ def connect(url: str, options: Mapping[str, Any], timeout: float) -> Any:
 def _read(url: str) -> tuple[str, dict[str, Any]]:
     """Take out of a URL what redis-py does not read as Celery does."""
     address, _, query = url.partition("?")
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     left: list[tuple[str, str]] = []
     for name, value in parse_qsl(query):
         if name == "virtual_host":
-            found["db"] = int(value.strip("/") or 0)
+            options["db"] = int(value.strip("/") or 0)
         elif name == "credential_provider":
-            found[name] = symbol_by_name(value)()
+            options[name] = symbol_by_name(value)()
         elif name == "ssl_cert_reqs":
-            found[name] = value
+            options[name] = value
         else:
             left.append((name, value))
-    return f"{address}?{urlencode(left)}" if left else address, found
+    return f"{address}?{urlencode(left)}" if left else address, options
 
 
 def _sentinel(url: str, master: str, kwargs: dict[str, Any], common: dict[str, Any]) -> Any:
@@ -121,8 +117,8 @@ def _sentinel(url: str, master: str, kwargs: dict[str, Any], common: dict[str, A
         host, _, port = address.partition(":")
         hosts.append((host, int(port or 26379)))
     timeouts = {key: common[key] for key in ("socket_timeout", "socket_connect_timeout")}
-    found: Any = cast("Any", Sentinel)(hosts, sentinel_kwargs={**timeouts, **kwargs})
-    return found.master_for(master, **common)
+    group: Any = cast("Any", Sentinel)(hosts, sentinel_kwargs={**timeouts, **kwargs})
+    return group.master_for(master, **common)
 
 
 class Link:
@@ -142,10 +138,10 @@ class Link:
         """The client of this process; a forked one opens its own."""
         # no lock: the keeper's thread could hold it while the worker forks
         pid = os.getpid()
-        known = self._clients.get(pid)
-        if known is None:
-            known = self._clients.setdefault(pid, self._open())
-        return known
+        client = self._clients.get(pid)
+        if client is None:
+            client = self._clients.setdefault(pid, self._open())
+        return client
 
     def send(self, command: Sequence[Any]) -> Any:
         """Send a command that may be sent again, and return the answer.
@@ -214,116 +210,3 @@ class _Line:
             self.connected = False
             connection.disconnect()
             raise
-
-
-class Scripts:
-    """The named scripts, for one prefix.
-
-    Args:
-        name: what errors call the store.
-        root: the prefix of all keys.
-        rules: Lua that defines the rules.
-        link: what they are sent over.
-        clock: the time, for tests; ``None`` for the server's.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        root: str,
-        rules: str,
-        link: Link,
-        clock: Callable[[], float] | None,
-    ) -> None:
-        self._name = name
-        self._root = root
-        self._rules = rules
-        self.link = link
-        self._clock = clock
-        self._shas: dict[str, str] = {}
-
-    @property
-    def client(self) -> Any:
-        """The client of this process."""
-        return self.ask(lambda: self.link.client)
-
-    def ask(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call the client.
-
-        Raises:
-            StoreUnavailable: if Redis does not answer, or refuses.
-        """
-        try:
-            return call(*args, **kwargs)
-        except (RedisError, RedisClusterException) as exc:  # the second is none of the first
-            # never the command, which has the values
-            text = str(exc).rpartition(" of pipeline caused error: ")[2].split("\n", 1)[0][:500]
-            raise StoreUnavailable(self._name, f"{type(exc).__name__}: {text}") from exc
-
-    def command(self, name: str, *args: Any) -> list[Any]:
-        """Return the whole command of a script."""
-        sha = self._shas.get(name) or self._load(name)
-        now = "" if self._clock is None else f"{self._clock():.6f}"
-        return ["EVALSHA", sha, 1, self._root, now, *args]
-
-    def run(self, name: str, *args: Any) -> Any:
-        """Run a script: one round trip.
-
-        Raises:
-            StoreUnavailable: if Redis does not answer, or refuses.
-        """
-        return self.ask(self._run, name, args)
-
-    def _run(self, name: str, args: Sequence[Any]) -> Any:
-        command = self.command(name, *args)
-        try:
-            return self.link.send(command)
-        except NoScriptError:  # Redis was restarted, or another one took over
-            return self.link.send(["EVAL", source(name, self._rules), *command[2:]])
-
-    def _load(self, name: str) -> str:
-        text = source(name, self._rules)
-        sha = self._shas[name] = sha1(text.encode(), usedforsecurity=False).hexdigest()
-        return sha
-
-
-@lru_cache(maxsize=1)
-def _library() -> list[tuple[set[str], str]]:
-    """Return the parts of lib.lua and flow.lua, each with the names that it defines."""
-    text = _read_script("lib").replace("-- [flow.lua]", _read_script("flow"))
-    parts = [part for part in text.split("\n\n") if _DEFINES.search(part)]
-    return [(set(_names(part)), part) for part in parts]
-
-
-def _names(part: str) -> Iterator[str]:
-    for line in part.splitlines():
-        found = _DEFINES.match(line)
-        if found:
-            yield from (found[1] or found[2]).replace(" ", "").split(",")
-
-
-_DEFINES = re.compile(r"^local (?:function (\w+)|([\w, ]+?) *(?:=|$))", re.MULTILINE)
-
-
-def _read_script(name: str) -> str:
-    folder = resources.files("celery_fanout.stores.redis") / "scripts"
-    return (folder / f"{name}.lua").read_text("utf-8")
-
-
-@lru_cache(maxsize=256)
-def source(name: str, rules: str) -> str:
-    """Return a script with the parts of lib.lua that it uses.
-
-    What a script does not use would cost each call of it, as Lua defines every function anew.
-
-    Args:
-        name: of the script.
-        rules: Lua that defines the rules.
-    """
-    text = _read_script(name)
-    parts: list[str] = []
-    for defined, part in reversed(_library()):
-        if defined & set(re.findall(r"\w+", text)):
-            parts.insert(0, part)
-            text += part
-    return "\n\n".join([rules, *parts, _read_script(name)])

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.redis.client import Link, Scripts, connect
+from celery_fanout.stores.redis import calls
+from celery_fanout.stores.redis.client import Link, connect
 from celery_fanout.stores.redis.keys import Keys
 from celery_fanout.stores.redis.limits import RedisLimits
 from celery_fanout.stores.redis.packing import (
-    claim_of,
     dumps,
-    event_args,
     list_args,
     pack_rules,
+    record_call,
     recorded_of,
     run_json,
     runs_json,
-    settle_args,
-    settled_of,
-    taken_of,
+    settle_call,
 )
+from celery_fanout.stores.redis.scripting import Scripts
+from celery_fanout.stores.redis.views import RedisViews
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -44,8 +45,11 @@ LOOK_BACK = 500
 AT_ONCE = 500
 
 
-class RedisLedger(RedisLimits):
+class RedisLedger(RedisViews, RedisLimits):
     """A :class:`~celery_fanout.stores.ledger.Ledger` in Redis or Valkey.
+
+    Its parts are those of the protocol, each in the file of the same name. They share the
+    connection and the keys, and know nothing of one another.
 
     Args:
         url: where, see :func:`~celery_fanout.stores.redis.client.connect`.
@@ -57,6 +61,7 @@ class RedisLedger(RedisLimits):
         link: the way there, if others share it.
     """
 
+    name = "The Redis ledger"
     supports_publish = True
     supports_flow = True
     shards = 1
@@ -72,20 +77,19 @@ class RedisLedger(RedisLimits):
         timeout: float = 5.0,
         link: Link | None = None,
     ) -> None:
-        self.name = "The Redis ledger"
-        self.rules = rules
         self.url = url
         self.clock = clock
         keys = Keys(prefix)
-        given = dict(options or {})
+        client_options = dict(options or {})
         scripts = Scripts(
             self.name,
             keys.root,
             pack_rules(rules),
-            link or Link(lambda: connect(url, given, timeout)),
+            link or Link(lambda: connect(url, client_options, timeout)),
             clock,
         )
-        super().__init__(scripts, keys)
+        RedisViews.__init__(self, scripts, keys, rules)
+        RedisLimits.__init__(self, scripts, keys)
 
     def close(self) -> None:
         """Close its connections; the next call opens new ones."""
@@ -107,11 +111,14 @@ class RedisLedger(RedisLimits):
 
     def record_one(self, event: NewEvent) -> Recorded:
         """Record one event and its runs."""
-        return recorded_of(event, self._scripts.run("record", *self._record_args(event)))
+        return recorded_of(event, self._scripts.run(self._record_call(event)))
 
     def record_command(self, event: NewEvent) -> list[Any]:
         """Return the command that does that."""
-        return self._scripts.command("record", *self._record_args(event))
+        return self._scripts.command(self._record_call(event))
+
+    def _record_call(self, event: NewEvent) -> calls.Record:
+        return record_call(event)
 
     def _record_rest(self, pairs: Sequence[tuple[RedisLedger, NewEvent]]) -> list[Recorded]:
         pipe = self._scripts.client.pipeline(transaction=False)
@@ -125,9 +132,6 @@ class RedisLedger(RedisLimits):
             recorded_of(event, answer) for (_, event), answer in zip(pairs, answers, strict=True)
         ]
 
-    def _record_args(self, event: NewEvent) -> list[Any]:
-        return event_args(event)
-
     @property
     def _can_pipeline(self) -> bool:
         return not hasattr(self._scripts.client, "get_primaries")  # a cluster's refuses scripts
@@ -139,12 +143,11 @@ class RedisLedger(RedisLimits):
         messages: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Turn pending runs into published ones."""
-        known = queues or {}
+        queue_of = queues or {}
         lists = list_args(messages or {})
         for start in range(0, len(run_ids), AT_ONCE):
-            ids = run_ids[start : start + AT_ONCE]
-            pairs = (value for i in ids for value in (i, known.get(i, "")))
-            self._scripts.run("published", len(ids), *pairs, *lists)
+            runs = [(i, queue_of.get(i, "")) for i in run_ids[start : start + AT_ONCE]]
+            self._scripts.run(calls.Published(runs=dumps(runs), lists=lists))
             lists = [0]
 
     def claim(
@@ -159,20 +162,35 @@ class RedisLedger(RedisLimits):
         left: int = 0,
     ) -> Claim:
         """Take a run for execution."""
-        args: list[Any] = [run_id, boot, nonce, retries, f"1{left}" if put_back else "0"]
-        if recreate is None:
-            args.append("")
-        else:
-            head = {"key": recreate.key, "name": recreate.name, "gen": recreate.generation}
-            args += [dumps(head), recreate.attributes, recreate.data, run_json(recreate.runs[0])]
-        return claim_of(self._scripts.run("claim", *args))
-
-    def store(self, run_id: str, token: int, field: str, text: str, *, final: bool) -> str | None:
-        """Store a checkpoint; a final one is never overwritten."""
-        stored: str | None = self._scripts.run(
-            "store", run_id, token, field, text, "1" if final else "0"
+        call = calls.Claim(
+            id=run_id,
+            boot=boot,
+            nonce=nonce,
+            retries=retries,
+            put_back=f"1{left}" if put_back else "0",
         )
-        return stored
+        if recreate is not None:
+            event = {"key": recreate.key, "name": recreate.name, "gen": recreate.generation}
+            call = replace(
+                call,
+                event=dumps(event),
+                attributes=recreate.attributes,
+                data=recreate.data,
+                run=run_json(recreate.runs[0]),
+            )
+        return self._scripts.run(call)
+
+    def store(
+        self,
+        run_id: str,
+        token: int,
+        field: str,
+        text: str,
+        *,
+        final: bool,  # noqa: ARG002 - the protocol's; the script sees from the text what is final
+    ) -> str | None:
+        """Store a checkpoint; a final one is never overwritten."""
+        return self._scripts.run(calls.Store(id=run_id, token=token, field=field, text=text))
 
     def settle(
         self,
@@ -191,11 +209,13 @@ class RedisLedger(RedisLimits):
         trace: str = "",
     ) -> Settled:
         """Leave ``running``, or ``completing``."""
-        args = settle_args(
+        call = settle_call(
+            run_id,
+            token,
             to,
-            reason,
-            error,
             result=result,
+            error=error,
+            reason=reason,
             due=due,
             retries=retries,
             group=group,
@@ -203,12 +223,12 @@ class RedisLedger(RedisLimits):
             child=child,
             trace=trace,
         )
-        return settled_of(self._scripts.run("settle", run_id, token, *args))
+        return self._scripts.run(call)
 
     def spawn(self, run_id: str, token: int, group: str, children: Sequence[NewRun]) -> Settled:
         """Record child runs."""
-        given = runs_json(children)
-        return settled_of(self._scripts.run("spawn", run_id, token, group, given))
+        runs = runs_json(children)
+        return self._scripts.run(calls.Spawn(id=run_id, token=token, group=group, runs=runs))
 
     def wait(
         self,
@@ -222,32 +242,40 @@ class RedisLedger(RedisLimits):
         due: float,
     ) -> str | None:
         """Wait for an event, or find one."""
-        start = 0
+        call = calls.Wait(
+            id=run_id,
+            token=token,
+            field=field,
+            name=name,
+            match=match,
+            since=f"{since:.6f}",
+            due="1e308" if due == float("inf") else f"{due:.6f}",
+            chunk=LOOK_BACK,
+            start=0,
+        )
         while True:
-            when = "1e308" if due == float("inf") else f"{due:.6f}"
-            args = (run_id, token, field, name, match, f"{since:.6f}", when, LOOK_BACK, start)
-            answer: str | int | None = self._scripts.run("wait", *args)
+            answer = self._scripts.run(call)
             if not isinstance(answer, int):
                 return answer
-            start = answer
+            call = replace(call, start=answer)
 
     def end_wait(self, run_id: str, token: int, field: str) -> str | None:
         """Give up a wait that has timed out."""
-        text: str | None = self._scripts.run("end_wait", run_id, token, field)
-        return text
+        return self._scripts.run(calls.EndWait(id=run_id, token=token, field=field))
 
     # -- the keeper -----------------------------------------------------------------------------
 
     def renew(self, boot: str, run_ids: Sequence[str]) -> None:
         """Renew the leases of what a worker holds."""
         for start in range(0, len(run_ids), AT_ONCE):
-            late = self._scripts.run("renew", boot, *run_ids[start : start + AT_ONCE])
+            ids = run_ids[start : start + AT_ONCE]
+            late = self._scripts.run(calls.Renew(boot=boot, ids=ids))
             if late:
                 self.cancel(late, "finish_timeout")
 
     def release(self, boot: str, run_ids: Sequence[str]) -> list[str]:
         """Let go of what a worker that stops still has."""
-        return list(self._scripts.run("release", boot, *run_ids)) if run_ids else []
+        return self._scripts.run(calls.Release(boot=boot, ids=run_ids)) if run_ids else []
 
     def take(
         self, run_ids: Sequence[str] | None = None, *, limit: int = 100, grace: bool = False
@@ -255,55 +283,56 @@ class RedisLedger(RedisLimits):
         """Take what is due."""
         if run_ids is not None:
             limit = 0  # it is for all that is due: of no runs, none is
-        return taken_of(self._scripts.run("take", limit, "1" if grace else "0", *(run_ids or ())))
+        return self._scripts.run(calls.Take(limit=limit, grace=int(grace), ids=run_ids or ()))
 
     def resend(self, queue: str, before: float, *, limit: int = 100) -> list[str]:
         """Make due what was lost on the way to a worker."""
-        return list(self._scripts.run("resend", queue, f"{before:.6f}", limit))
+        call = calls.Resend(queue=queue, before=f"{before:.6f}", limit=limit)
+        return self._scripts.run(call)
 
     def abandon(self, run_id: str, boot: str, error: Mapping[str, Any], *, final: bool) -> Settled:
         """Tell that the process that executed a run is gone."""
-        args = (run_id, boot, dumps(dict(error)), "1" if final else "0")
-        return settled_of(self._scripts.run("abandon", *args))
+        return self._scripts.run(
+            calls.Abandon(id=run_id, boot=boot, error=dumps(dict(error)), final=int(final))
+        )
 
     def unregistered(self, run_id: str, delay: float) -> Settled:
         """Put a run back whose task this worker does not know."""
-        return settled_of(self._scripts.run("unregistered", run_id, delay))
+        return self._scripts.run(calls.Unregistered(id=run_id, delay=delay))
 
-    def untold(self, *, older_than: float, limit: int = 100) -> list[str]:
-        """Return runs whose end was not told."""
-        return list(self._scripts.run("untold", older_than, limit))
+    def awaiting_follow_up(self, *, older_than: float, limit: int = 100) -> list[str]:
+        """Return runs whose follow-up is not recorded."""
+        return self._scripts.run(calls.AwaitingFollowUp(older_than=older_than, limit=limit))
 
-    def told(self, run_id: str) -> None:
-        """Note that a run's end was told."""
+    def followed_up(self, run_id: str) -> None:
+        """Note that the follow-up of a run is recorded."""
         self._scripts.ask(self._scripts.client.zrem, f"{self._keys.root}:untold", run_id)
 
     def adopt(self, run_id: str, child: NewRun) -> bool:
         """Record a child of a run that has ended."""
-        return bool(self._scripts.run("adopt", run_id, run_json(child)))
+        return self._scripts.run(calls.Adopt(id=run_id, run=run_json(child)))
 
     def sweep(self, *, limit: int = 1000) -> int:
         """Remove from the indexes what has expired."""
-        return int(self._scripts.run("sweep", limit))
+        return self._scripts.run(calls.Sweep(limit=limit))
 
     # -- control --------------------------------------------------------------------------------
 
     def cancel(self, run_ids: Sequence[str], reason: str) -> tuple[list[str], list[str]]:
         """Cancel runs that are not final, and the runs that they invoked."""
-        cancelled, woken = self._scripts.run("cancel", reason, *run_ids)
-        return list(cancelled), list(woken)
+        return self._scripts.run(calls.Cancel(reason=reason, ids=run_ids))
 
     def reopen(self, run_id: str, reason: str) -> bool:
         """Run a failed or cancelled run again."""
-        return bool(self._scripts.run("reopen", run_id, reason))
+        return self._scripts.run(calls.Reopen(id=run_id, reason=reason))
 
     def pause(self, subscription: str) -> bool:
         """Hold back the runs of a subscription."""
-        return bool(self._scripts.run("pause", subscription))
+        return self._scripts.run(calls.Pause(subscription=subscription))
 
     def resume(
         self, subscription: str, *, limit: int = 1000, go_on: bool = False
     ) -> tuple[int, bool]:
         """Let them go."""
-        count, left = self._scripts.run("resume", subscription, limit, "1" if go_on else "0")
-        return int(count), bool(left)
+        call = calls.Resume(subscription=subscription, limit=limit, go_on=int(go_on))
+        return self._scripts.run(call)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from math import ceil, inf
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from celery_fanout.stores.flow import Gate, GateRecord, Holder, Preview, Tuned
+from celery_fanout.stores.limits import Gate, GateRecord, Holder, Preview, Tuned
+from celery_fanout.stores.redis import calls
 from celery_fanout.stores.redis.packing import dumps, flow_json
-from celery_fanout.stores.redis.views import RedisViews
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from celery_fanout.stores.flow import Flow
+    from celery_fanout.stores.limits import Flow
+    from celery_fanout.stores.redis.keys import Keys
+    from celery_fanout.stores.redis.scripting import Scripts
 
 __all__ = ["RedisLimits"]
 
@@ -26,7 +28,7 @@ PAGE = 1000
 #: In how many lanes of a gate the oldest is looked for.
 LANES = 100
 
-#: What times may differ by; as in ``flow.lua``.
+#: What times may differ by; as in ``limits.lua``.
 TINY = 1e-6
 
 
@@ -50,41 +52,50 @@ class _Counts(NamedTuple):
     oldest: float | None
 
 
-class RedisLimits(RedisViews):
-    """What people see of limits, and do to them."""
+class RedisLimits:
+    """The part of the ledger in Redis where people look at limits, and change them.
+
+    Args:
+        scripts: the connection.
+        keys: the keys.
+    """
+
+    def __init__(self, scripts: Scripts, keys: Keys) -> None:
+        self._scripts = scripts
+        self._keys = keys
 
     def gates(self, *, limit: str | None = None, most: int = 100) -> list[GateRecord]:
         """Return gates that were used of late, those where most runs wait first."""
-        found = [
+        gates = [
             (gate, fields)
             for gate, fields in self._gates(None if limit is None else Gate(limit).id)
             if fields["n"] == limit or (limit is None and not fields["n"].startswith("idempotency"))
         ]
-        found.sort(key=lambda pair: int(pair[1].get("w", 0)), reverse=True)
+        gates.sort(key=lambda pair: int(pair[1].get("w", 0)), reverse=True)
         tuned = {each.limit: each for each in self.tuned()}
-        now = self.time()
-        found = found[:most]
-        pages = [found[at : at + PAGE] for at in range(0, len(found), PAGE)]
+        now = self._scripts.time()
+        gates = gates[:most]
+        pages = [gates[at : at + PAGE] for at in range(0, len(gates), PAGE)]
         counted = [counts for page in pages for counts in self._count(page)]
         return [
             _record(fields, counts, tuned.get(fields["n"]), now)
-            for (_, fields), counts in zip(found, counted, strict=True)
+            for (_, fields), counts in zip(gates, counted, strict=True)
         ]
 
     def _gates(self, first: str | None) -> Iterator[tuple[str, dict[str, str]]]:
         """Read gates; if there are very many, ``first`` must not be missed: it has no key."""
         if first is not None:
-            found, used = self._many(
+            fields, used = self._scripts.many(
                 [("hgetall", self._keys.gate(first)), ("zscore", self._keys.limits, first)]
             )
-            if "n" in found and used is not None:
-                yield first, found
+            if "n" in fields and used is not None:
+                yield first, fields
         for start in range(0, LOOK_THROUGH, PAGE):
             last = start + PAGE - 1
             ids: list[str] = self._scripts.ask(
-                self.client.zrevrange, self._keys.limits, start, last
+                self._scripts.client.zrevrange, self._keys.limits, start, last
             )
-            hashes = self._many([("hgetall", self._keys.gate(gate)) for gate in ids])
+            hashes = self._scripts.many([("hgetall", self._keys.gate(gate)) for gate in ids])
             pairs = zip(ids, hashes, strict=True)
             yield from (pair for pair in pairs if "n" in pair[1] and pair[0] != first)
             if len(ids) < PAGE:
@@ -94,7 +105,7 @@ class RedisLimits(RedisViews):
         """Read what is counted at gates, in few round trips for all of them."""
         gates = [gate for gate, _ in page]
         # at once, or somebody would seem to wait for what is free
-        both = self._many(
+        both = self._scripts.many(
             [
                 command
                 for gate in gates
@@ -108,11 +119,11 @@ class RedisLimits(RedisViews):
         waits = [int(waiting or 0) for waiting, _ in both[::2]]
         free = [float(tat or 0) for _, tat in both[::2]]
         holders = both[1::2]
-        passed = self._many([("lrange", self._keys.passed(gate), 0, -1) for gate in gates])
-        collects = self._many([("get", self._keys.collects(gate)) for gate in gates])
+        passed = self._scripts.many([("lrange", self._keys.passed(gate), 0, -1) for gate in gates])
+        collects = self._scripts.many([("get", self._keys.collects(gate)) for gate in gates])
         runs = [run for run in collects if run is not None]
-        sizes = self._many([("llen", self._keys.collected(run)) for run in runs])
-        times = self._many([("zscore", self._keys.due, run) for run in runs])
+        sizes = self._scripts.many([("llen", self._keys.collected(run)) for run in runs])
+        times = self._scripts.many([("zscore", self._keys.due, run) for run in runs])
         collected = dict(zip(runs, zip(sizes, times, strict=True), strict=True))
         oldest = self._oldest([gate for gate, many in zip(gates, waits, strict=True) if many])
         facts = zip(gates, waits, free, holders, passed, collects, strict=True)
@@ -123,54 +134,57 @@ class RedisLimits(RedisViews):
 
     def _oldest(self, gates: Sequence[str]) -> dict[str, float]:
         """Return since when the first of each lane has waited, the earliest of each gate."""
-        lanes = self._many([("zrange", self._keys.lanes(gate), 0, LANES - 1) for gate in gates])
+        lanes = self._scripts.many(
+            [("zrange", self._keys.lanes(gate), 0, LANES - 1) for gate in gates]
+        )
         pairs = [(gate, lane) for gate, some in zip(gates, lanes, strict=True) for lane in some]
-        heads = self._many([("zrange", self._keys.lane(lane), 0, 0) for _, lane in pairs])
+        heads = self._scripts.many([("zrange", self._keys.lane(lane), 0, 0) for _, lane in pairs])
         runs = [(gate, run) for (gate, _), some in zip(pairs, heads, strict=True) for run in some]
-        times = self._many([("hget", self._keys.run(run), "m") for _, run in runs])
-        found: dict[str, float] = {}
+        times = self._scripts.many([("hget", self._keys.run(run), "m") for _, run in runs])
+        oldest: dict[str, float] = {}
         for (gate, _), since in zip(runs, times, strict=True):
             if since is not None:
-                found[gate] = min(found.get(gate, inf), float(since))
-        return found
+                oldest[gate] = min(oldest.get(gate, inf), float(since))
+        return oldest
 
     def holders(self, gates: Sequence[Gate], *, most: int = 100) -> list[Holder]:
         """Return who has a place at gates, those that have it for longest first."""
-        found: list[Holder] = []
+        holders: list[Holder] = []
         for start in range(0, len(gates), PAGE):
             page = gates[start : start + PAGE]
-            held = self._many(
+            held = self._scripts.many(
                 # forwards, with scores
                 [("zrange", self._keys.holders(gate.id), 0, most - 1, False, True) for gate in page]
             )
             for gate, pairs in zip(page, held, strict=True):
-                found += [Holder(gate, run, float(since)) for run, since in pairs]
-            found.sort(key=lambda holder: holder.since)
-            del found[most:]
-        return found
+                holders += [Holder(gate, run, float(since)) for run, since in pairs]
+            holders.sort(key=lambda holder: holder.since)
+            del holders[most:]
+        return holders
 
     def preview(self, flow: Flow) -> Preview:
         """Return what would happen to a run with this flow now."""
-        answer: Any = self._scripts.run("preview", flow_json(flow))
+        answer = self._scripts.run(calls.Preview(flow_json=flow_json(flow)))
         verdict, gate, at_most, used, waiting, at = answer
         return Preview(
             verdict,
             _gates_of(flow).get(gate),
-            int(at_most),
-            int(used),
-            int(waiting),
+            at_most,
+            used,
+            waiting,
             None if at is None else float(at),
         )
 
     def tune(self, limit: str, at_most: int | None, per: float | None = None) -> None:
         """Change a limit, or make it the code's again."""
         numbers = {"at_most": at_most} if per is None else {"at_most": at_most, "per": per}
-        self._scripts.run("tune", limit, "" if at_most is None else dumps(numbers))
+        text = "" if at_most is None else dumps(numbers)
+        self._scripts.run(calls.Tune(limit=limit, numbers=text))
 
     def tuned(self) -> list[Tuned]:
         """Return the limits that were changed."""
-        found: dict[str, str] = self._scripts.ask(self.client.hgetall, self._keys.tuned)
-        return [Tuned(limit, **json.loads(text)) for limit, text in sorted(found.items())]
+        numbers: dict[str, str] = self._scripts.ask(self._scripts.client.hgetall, self._keys.tuned)
+        return [Tuned(limit, **json.loads(text)) for limit, text in sorted(numbers.items())]
 
 
 def _record(

@@ -1,4 +1,4 @@
-"""From records to the arguments of scripts, and back."""
+"""From records to what the calls of ``calls.py`` carry of them: mostly JSON."""
 
 from __future__ import annotations
 
@@ -7,39 +7,32 @@ from functools import lru_cache
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any, cast
 
-from celery_fanout.stores.ledger import Claim, Recorded, Settled, Taken, Wakeup
+from celery_fanout.stores.records import Recorded
+from celery_fanout.stores.redis.calls import Record, Settle
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from celery_fanout.stores.flow import Flow, Gate
-    from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
+    from celery_fanout.stores.limits import Flow, Gate
+    from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
 
 __all__ = [
-    "claim_of",
     "dumps",
-    "event_args",
     "flow_json",
     "list_args",
     "pack_rules",
+    "record_call",
     "recorded_of",
     "run_json",
     "runs_json",
-    "settled_of",
-    "taken_of",
+    "settle_call",
 ]
 
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
-#: How many values one wakeup has in the answer of take.lua.
-WAKEUP = 10
-
 #: How many flows are remembered as scripts read them.
 MAX_FLOWS = 1000
-
-#: How many arguments record.lua has before the messages.
-BEFORE_LISTS = 6
 
 
 def dumps(value: Any) -> str:
@@ -97,12 +90,12 @@ _flows: dict[int, tuple[Flow, str]] = {}
 
 def flow_json(flow: Flow) -> str:
     """Return a flow as scripts read it. Many runs have the same one."""
-    known = _flows.get(id(flow))
-    if known is None:
+    entry = _flows.get(id(flow))
+    if entry is None:
         if len(_flows) >= MAX_FLOWS:
             _flows.clear()
-        known = _flows[id(flow)] = (flow, dumps(_flow_values(flow)))
-    return known[1]
+        entry = _flows[id(flow)] = (flow, dumps(_flow_values(flow)))
+    return entry[1]
 
 
 def _flow_values(flow: Flow) -> Mapping[str, Any]:
@@ -111,7 +104,7 @@ def _flow_values(flow: Flow) -> Mapping[str, Any]:
     ``f`` fields of the run's record and their values, ``g`` gates (id, name, key, "number period
     burst", period), ``o`` once (gate, for how long, name), ``r`` rate limit (gate, number, period,
     name), ``c`` collects (gate, kind, period, time-out or 0, size), ``s`` start_timeout. A run's
-    has ``list`` of the broker and ``message``, which argument of the script is to go there.
+    has ``list`` of the broker and ``message``: which of the ``lists`` of record.lua goes there.
     """
     fields: list[str] = []
     gates: list[list[Any]] = []
@@ -159,7 +152,7 @@ def run_json(run: NewRun, message: int = 0) -> str:
 
     Args:
         run: the run.
-        message: which of the script's arguments is its message; 0: none.
+        message: which of the ``lists`` of record.lua is its message; 0: none.
     """
     values = dumps(_run_values(run))
     if run.flow is None:
@@ -181,8 +174,8 @@ def runs_json(runs: Sequence[NewRun], messages: Sequence[int] = ()) -> str:
 _quoted = lru_cache(maxsize=64)(dumps)
 
 
-def event_args(event: NewEvent, *, news: bool = False) -> list[Any]:
-    """Return the arguments of record.lua; ``news``: other shards are to be told."""
+def record_call(event: NewEvent, *, news: bool = False) -> Record:
+    """Return the call that records an event; ``news``: other shards are to be told."""
     head: dict[str, Any] = {
         "key": event.key,
         "name": event.name,
@@ -202,109 +195,71 @@ def event_args(event: NewEvent, *, news: bool = False) -> list[Any]:
     lists = list_args(event.messages)
     # not within the JSON of the runs: a message has many quotes, and each would be escaped
     numbers: list[int] = []
-    sealed: list[str] = []
-    first = BEFORE_LISTS + len(lists) + 1
+    sealed: list[str | int] = []
+    first = len(lists) + 1  # Lua counts from 1
     for run in event.runs:
         envelope = run.envelope if run.flow is not None and run.flow.collect is None else None
         numbers.append(0 if envelope is None else first + len(sealed))
         if envelope is not None:
             sealed.append(envelope[1])
-    runs = runs_json(event.runs, numbers)
-    texts = (_dumps(head), event.attributes, event.data, event.then_message, runs)
-    return [*texts, *lists, *sealed]
+    return Record(
+        event=_dumps(head),
+        attributes=event.attributes,
+        data=event.data,
+        then_message=event.then_message,
+        runs=runs_json(event.runs, numbers),
+        lists=[*lists, *sealed],
+    )
 
 
-def list_args(lists: Mapping[str, Sequence[str]]) -> list[Any]:
+def list_args(lists: Mapping[str, Sequence[str]]) -> list[str | int]:
     """Return the messages for lists of the broker as scripts read them, see push in lib.lua."""
-    args: list[Any] = [len(lists)]
+    args: list[str | int] = [len(lists)]
     for key, messages in lists.items():
         args += [key, len(messages), *messages]
     return args
 
 
 def recorded_of(event: NewEvent, answer: Any) -> Recorded:
-    """Read the answer of record.lua."""
+    """Return what the answer to :func:`record_call` says."""
     status, generation, states, woken, *other = answer
     ids = other[0] if other else [run.id for run in event.runs]
     runs = list(zip(ids, map(RunState, states.split()), strict=True))
     return Recorded(status, int(generation), runs, woken)
 
 
-def claim_of(answer: Any) -> Claim:
-    """Read the answer of claim.lua."""
-    status, facts, result, flat, woken = answer
-    state, token, retries, crashes, created, due, now = facts.split(" ")
-    return Claim(
-        status=status,
-        state=None if state == "-" else RunState(state),
-        token=int(token),
-        retries=int(retries),
-        crashes=int(crashes),
-        created=float(created),
-        due=float(due),
-        checkpoints=dict(zip(flat[::2], flat[1::2], strict=True)),
-        result=result,
-        woken=woken,
-        now=float(now),
-    )
-
-
-def settled_of(answer: Any) -> Settled:
-    """Read the answer of settle.lua and the like: 1, 0, or that and who is due now."""
-    return (
-        Settled(bool(answer), [])
-        if isinstance(answer, int)
-        else Settled(bool(answer[0]), answer[1])
-    )
-
-
-def taken_of(answer: Any) -> Taken:
-    """Read the answer of take.lua."""
-    now, next_due, ended, flat, events, busy = answer
-    collected = {i: json.loads(text) for i, text in zip(events[::2], events[1::2], strict=True)}
-    wakeups: list[Wakeup] = []
-    for at in range(0, len(flat), WAKEUP):
-        run_id, kind, sub, event, attributes, data, retries, message, gen, trace = flat[
-            at : at + WAKEUP
-        ]
-        wakeups.append(
-            Wakeup(
-                run_id,
-                kind,
-                sub,
-                event,
-                attributes,
-                data,
-                int(retries),
-                message,
-                int(gen),
-                trace,
-                collected.get(run_id, ()),
-            )
-        )
-    due = None if next_due is None else float(next_due)
-    return Taken(wakeups, ended, due, float(now), busy == 1)
-
-
-def settle_args(
-    to: RunState, reason: str, error: Mapping[str, Any] | None, **options: Any
-) -> list[Any]:
-    """Return the arguments of settle.lua that say what happened."""
-    head: dict[str, Any] = {"reason": reason, "group": options["group"]}
-    for name in ("due", "retries"):
-        if options[name] is not None:
-            head[name] = options[name]
+def settle_call(
+    run_id: str,
+    token: int,
+    to: RunState,
+    *,
+    result: str | None = None,
+    error: Mapping[str, Any] | None = None,
+    reason: str = "",
+    due: float | None = None,
+    retries: int | None = None,
+    group: str = "",
+    checkpoints: Mapping[str, str] | None = None,
+    child: NewRun | None = None,
+    trace: str = "",
+) -> Settle:
+    """Return the call that settles a run, see ``Ledger.settle``."""
+    how: dict[str, Any] = {"reason": reason, "group": group}
+    if due is not None:
+        how["due"] = due
+    if retries is not None:
+        how["retries"] = retries
     if error is not None:
-        head["error"] = f"{error.get('type', '?')}: {str(error.get('message', ''))[:500]}"
-    if options["trace"]:
-        head["trace"] = options["trace"]
-    checkpoints = options["checkpoints"]
-    child = options["child"]
-    return [
-        to.value,
-        dumps(head),
-        options["result"] or "",
-        dumps(dict(error)) if error is not None else "",
-        dumps(dict(checkpoints)) if checkpoints else "",
-        run_json(child) if child is not None else "",
-    ]
+        how["error"] = f"{error.get('type', '?')}: {str(error.get('message', ''))[:500]}"
+    if trace:
+        how["trace"] = trace
+    return Settle(
+        id=run_id,
+        token=token,
+        to=to.value,
+        how=dumps(how),
+        result=result or "",
+        error=dumps(dict(error)) if error is not None else "",
+        checkpoints=dumps(dict(checkpoints)) if checkpoints else "",
+        link=run_json(child) if child is not None else "",
+    )

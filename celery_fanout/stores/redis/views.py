@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.ledger import Outcome
+from celery_fanout.stores.redis import calls
 from celery_fanout.stores.redis.reading import detail_of, event_record, run_record
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from celery_fanout.stores.ledger import EventRecord, LedgerRules, RunRecord
-    from celery_fanout.stores.redis.client import Scripts
+    from celery_fanout.stores.ledger import EventRecord, LedgerRules, RunOutcome, RunRecord
     from celery_fanout.stores.redis.keys import Keys
+    from celery_fanout.stores.redis.scripting import Scripts
 
 __all__ = ["RedisViews"]
 
@@ -23,17 +23,16 @@ PAGE = 200
 
 
 class RedisViews:
-    """The reading half of :class:`~celery_fanout.stores.redis.RedisLedger`.
+    """The part of the ledger in Redis that only reads.
 
     Args:
         scripts: the connection.
         keys: the keys.
+        rules: the ledger's rules.
     """
 
-    rules: LedgerRules
-    clock: Callable[[], float] | None = None
-
-    def __init__(self, scripts: Scripts, keys: Keys) -> None:
+    def __init__(self, scripts: Scripts, keys: Keys, rules: LedgerRules) -> None:
+        self.rules = rules
         self._scripts = scripts
         self._keys = keys
 
@@ -44,33 +43,11 @@ class RedisViews:
 
     def time(self) -> float:
         """Return the server's time."""
-        if self.clock is not None:
-            return self.clock()
-        answer: Any = self._scripts.ask(self.client.time)
-        return float(answer[0]) + float(answer[1]) / 1e6
-
-    def _many(self, commands: Sequence[tuple[Any, ...]], *, at_once: bool = False) -> list[Any]:
-        """Run several reading commands, in one round trip where that is possible.
-
-        Args:
-            commands: the name of each, and its arguments.
-            at_once: whether nothing may change in between.
-        """
-        if not commands:
-            return []
-
-        def ask() -> list[Any]:
-            pipe = self.client.pipeline(transaction=at_once)
-            for name, *args in commands:
-                getattr(pipe, name)(*args)
-            return list(pipe.execute())
-
-        found: list[Any] = self._scripts.ask(ask)
-        return found
+        return self._scripts.time()
 
     def run(self, run_id: str) -> RunRecord | None:
         """Return a run with its detail."""
-        fields, data, due = self._many(
+        fields, data, due = self._scripts.many(
             [
                 ("hgetall", self._keys.run(run_id)),
                 ("hgetall", self._keys.data(run_id)),
@@ -90,10 +67,12 @@ class RedisViews:
     def _add_reasons(self, runs: Sequence[dict[str, str]]) -> None:
         """Say of runs that wait at a gate, or collect, which limit that is."""
         waiting = [fields for fields in runs if "lw" in fields]
-        where = self._many([("hget", self._keys.where, fields["lw"]) for fields in waiting])
+        where = self._scripts.many([("hget", self._keys.where, fields["lw"]) for fields in waiting])
         gates = [*zip(waiting, where, strict=True)]
         gates += [(fields, fields["co"]) for fields in runs if "co" in fields]
-        names = self._many([("hget", self._keys.gate(gate or ""), "n") for _, gate in gates])
+        names = self._scripts.many(
+            [("hget", self._keys.gate(gate or ""), "n") for _, gate in gates]
+        )
         for (fields, _), name in zip(gates, names, strict=True):
             fields["z"] = name or ""
 
@@ -102,16 +81,16 @@ class RedisViews:
         for run_id in run_ids:
             commands.append(("hgetall", self._keys.run(run_id)))
             commands.append(("zscore", self._keys.due, run_id))
-        answers = self._many(commands)
+        answers = self._scripts.many(commands)
         rows = list(zip(run_ids, answers[::2], answers[1::2], strict=True))
-        found = [(run_id, fields, due) for run_id, fields, due in rows if fields]
-        hashes = list({fields["u"] for _, fields, _ in found})
+        existing = [(run_id, fields, due) for run_id, fields, due in rows if fields]
+        hashes = list({fields["u"] for _, fields, _ in existing})
         names: list[str | None] = (
             self._scripts.ask(self.client.hmget, self._keys.subscriptions, hashes) if hashes else []
         )
         subs: dict[str, str | None] = dict(zip(hashes, names, strict=True))
-        self._add_reasons([fields for _, fields, _ in found])
-        return [run_record(i, fields, subs[fields["u"]] or "", due) for i, fields, due in found]
+        self._add_reasons([fields for _, fields, _ in existing])
+        return [run_record(i, fields, subs[fields["u"]] or "", due) for i, fields, due in existing]
 
     def runs(
         self,
@@ -131,7 +110,7 @@ class RedisViews:
             pages = self._pages(self._keys.state(state), before)
         else:
             pages = iter([self._latest(limit, before)])
-        found: list[RunRecord] = []
+        runs: list[RunRecord] = []
         for page in pages:
             for run in self._records(page):
                 wanted = (
@@ -140,28 +119,28 @@ class RedisViews:
                     and (before is None or run.updated < before)
                 )
                 if wanted:
-                    found.append(run)
+                    runs.append(run)
             # by subscription, the index is in another order: all of it has to be seen
-            if len(found) >= limit and subscription is None:
+            if len(runs) >= limit and subscription is None:
                 break
-        found.sort(key=lambda run: run.updated, reverse=True)
-        return found[:limit]
+        runs.sort(key=lambda run: run.updated, reverse=True)
+        return runs[:limit]
 
     def _belonging(self, event: str) -> list[str]:
         """Return the ids of the runs of an event, and of all that these asked for."""
         key = self._keys.event(event)
-        fields, text = self._many([("hgetall", key), ("get", self._keys.text(event))])
-        known = event_record(event, fields, text)
-        if known is None:
+        fields, text = self._scripts.many([("hgetall", key), ("get", self._keys.text(event))])
+        record = event_record(event, fields, text)
+        if record is None:
             return []
-        left = [*known.runs, *known.replayed, *([fields["ti"]] if "ti" in fields else ())]
-        found: dict[str, None] = {}
+        left = [*record.runs, *record.replayed, *([fields["ti"]] if "ti" in fields else ())]
+        ids: dict[str, None] = {}
         while left:
-            found.update(dict.fromkeys(left))
-            answers = self._many([("hkeys", self._keys.data(run_id)) for run_id in left])
+            ids.update(dict.fromkeys(left))
+            answers = self._scripts.many([("hkeys", self._keys.data(run_id)) for run_id in left])
             children = [name[1:] for names in answers for name in names if name[0] == "c"]
-            left = [run_id for run_id in dict.fromkeys(children) if run_id not in found]
-        return list(found)
+            left = [run_id for run_id in dict.fromkeys(children) if run_id not in ids]
+        return list(ids)
 
     def _pages(self, index: str, before: float | None) -> Iterator[list[str]]:
         start = 0
@@ -178,7 +157,7 @@ class RedisViews:
 
     def _latest(self, limit: int, before: float | None) -> list[str]:
         top = "+inf" if before is None else f"({before:.6f}"
-        answers = self._many(
+        answers = self._scripts.many(
             [
                 ("zrevrangebyscore", self._keys.state(state), top, "-inf", 0, limit, True)
                 for state in RunState
@@ -195,7 +174,7 @@ class RedisViews:
     def _events(self, keys: Sequence[str]) -> list[EventRecord | None]:
         commands = [("hgetall", self._keys.event(key)) for key in keys]
         commands += [("get", self._keys.text(key)) for key in keys]
-        answers = self._many(commands)
+        answers = self._scripts.many(commands)
         hashes, texts = answers[: len(keys)], answers[len(keys) :]
         return [event_record(*each) for each in zip(keys, hashes, texts, strict=True)]
 
@@ -204,45 +183,32 @@ class RedisViews:
     ) -> list[EventRecord]:
         """Return events, the latest first."""
         top = "+inf" if before is None else f"({before:.6f}"
-        oldest = f"{self.local_time() - self.rules.event_retention:.6f}"
+        now = (self._scripts.clock or time.time)()  # of this machine: no round trip for a bound
+        oldest = f"{now - self.rules.event_retention:.6f}"
         ids: list[str] = self._scripts.ask(
             self.client.zrevrangebyscore, self._keys.events(name), top, oldest, 0, limit
         )
         return [event for event in self._events(ids) if event is not None]
 
-    def outcomes(self, run_ids: Sequence[str]) -> list[Outcome]:
+    def outcomes(self, run_ids: Sequence[str]) -> list[RunOutcome]:
         """Return how runs ended, or where they are."""
-        import json
-
-        found: list[Outcome] = []
+        found: list[RunOutcome] = []
         for start in range(0, len(run_ids), PAGE):
-            page = run_ids[start : start + PAGE]
-            for run_id, state, result, error, reason in self._scripts.run("outcomes", *page):
-                found.append(
-                    Outcome(
-                        run_id,
-                        RunState(state) if state else None,
-                        result,
-                        json.loads(error) if error else None,
-                        reason,
-                    )
-                )
+            call = calls.Outcomes(ids=run_ids[start : start + PAGE])
+            outcomes = self._scripts.run(call)
+            found += outcomes
         return found
 
     def counts(self) -> dict[RunState, int]:
         """Return how many runs are in each state."""
-        answers = self._many([("zcard", self._keys.state(state)) for state in RunState])
+        answers = self._scripts.many([("zcard", self._keys.state(state)) for state in RunState])
         return dict(zip(RunState, answers, strict=True))
 
     def paused(self) -> dict[str, float]:
         """Return the paused subscriptions, and since when."""
-        found: dict[str, str] = self._scripts.ask(self.client.hgetall, self._keys.paused)
-        return {sub: float(since) for sub, since in found.items()}
+        times: dict[str, str] = self._scripts.ask(self.client.hgetall, self._keys.paused)
+        return {sub: float(since) for sub, since in times.items()}
 
     def stored_shards(self) -> int:
         """Return in how many shards the ledger was kept so far."""
         return int(self._scripts.ask(self.client.get, self._keys.shards) or 1)
-
-    def local_time(self) -> float:
-        """Return this machine's time, for what needs no more."""
-        return time.time() if self.clock is None else self.clock()

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,10 @@ import psycopg
 import pymysql
 import pytest
 
+from tests import forking
 from tests.processes import Process
 from tests.servers import ROOT, MariaDBServer, PostgresServer, RedisServer, Worker
+from tests.sharing import shared
 
 VENDORS = ("postgresql", "mariadb", "sqlite")
 
@@ -29,10 +30,9 @@ PREAMBLE = "import django; django.setup(); from tests.contrib.django.scripting i
 
 
 @pytest.fixture(scope="session")
-def mariadb_server() -> Iterator[MariaDBServer]:
-    """A MariaDB server."""
-    with MariaDBServer() as server:
-        yield server
+def mariadb_server() -> MariaDBServer:
+    """A MariaDB server, which other processes of the test run use too."""
+    return shared(MariaDBServer)
 
 
 @dataclass
@@ -94,15 +94,8 @@ class Project:
 
     def command(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a Python command line in the project, to its end; whatever its exit code."""
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env={**os.environ, **self.environment, **env},
-            capture_output=True,
-            text=True,
-            timeout=110,
-            check=False,
-        )
+        environment = {**os.environ, **self.environment, **env}
+        return forking.run([sys.executable, *arguments], cwd=ROOT, env=environment)
 
     def manage(self, *arguments: str, **env: str) -> str:
         """Run a management command; return what it prints."""
@@ -183,7 +176,7 @@ def make_database(vendor: str, request: pytest.FixtureRequest, directory: Path) 
             "OPTIONS": {"timeout": 20, "transaction_mode": "IMMEDIATE"},
         }
     elif vendor == "postgresql":
-        postgres: PostgresServer = request.getfixturevalue("postgres_server")
+        postgres: PostgresServer = request.getfixturevalue("shared_postgres_server")
         settings = {
             "ENGINE": "django.db.backends.postgresql",
             "NAME": postgres.add_database(),

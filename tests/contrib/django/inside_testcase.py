@@ -9,7 +9,8 @@ from unittest import mock
 from django.db import transaction
 from django.test import TestCase, TransactionTestCase, override_settings
 
-from celery_fanout import aemit, emit, exceptions, get_fanout, step
+from celery_fanout import aemit, emit, get_fanout, step
+from celery_fanout.contrib.django.exceptions import NotInTransaction
 from celery_fanout.contrib.django.models import OutboxEvent
 from celery_fanout.contrib.django.testing import drain_outbox
 from celery_fanout.testing import capture, run, simulate
@@ -102,7 +103,7 @@ class Shared:
         assert OutboxEvent.objects.count() == 0
 
     def test_the_outbox_asks_for_a_transaction_of_the_code_under_test(self):
-        with self.assertRaises(exceptions.NotInTransaction):
+        with self.assertRaises(NotInTransaction):
             emit("order/placed", {}, delivery="outbox")
 
     def test_draining_the_outbox(self):

@@ -8,7 +8,8 @@ from typing import Any
 
 from django.db import connection, connections, transaction
 
-from celery_fanout import aemit, emit, emit_many, exceptions, get_fanout, signals
+from celery_fanout import aemit, emit, emit_many, get_fanout
+from celery_fanout.contrib.django import signals
 from celery_fanout.contrib.django.models import DeadOutboxEvent, OutboxEvent
 from tests.contrib.django.celery_app import app
 from tests.contrib.django.shop.models import Order
@@ -24,7 +25,6 @@ __all__ = [
     "emit",
     "emit_many",
     "error_of",
-    "exceptions",
     "get_fanout",
     "published",
     "rolled_back",

@@ -205,8 +205,8 @@ def test_pages_of_a_long_list_leave_nothing_out(desk: Desk) -> None:
     lines = desk.script(
         """
         import re
-        from celery_fanout.contrib.django import admin_runs, admin_events
-        admin_runs.PAGE = admin_events.PAGE = 3
+        from celery_fanout.contrib.django.admin import events, runs
+        events.PAGE = runs.PAGE = 3
         c = client()
         for url in (RUNS, EVENTS):
             seen, query = [], "?"

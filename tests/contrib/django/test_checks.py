@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+import celery_fanout
 from celery_fanout.app import checks as findings
-from celery_fanout.contrib.django import paging
 from tests.contrib.django.conftest import Project
 from tests.processes import free_port, wait_until
 
-HERE = Path(paging.__file__).parent
+HERE = Path(celery_fanout.__file__).parent / "contrib" / "django"
 IDS = r'"fanout\.([EWI]\d{3})"'
 
 ONE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)

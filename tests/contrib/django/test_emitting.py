@@ -10,9 +10,14 @@ import pytest
 from tests.contrib.django.conftest import Project
 from tests.processes import wait_until
 
+#: For what Django does in Python, with whatever database: callbacks, settings, refusals.
+postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+
+
 # --- on_commit -----------------------------------------------------------------------------------
 
 
+@postgresql
 def test_outside_of_a_transaction_it_is_published_at_once(project: Project) -> None:
     told = project.told(
         """
@@ -23,6 +28,7 @@ def test_outside_of_a_transaction_it_is_published_at_once(project: Project) -> N
     assert told == [True, 2, ["a"]]
 
 
+@postgresql
 def test_inside_of_one_when_it_commits(project: Project) -> None:
     told = project.told(
         """
@@ -85,6 +91,7 @@ def test_the_roll_back_of_a_savepoint_drops_its_own_events_alone(project: Projec
     assert told == [["1", "4", "6", "7"]]
 
 
+@postgresql
 def test_now_goes_out_whatever_becomes_of_the_transaction(project: Project) -> None:
     told = project.told(
         """
@@ -97,6 +104,7 @@ def test_now_goes_out_whatever_becomes_of_the_transaction(project: Project) -> N
     assert told == [True, 2, ["a"]]
 
 
+@postgresql
 def test_emit_many_waits_as_one(project: Project) -> None:
     told = project.told(
         """
@@ -109,6 +117,7 @@ def test_emit_many_waits_as_one(project: Project) -> None:
     assert told == [[[], [False, False]], [2, 1], True]
 
 
+@postgresql
 def test_time_counts_from_the_emit_on(project: Project) -> None:
     told = project.told(
         """
@@ -124,6 +133,7 @@ def test_time_counts_from_the_emit_on(project: Project) -> None:
     assert 3590 < told[1] < 3601  # the ledger counts from when it was asked
 
 
+@postgresql
 def test_what_cannot_be_published_is_refused_where_it_is_emitted(project: Project) -> None:
     told = project.told(
         """
@@ -161,6 +171,7 @@ def test_what_cannot_be_published_is_refused_where_it_is_emitted(project: Projec
     ]
 
 
+@postgresql
 def test_requests_that_are_atomic_and_those_that_are_not(project: Project) -> None:
     project.settings(ROOT_URLCONF="tests.contrib.django.emitting_urls")
     databases = {"default": {**project.database.settings, "ATOMIC_REQUESTS": True}}
@@ -183,6 +194,7 @@ def test_requests_that_are_atomic_and_those_that_are_not(project: Project) -> No
     assert told == [["1", "3", "5"], True, ["0", "0", "2"]]
 
 
+@postgresql
 def test_from_async_code_it_joins_the_transaction_of_its_thread(project: Project) -> None:
     told = project.told(
         """
@@ -227,6 +239,7 @@ def test_on_a_connection_that_commits_by_hand(project: Project) -> None:
     ]
 
 
+@postgresql
 def test_to_emit_opens_no_connection_and_waits_for_none(project: Project) -> None:
     told = project.told(
         """
@@ -237,6 +250,7 @@ def test_to_emit_opens_no_connection_and_waits_for_none(project: Project) -> Non
     assert told == [["a"], True]
 
 
+@postgresql
 def test_the_first_event_does_not_run_the_system_checks(project: Project) -> None:
     told = project.told(
         """
@@ -251,6 +265,7 @@ def test_the_first_event_does_not_run_the_system_checks(project: Project) -> Non
     assert told == [2, [], False]
 
 
+@postgresql
 def test_durable_blocks_and_management_commands(project: Project) -> None:
     told = project.told(
         """
@@ -269,6 +284,7 @@ def test_durable_blocks_and_management_commands(project: Project) -> None:
     assert told == [["a", "b"]]
 
 
+@postgresql
 def test_a_task_that_emits_in_a_transaction(project: Project) -> None:
     script = """
         from tests.contrib.django.shop import placing
@@ -296,6 +312,7 @@ def second(project: Project, tmp_path: Path) -> dict[str, object]:
     return other
 
 
+@postgresql
 @pytest.mark.usefixtures("second")
 def test_the_transaction_of_the_database_that_using_names_counts(project: Project) -> None:
     told = project.told(
@@ -315,6 +332,7 @@ def test_the_transaction_of_the_database_that_using_names_counts(project: Projec
     assert told == [["other"], ["other", "default"], ["other", "default", "at once"]]
 
 
+@postgresql
 @pytest.mark.usefixtures("second")
 def test_the_outbox_of_another_database(project: Project) -> None:
     told = project.told(
@@ -331,6 +349,7 @@ def test_the_outbox_of_another_database(project: Project) -> None:
     assert told == ["NotInTransaction", [["b"], ["a"]]]
 
 
+@postgresql
 @pytest.mark.usefixtures("second")
 def test_the_outbox_is_where_the_setting_says(project: Project) -> None:
     project.settings(CELERY_FANOUT_OUTBOX_DATABASE="other", CELERY_FANOUT_DELIVERY="outbox")
@@ -397,6 +416,7 @@ def test_a_row_becomes_what_was_emitted(project: Project) -> None:
     assert (signature["args"], signature["kwargs"]) == ([1], {"a": {"b": 2}})
 
 
+@postgresql
 def test_outside_of_a_transaction_the_outbox_refuses(project: Project) -> None:
     told = project.told(
         'tell(error_of(lambda: emit("order/placed", {}, delivery="outbox")), '
@@ -431,12 +451,14 @@ def test_into_an_outbox_that_is_not_there(project: Project) -> None:
     ]
 
 
+@postgresql
 def test_unless_the_setting_allows_it(project: Project) -> None:
     project.settings(CELERY_FANOUT_OUTBOX_REQUIRE_ATOMIC=False)
     project.run('emit("order/placed", {}, delivery="outbox")')
     assert project.database.names() == ["order/placed"]
 
 
+@postgresql
 def test_the_outbox_is_checked_as_strictly(project: Project) -> None:
     told = project.told(
         r"""
@@ -501,6 +523,7 @@ def test_rows_that_cannot_be_read(project: Project) -> None:
 # --- steps ---------------------------------------------------------------------------------------
 
 
+@postgresql
 def test_a_step_emits_at_once(project: Project) -> None:
     project.settings(CELERY_INCLUDE=["tests.contrib.django.shop.placing"])
     project.run('emit("step/asked", {})')

@@ -10,6 +10,9 @@ import pytest
 from tests.contrib.django.conftest import Project
 from tests.processes import free_port, wait_until
 
+#: For what Django does in Python, with whatever database: callbacks, settings, refusals.
+postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+
 
 @pytest.fixture
 def nothing_there(project: Project) -> Project:
@@ -46,6 +49,7 @@ def script(text: str) -> str:
 # --- callbacks -----------------------------------------------------------------------------------
 
 
+@postgresql
 def test_callbacks_of_others_that_raise_cost_no_event(project: Project) -> None:
     told = project.told(
         """
@@ -77,6 +81,7 @@ def test_callbacks_of_others_that_raise_cost_no_event(project: Project) -> None:
 # --- the broker, or the ledger, is away at the commit --------------------------------------------
 
 
+@postgresql
 def test_what_cannot_be_published_is_told_of(nothing_there: Project) -> None:
     out = nothing_there.run(
         script(
@@ -131,6 +136,7 @@ def test_opentelemetry_counts_it(nothing_there: Project, then: str, kept: bool) 
     ]
 
 
+@postgresql
 def test_it_is_raised_into_whoever_committed_after_all_callbacks(nothing_there: Project) -> None:
     nothing_there.settings(CELERY_FANOUT_ON_PUBLISH_ERROR="raise")
     told = nothing_there.told(
@@ -178,6 +184,7 @@ def test_it_is_kept_in_the_outbox(nothing_there: Project) -> None:
     assert told == [failed, False, "EmitError", [["a", 5.0], ["at once", None]]]
 
 
+@postgresql
 def test_outside_of_a_transaction_the_caller_gets_the_error(nothing_there: Project) -> None:
     told = nothing_there.told(
         script('tell(error_of(lambda: emit("order/placed", {})).split(":")[0], heard)')
@@ -185,6 +192,7 @@ def test_outside_of_a_transaction_the_caller_gets_the_error(nothing_there: Proje
     assert told == ["EmitError", []]
 
 
+@postgresql
 def test_the_outbox_needs_no_broker(nothing_there: Project) -> None:
     nothing_there.settings(CELERY_FANOUT_DELIVERY="outbox")
     nothing_there.run(
@@ -196,6 +204,7 @@ def test_the_outbox_needs_no_broker(nothing_there: Project) -> None:
     assert nothing_there.database.names() == ["order/placed"]
 
 
+@postgresql
 def test_what_is_lost_is_seen_without_any_logging_set_up(project: Project) -> None:
     """A handler that does nothing would keep Python from printing it."""
     told = project.told(
@@ -208,6 +217,7 @@ def test_what_is_lost_is_seen_without_any_logging_set_up(project: Project) -> No
     assert told == [False]
 
 
+@postgresql
 def test_what_the_ledger_has_has_not_failed(project: Project) -> None:
     """The keeper publishes it when the broker is back."""
     project.settings(CELERY_FANOUT_PUBLISH_TIMEOUT=0.5, CELERY_FANOUT_ON_PUBLISH_ERROR="outbox")
@@ -307,9 +317,9 @@ def test_the_loser_of_a_deadlock_emits_nothing(project: Project) -> None:
     assert (published, rows, statuses) == ([winner], [f"row {winner}"], [winner])
 
 
+@postgresql
 def test_a_serialisation_failure_at_the_commit(project: Project) -> None:
-    if project.database.vendor != "postgresql":
-        pytest.skip("only PostgreSQL finds out at the commit")
+    """Only PostgreSQL finds out at the commit."""
     settings = {**project.database.settings, "OPTIONS": {"isolation_level": 4}}
     told = project.told(
         """
@@ -397,6 +407,7 @@ os_kill()
 """.replace("os_kill()", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
 
 
+@postgresql
 def test_killed_after_the_commit_on_commit_loses_the_event(
     project: Project, tmp_path: Path
 ) -> None:
@@ -472,7 +483,9 @@ tell(sorted(Order.objects.values_list("number", flat=True)), sorted(published())
 """
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(
+    ("database", "seed"), [("postgresql", 1), ("mariadb", 2), ("sqlite", 3)], indirect=["database"]
+)
 def test_what_was_committed_runs_once_for_each_subscriber_and_nothing_else_does(
     project: Project, seed: int
 ) -> None:

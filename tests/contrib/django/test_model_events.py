@@ -27,9 +27,10 @@ if INSIDE:
     from django.test.utils import CaptureQueriesContext, isolate_apps
 
     from celery_fanout import emit
+    from celery_fanout.contrib.django.exceptions import InvalidModelEvents
     from celery_fanout.contrib.django.model_events import ModelEvents, emit_model_events
     from celery_fanout.emitting.delivery import installed
-    from celery_fanout.exceptions import InvalidEventName, InvalidModelEvents
+    from celery_fanout.exceptions import InvalidEventName
     from celery_fanout.testing import capture
     from tests.contrib.django.catalog.models import Bargain, Book, Maker, Product, Timed, Voucher
 

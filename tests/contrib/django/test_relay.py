@@ -30,6 +30,8 @@ shared = pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect
 EVENTS = 40
 
 LEASED = "SELECT lease_token FROM celery_fanout_outbox WHERE lease_token IS NOT NULL"
+#: Other connections to the same database of PostgreSQL.
+OTHERS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 TOKENS = "SELECT DISTINCT lease_token FROM celery_fanout_outbox"
 
 
@@ -109,11 +111,9 @@ def test_polling_is_the_floor(project: Project) -> None:
 @postgresql
 def test_it_listens_again_after_its_connection_broke(project: Project) -> None:
     with Relay(project, "--poll", "0.05") as relay:
-        listening = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
-        wait_until(lambda: project.database.fetch(listening))
-        project.database.fetch(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
-        )
+        listening = f"{OTHERS} AND query LIKE 'LISTEN%'"
+        wait_until(lambda: project.database.fetch(f"SELECT pid {listening}"))
+        project.database.fetch(f"SELECT pg_terminate_backend(pid) {listening}")
         relay.wait_for_log("goes on polling")
         write(project, 3)
         wait_for_empty(project)
@@ -467,9 +467,7 @@ def test_its_connection_is_lost_between_publishing_and_deleting(
     write(level1, EVENTS)
     with Relay(level1, CELERY_FANOUT_FAILPOINTS="relay.before_delete=hang@1") as relay:
         wait_until(lambda: len(messages(level1)) == EVENTS)
-        level1.database.fetch(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-        )
+        level1.database.fetch(f"SELECT pg_terminate_backend(pid) {OTHERS}")
         points.touch()
         relay.wait_for_log("The database 'default' does not answer")
         wait_for_empty(level1)

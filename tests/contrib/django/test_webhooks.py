@@ -31,9 +31,10 @@ if INSIDE:
     from django.urls import path
     from django.utils.datastructures import CaseInsensitiveMapping
 
+    from celery_fanout.contrib.django.exceptions import InvalidWebhook
     from celery_fanout.contrib.django.models import OutboxEvent
     from celery_fanout.contrib.django.webhooks import GitHub, StandardWebhooks, Stripe, webhook
-    from celery_fanout.exceptions import InvalidEventName, InvalidWebhook
+    from celery_fanout.exceptions import InvalidEventName
     from celery_fanout.testing import capture
 
 __all__ = ["django_process"]

@@ -19,7 +19,7 @@ from celery_fanout.exceptions import (
     InvalidEventType,
 )
 from celery_fanout.model.settings import Settings
-from celery_fanout.running.execution import Engine, Execution, activate
+from celery_fanout.running.execution import Engine, Execution, make_current
 
 NOON = dt.datetime(2026, 11, 22, 12, tzinfo=dt.timezone.utc)
 SETTINGS = Settings(source="/shop", max_event_size=100)
@@ -267,7 +267,7 @@ def test_outside_of_a_run_there_is_no_cause():
 def test_inside_of_a_run_that_is_the_cause():
     app = Celery("t", broker="memory://", set_as_current=False)
     engine = Engine(store=None, settings=SETTINGS, emit=None)
-    with activate(Execution(CAUSE, None, None, engine)):
+    with make_current(Execution(CAUSE, None, None, engine)):
         event = get_fanout(app).emit("thing/made").event
     assert (event.correlationid, event.causationid) == ("e-0", "r-1")
 

@@ -14,9 +14,8 @@ from kombu.utils import json as kombu_json
 from celery_fanout import Emission, Event, Outcome, RunHandle, get_fanout, on_event
 from celery_fanout.emitting.emission import RunResult, error_of, value_of
 from celery_fanout.exceptions import EmissionTimeout, RunFailed
-from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
-from celery_fanout.stores.ledger import Outcome as Ended
-from celery_fanout.stores.memory import MemoryLedger
+from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun, RunOutcome
+from celery_fanout.stores.memory.ledger import MemoryLedger
 from celery_fanout.stores.states import RunState
 
 S = RunState
@@ -72,27 +71,27 @@ def test_not_inside_a_task(ledger):
     "value", [None, 7, ["a", None], {"at": dt.datetime(2026, 1, 2, tzinfo=dt.timezone.utc)}]
 )
 def test_a_value(value):
-    assert value_of(Ended("r", S.SUCCEEDED, kombu_json.dumps(value))) == value
-    assert error_of(Ended("r", S.SUCCEEDED, kombu_json.dumps(value))) is None
+    assert value_of(RunOutcome("r", S.SUCCEEDED, kombu_json.dumps(value))) == value
+    assert error_of(RunOutcome("r", S.SUCCEEDED, kombu_json.dumps(value))) is None
 
 
 def test_no_value():
-    assert value_of(Ended("r", S.SUCCEEDED)) is None
-    assert value_of(Ended("r", None)) is None
+    assert value_of(RunOutcome("r", S.SUCCEEDED)) is None
+    assert value_of(RunOutcome("r", None)) is None
 
 
 @pytest.mark.parametrize(
     ("outcome", "message", "kind"),
     [
-        (Ended("r", S.FAILED, error=BOOM), "shop.Boom: no", "shop.Boom"),
+        (RunOutcome("r", S.FAILED, error=BOOM), "shop.Boom: no", "shop.Boom"),
         (
-            Ended("r", S.FAILED, error={"type": "RunFailed", "message": "No retry is left."}),
+            RunOutcome("r", S.FAILED, error={"type": "RunFailed", "message": "No retry is left."}),
             "No retry is left.",
             "RunFailed",
         ),
-        (Ended("r", S.FAILED, error={}), "?: ", "?"),
-        (Ended("r", S.FAILED), "?: ", "?"),
-        (Ended("r", S.CANCELLED, reason="expired"), "The run was cancelled: expired", ""),
+        (RunOutcome("r", S.FAILED, error={}), "?: ", "?"),
+        (RunOutcome("r", S.FAILED), "?: ", "?"),
+        (RunOutcome("r", S.CANCELLED, reason="expired"), "The run was cancelled: expired", ""),
     ],
 )
 def test_an_error(outcome, message, kind):
@@ -104,7 +103,7 @@ def test_an_error(outcome, message, kind):
 
 @pytest.mark.parametrize("state", [None, *sorted(set(S) - {S.FAILED, S.CANCELLED})])
 def test_no_error(state):
-    assert error_of(Ended("r", state, error=BOOM)) is None
+    assert error_of(RunOutcome("r", state, error=BOOM)) is None
 
 
 # -- results -----------------------------------------------------------------------------------
@@ -191,7 +190,7 @@ def test_a_success_is_remembered(ledger):
     result = RunResult(ledger, "r")
     end(ledger, S.SUCCEEDED, result="1")
     assert result.get(timeout=0) == 1
-    ledger.book.rows.clear()
+    assert ledger.client.delete("{fanout}:r:r", "{fanout}:d:r") == 2
     assert result.get(timeout=0) == 1
 
 

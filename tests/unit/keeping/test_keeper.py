@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import itertools
+import logging
 import threading
 import types
 
@@ -12,10 +13,10 @@ from celery.worker import state
 
 from celery_fanout.exceptions import StoreUnavailable
 from celery_fanout.keeping import keeper as module
-from celery_fanout.keeping.keeper import BATCH, UNTOLD_AT_ONCE, Held, Keeper
+from celery_fanout.keeping.keeper import BATCH, FOLLOW_UPS_AT_ONCE, Held, Keeper
 from celery_fanout.model.headers import RUN_HEADER
 from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
-from celery_fanout.stores.memory import MemoryLedger
+from celery_fanout.stores.memory.ledger import MemoryLedger
 from celery_fanout.stores.states import RunState
 from tests.processes import wait_until
 
@@ -45,6 +46,7 @@ class Ledger(MemoryLedger):
         self.asked_the_time = 0  # while it was away
         self.swept = 0
         self.expired = []
+        self.before_take = self.before_renew = lambda: None
 
     def _answer_if_there(self):
         if self.away:
@@ -56,10 +58,12 @@ class Ledger(MemoryLedger):
         return super().time()
 
     def renew(self, boot, run_ids):
+        self.before_renew()
         self._answer_if_there()
         super().renew(boot, run_ids)
 
     def take(self, *args, **kwargs):
+        self.before_take()
         self._answer_if_there()
         return super().take(*args, **kwargs)
 
@@ -286,15 +290,15 @@ def test_it_looks_for_lost_ones_twice_a_lease(scene, clock):
     assert scene.published == ["lost"]
 
 
-# -- ends that were not told of ----------------------------------------------------------------
+# -- ends that were not followed up --------------------------------------------------------------
 
 
-def test_it_tells_of_ends_that_nobody_told_of(scene, clock):
+def test_it_follows_up_on_ends_that_nobody_followed_up_on(scene, clock):
     token = scene.run("failed")
     scene.ledger.settle("failed", token, RunState.FAILED, error={"type": "E", "message": "no"})
-    token = scene.run("told")
-    scene.ledger.settle("told", token, RunState.FAILED, error={"type": "E", "message": "no"})
-    scene.ledger.told("told")
+    token = scene.run("seen to")
+    scene.ledger.settle("seen to", token, RunState.FAILED, error={"type": "E", "message": "no"})
+    scene.ledger.followed_up("seen to")
     keeper = scene.keeper()
     keeper.tick()
     assert scene.ended == []  # who ended it is about to tell
@@ -310,7 +314,7 @@ def test_it_tells_of_ends_that_nobody_told_of(scene, clock):
 
 
 def test_it_tells_of_all_ends_before_it_rests(scene, clock):
-    runs = [f"run-{number}" for number in range(2 * UNTOLD_AT_ONCE + 1)]
+    runs = [f"run-{number}" for number in range(2 * FOLLOW_UPS_AT_ONCE + 1)]
     scene.emit(*runs)
     scene.ledger.cancel(runs, "enough")
     clock.now += RULES.grace
@@ -366,6 +370,52 @@ def test_what_could_not_be_renewed_while_the_ledger_was_away_is_no_crash(scene, 
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [("WARNING", GONE)]
     assert scene.ledger.run("theirs").crashes == scene.ledger.run("mine").crashes == 0
     assert scene.published == []
+
+
+def test_an_outage_that_both_threads_meet_is_logged_once(scene, caplog):
+    scene.held = ["mine"]
+    scene.ledger.away = True
+    logged = threading.Event()
+    scene.ledger.before_take = lambda: logged.wait(30)  # the heartbeat is the first to meet it
+
+    class Slow(logging.Handler):
+        """Logs for as long as the keeper takes to meet the outage too, and to go on."""
+
+        def emit(self, record):
+            logged.set()
+            wait_until(lambda: scene.ledger.asked_the_time)
+
+    keeper = scene.keeper()
+    module.logger.addHandler(handler := Slow())
+    try:
+        keeper.start()
+        wait_until(lambda: scene.ledger.asked_the_time)
+        keeper.stop()
+    finally:
+        module.logger.removeHandler(handler)
+    # the second one is that `stop` could not let go of what the worker had
+    assert [r.getMessage() for r in caplog.records] == [GONE, GONE]
+
+
+def test_a_heartbeat_that_ends_after_an_outage_is_no_other_one(scene, clock, caplog):
+    scene.held = ["mine"]
+    back = threading.Event()
+
+    def fail_late():
+        back.wait(30)
+        raise StoreUnavailable(scene.ledger.name, "ConnectionError: gone")
+
+    scene.ledger.before_renew = fail_late
+    scene.ledger.away = True
+    keeper = scene.keeper()
+    keeper.start()
+    wait_until(lambda: scene.ledger.asked_the_time)
+    clock.now += 1
+    scene.ledger.away = False
+    wait_until(lambda: scene.ledger.swept)  # which it does after it has had an answer
+    back.set()
+    keeper.stop()
+    assert [r.getMessage() for r in caplog.records] == [GONE]
 
 
 def test_after_that_a_lease_is_a_lease(scene, clock, caplog):
@@ -436,6 +486,7 @@ def test_the_heart_beats_while_the_broker_hangs(scene, clock):
 
 
 def test_the_heart_survives_what_it_meets(scene, clock, caplog):
+    scene.ledger = Ledger(dataclasses.replace(RULES, lease=0.3), clock)
     scene.run("mine")
     bugs = [RuntimeError("a bug")]
 
@@ -444,7 +495,6 @@ def test_the_heart_survives_what_it_meets(scene, clock, caplog):
             raise bugs.pop()
         return ["mine"]
 
-    scene.ledger.rules = dataclasses.replace(RULES, lease=0.3)
     keeper = Keeper(scene.ledger, scene.publish, scene.ended.append, boot="w1", held=held)
     keeper.start()
     wait_until(lambda: scene.due_in("mine") == pytest.approx(0.3))

@@ -22,7 +22,7 @@ from celery_fanout.model.ids import event_key, run_id
 from celery_fanout.operating.control import RunControl
 from celery_fanout.stores.checkpoints import Checkpoint, field_of
 from celery_fanout.stores.ledger import NewEvent, NewRun
-from celery_fanout.stores.memory import MemoryLedger
+from celery_fanout.stores.memory.ledger import MemoryLedger
 from celery_fanout.stores.states import RunState as S
 from tests.conformance.ledgers import RULES, Clock
 
@@ -162,7 +162,7 @@ def test_filters(shop):
     with pytest.raises(ValueError, match="There is no state 'done'"):
         shop.runs.list(state=["failed", "done"])
 
-    assert [json.loads(e.attributes)["id"] for e in shop.runs.events(since=noon)] == ["o-2", "o-3"]
+    assert {json.loads(e.attributes)["id"] for e in shop.runs.events(since=noon)} == {"o-2", "o-3"}
     assert len(shop.runs.events(name="order/paid")) == 2
     assert len(shop.runs.events(before=noon)) == 1
     assert len(shop.runs.events(limit=2)) == 2
@@ -417,7 +417,7 @@ def test_rerun_at_the_same_time_as_a_replay(shop, ended):
     shop.ledger.event = lambda key: seen
     new = shop.runs.rerun(ended, "ask")
     assert new == run_id("order/paid", "o-1", SHIP, 2)
-    assert list(shop.runs.get(new).detail["checkpoints"]) == ['s["fetch",1]', 's["broken",1]']
+    assert set(shop.runs.get(new).detail["checkpoints"]) == {'s["fetch",1]', 's["broken",1]'}
 
 
 def test_only_a_run_that_has_ended_is_rerun(shop):

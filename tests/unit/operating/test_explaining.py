@@ -118,8 +118,14 @@ def test_with_several_shards():
         "shop.audit": "",
         "shop.log": "emit would refuse it: flow control needs fanout_shards = 1",
     }
-    runs = get_fanout(app).runs
-    for call in (runs.limits, lambda: runs.tune("x", 1), lambda: runs.untune("x")):
+    limits = get_fanout(app).limits
+    for call in (
+        limits.list,
+        lambda: limits.get("x"),
+        lambda: limits.tune("x", 1),
+        lambda: limits.untune("x"),
+        lambda: limits.holders("x"),
+    ):
         with pytest.raises(StoreUnsupported) as caught:
             call()
         text = "The ledger does not support limits. They need fanout_shards = 1."

@@ -20,11 +20,10 @@ from celery_fanout import (
 from celery_fanout.app.fanout import get_fanout
 from celery_fanout.exceptions import LimitNotTuned, UnknownLimit
 from celery_fanout.model.ids import event_key, run_id
-from celery_fanout.operating.control import RunControl
-from celery_fanout.operating.limits import declared_limits, described
-from celery_fanout.stores.flow import Flow, Gate, Place
+from celery_fanout.operating.limits import LimitControl, declared_limits
 from celery_fanout.stores.ledger import NewEvent, NewRun
-from celery_fanout.stores.memory import MemoryLedger
+from celery_fanout.stores.limits import Flow, Gate, Place
+from celery_fanout.stores.memory.ledger import MemoryLedger
 from tests.conformance.ledgers import RULES, Clock
 
 SHIP = "shop.ship@order/paid"
@@ -59,7 +58,7 @@ class Shop:
         self.registry = fanout.registry
         self.clock = Clock()
         self.ledger = MemoryLedger(RULES, self.clock)
-        self.runs = RunControl(self.ledger, fanout.registry, lambda ids: None)
+        self.limits = LimitControl(self.ledger, fanout.registry)
 
     def emit(self, id, tenant="a"):
         """Record an event with one run that needs one of the tenant's places; returns its id."""
@@ -71,11 +70,10 @@ class Shop:
         return run
 
     def names(self):
-        return [limit.name for limit in self.runs.limits()]
+        return [limit.name for limit in self.limits.list()]
 
     def limit(self, name):
-        (found,) = self.runs.limits(name)
-        return found
+        return self.limits.get(name)
 
 
 @pytest.fixture
@@ -121,58 +119,6 @@ def test_the_numbers_of_each_option():
     }
 
 
-def test_what_subscriptions_have_in_words():
-    app = Celery("words", broker="memory://", set_as_current=False)
-
-    def urgency(event):
-        return 1
-
-    def subscribe(name, **options):
-        @on_event("order/paid", **options)
-        @app.task(name=name, shared=False)
-        def sub(data): ...
-
-    subscribe("none")
-    subscribe(
-        "many",
-        concurrency=[
-            Concurrency(2, key="tenant"),
-            Concurrency(1000, key=urgency, scope="bank"),
-            Concurrency(9, scope="app"),
-        ],
-        throttle=Throttle(10, per=60, burst=5, key="user.by name"),
-        rate_limit=RateLimit(1, per=dt.timedelta(hours=1)),
-        singleton=Singleton(mode="cancel"),
-        idempotency="order.id",
-        priority=urgency,
-        start_timeout=90,
-        finish_timeout=dt.timedelta(days=1),
-        cancel_on=["order/gone"],
-    )
-    subscribe("quiet", debounce=Debounce(5, key="id", timeout=60), priority=-3)
-    subscribe("list", batch=Batch(500, timeout=10))
-    fanout = get_fanout(app)
-    fanout.load()
-    assert {sub.task.name: described(sub) for sub in fanout.registry if sub.task.app is app} == {
-        "none": [],
-        "many": [
-            "concurrency 2 by tenant",
-            "concurrency bank 1,000 by key",
-            "concurrency app 9",
-            "throttle 10 per 1 min, burst 5 by user.by name",
-            "rate_limit 1 per 1 h",
-            "singleton mode cancel",
-            "idempotency 1 per 1 d by order.id",
-            f"priority {urgency.__qualname__}",
-            "start_timeout 90 s",
-            "finish_timeout 1 d",
-            "cancel_on order/gone",
-        ],
-        "quiet": ["debounce quiet for 5 s, at most 1 min by id", "priority -3"],
-        "list": ["batch 500 or 10 s"],
-    }
-
-
 def test_how_full_a_limit_is_and_for_which_keys(shop):
     for number in range(4):
         shop.emit(f"a-{number}")
@@ -191,18 +137,18 @@ def test_who_has_a_place_of_a_limit(shop):
     first, _ = shop.emit("a-1"), shop.clock.advance(1)
     other, _ = shop.emit("b-1", "b"), shop.clock.advance(1)
     second, _ = shop.emit("a-2"), shop.emit("a-3")
-    found = shop.runs.holders(BY_TENANT)
+    found = shop.limits.holders(BY_TENANT)
     assert [(holder.gate.key, run.id) for holder, run in found] == [
         ("a", first),
         ("b", other),
         ("a", second),
     ]
     assert [holder.since for holder, _ in found] == [since, since + 1, since + 2]
-    assert [run.id for _, run in shop.runs.holders(BY_TENANT, "a")] == [first, second]
-    assert [run.id for _, run in shop.runs.holders(BY_TENANT, limit=1)] == [first]
-    assert shop.runs.holders(BY_TENANT, "c") == shop.runs.holders(RATE) == []
+    assert [run.id for _, run in shop.limits.holders(BY_TENANT, "a")] == [first, second]
+    assert [run.id for _, run in shop.limits.holders(BY_TENANT, limit=1)] == [first]
+    assert shop.limits.holders(BY_TENANT, "c") == shop.limits.holders(RATE) == []
     with pytest.raises(UnknownLimit):
-        shop.runs.holders("concurrency nowhere")
+        shop.limits.holders("concurrency nowhere")
 
 
 def test_a_limit_that_the_code_no_longer_has_is_listed_while_it_is_in_use(shop):
@@ -212,21 +158,21 @@ def test_a_limit_that_the_code_no_longer_has_is_listed_while_it_is_in_use(shop):
     found = shop.limit(gate.limit)
     assert (found.at_most, found.used, found.code, found.subscriptions) == (3, 1, (), ())
     with pytest.raises(UnknownLimit):
-        shop.runs.tune(gate.limit, 1)
+        shop.limits.tune(gate.limit, 1)
 
 
 def test_a_number_is_changed_for_runs_that_wait_already(shop, caplog):
     caplog.set_level(logging.INFO, "celery_fanout.control")
     runs = [shop.emit(f"a-{number}") for number in range(5)]
-    assert [str(shop.runs.get(run).state) for run in runs[2:]] == ["gated"] * 3
-    shop.runs.tune(BY_TENANT, 4)
+    assert [str(shop.ledger.run(run).state) for run in runs[2:]] == ["gated"] * 3
+    shop.limits.tune(BY_TENANT, 4)
     taken = shop.ledger.take()
     assert {wakeup.run_id for wakeup in taken.wakeups} >= set(runs[2:4])
-    assert shop.runs.get(runs[4]).state == "gated"
+    assert shop.ledger.run(runs[4]).state == "gated"
     found = shop.limit(BY_TENANT)
     assert (found.at_most, found.tuned, found.code, found.used) == (4, True, ((2, 0),), 4)
-    assert shop.runs.untune(BY_TENANT) is True
-    assert shop.runs.untune(BY_TENANT) is False
+    assert shop.limits.untune(BY_TENANT) is True
+    assert shop.limits.untune(BY_TENANT) is False
     found = shop.limit(BY_TENANT)
     assert (found.at_most, found.tuned, found.used, found.waiting) == (2, False, 4, 1)
     assert [(record.action, record.getMessage()) for record in caplog.records] == [
@@ -237,25 +183,25 @@ def test_a_number_is_changed_for_runs_that_wait_already(shop, caplog):
 
 
 def test_a_period_is_changed_with_the_number(shop):
-    shop.runs.tune(RATE, 20)
+    shop.limits.tune(RATE, 20)
     assert (shop.limit(RATE).at_most, shop.limit(RATE).per) == (20, 60)
-    shop.runs.tune(RATE, 20, dt.timedelta(seconds=30))
+    shop.limits.tune(RATE, 20, dt.timedelta(seconds=30))
     assert (shop.limit(RATE).at_most, shop.limit(RATE).per) == (20, 30)
-    shop.runs.untune(RATE)
+    shop.limits.untune(RATE)
     assert (shop.limit(RATE).at_most, shop.limit(RATE).per) == (10, 60)
 
 
 def test_a_limit_that_was_changed_and_then_left_the_code_can_be_reset(shop):
     shop.ledger.tune("concurrency shop.gone@a", 3)
     assert shop.limit("concurrency shop.gone@a").tuned
-    assert shop.runs.untune("concurrency shop.gone@a") is True
+    assert shop.limits.untune("concurrency shop.gone@a") is True
     with pytest.raises(UnknownLimit):
-        shop.runs.untune("concurrency shop.gone@a")
+        shop.limits.untune("concurrency shop.gone@a")
 
 
 def test_names_are_checked(shop):
     near = f"There is no limit 'concurrency banc'. Did you mean {SHARED!r}?"
-    for call in (shop.runs.limits, shop.runs.untune, lambda name: shop.runs.tune(name, 1)):
+    for call in (shop.limits.get, shop.limits.untune, lambda name: shop.limits.tune(name, 1)):
         with pytest.raises(UnknownLimit, match=near[:-1]) as caught:
             call("concurrency banc")
         assert str(caught.value) == near
@@ -279,7 +225,7 @@ def test_names_are_checked(shop):
 )
 def test_numbers_are_checked(shop, name, numbers, message):
     with pytest.raises(LimitNotTuned) as caught:
-        shop.runs.tune(name, *numbers)
+        shop.limits.tune(name, *numbers)
     assert str(caught.value).startswith(f"The limit {name!r} cannot be changed: {message}")
     assert shop.ledger.tuned() == []
 
@@ -293,9 +239,9 @@ def test_what_has_no_number_is_not_changed():
 
     fanout = get_fanout(app)
     fanout.load()
-    runs = RunControl(MemoryLedger(RULES, Clock()), fanout.registry, lambda ids: None)
+    limits = LimitControl(MemoryLedger(RULES, Clock()), fanout.registry)
     with pytest.raises(LimitNotTuned) as caught:
-        runs.tune("singleton one.work@a", 2)
+        limits.tune("singleton one.work@a", 2)
     assert str(caught.value) == (
         "The limit 'singleton one.work@a' cannot be changed: it is one run at a time. Change the "
         "code, and deploy it."

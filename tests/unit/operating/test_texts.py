@@ -5,7 +5,7 @@ import pytest
 from celery_fanout.operating.explaining import outlook
 from celery_fanout.operating.texts import number_of, period_of
 from celery_fanout.operating.timeline import gated
-from celery_fanout.stores.flow import Gate, Preview
+from celery_fanout.stores.limits import Gate, Preview
 from celery_fanout.stores.records import RunRecord
 from celery_fanout.stores.states import RunState
 

@@ -11,8 +11,8 @@ from celery_fanout.model.run import event_of, run_of
 from celery_fanout.running.execution import (
     Engine,
     Execution,
-    activate,
     active_runs,
+    make_current,
 )
 
 EVENT = Event("order/paid", {"id": 7}, id="e-1")
@@ -97,22 +97,22 @@ def test_outside_of_runs():
 
 
 def test_inside_of_a_run(execution):
-    with activate(execution) as found:
+    with make_current(execution) as found:
         assert found is execution
         assert (current_run(), current_event(), active_runs()) == (RUN, EVENT, 1)
     assert (current_run(), active_runs()) == (None, 0)
 
 
 def test_after_an_error(execution):
-    with pytest.raises(KeyError), activate(execution):
+    with pytest.raises(KeyError), make_current(execution):
         raise KeyError
     assert (current_run(), active_runs()) == (None, 0)
 
 
 def test_a_run_inside_of_a_run(execution):
     inner = Run("r-2", "other@order/*", "other", 1, EVENT)
-    with activate(execution):
-        with activate(Execution(inner, None, None, execution.engine)):
+    with make_current(execution):
+        with make_current(Execution(inner, None, None, execution.engine)):
             assert (current_run(), active_runs()) == (inner, 2)
         assert (current_run(), active_runs()) == (RUN, 1)
 
@@ -126,7 +126,7 @@ def in_a_thread(function, *arguments):
 
 
 def test_another_thread_is_outside_unless_it_is_given_the_context(execution):
-    with activate(execution):
+    with make_current(execution):
         assert in_a_thread(current_run) is None
         assert in_a_thread(contextvars.copy_context().run, current_run) == RUN
         assert in_a_thread(active_runs) == 1
@@ -173,11 +173,11 @@ def test_numbers_are_given_once_among_threads(execution):
 
 def test_a_restart_numbers_from_the_beginning(execution):
     execution.next_key("a")
-    execution.suspension = KeyError()
+    execution.leaving = KeyError()
     execution.restart()
     assert execution.next_key("a") == ("a", 1)
     assert execution.used == [("a", 1)]
-    assert execution.suspension is None
+    assert execution.leaving is None
 
 
 def test_time_that_was_skipped_has_passed(execution, clock):

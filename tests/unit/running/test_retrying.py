@@ -6,6 +6,7 @@ import pytest
 from celery import Celery
 from celery.exceptions import MaxRetriesExceededError, Retry
 
+from celery_fanout.running.execution import Execution
 from celery_fanout.running.retrying import hold_retries
 
 
@@ -43,6 +44,18 @@ def request_of(task):
         task.pop_request()
 
 
+@pytest.fixture
+def claimed(task, request_of):
+    """Push the request of a claimed run, and return its execution."""
+
+    def push(**more):
+        request = request_of(**more)
+        request.fanout_execution = Execution(None, task, request, None, claimed=object())
+        return request.fanout_execution
+
+    return push
+
+
 def messages(app):
     found = []
     with app.connection_for_read() as connection:
@@ -57,8 +70,8 @@ def messages(app):
             found.append((message.headers["id"], message.headers["retries"]))
 
 
-def test_the_retry_of_a_claimed_run_is_not_published(app, task, request_of):
-    request_of(retries=1).fanout_claimed = object()
+def test_the_retry_of_a_claimed_run_is_not_published(app, task, claimed):
+    claimed(retries=1)
     with pytest.raises(Retry) as caught:
         task.retry(countdown=30, exc=ValueError("no"))
     assert (caught.value.when, repr(caught.value.exc)) == (30, "ValueError('no')")
@@ -74,8 +87,8 @@ def test_any_other_is_published(app, task, request_of):
     assert messages(app) == [("r-1", 2)]
 
 
-def test_what_is_published_otherwise_is_no_retry(app, task, request_of):
-    request_of(retries=1).fanout_claimed = object()
+def test_what_is_published_otherwise_is_no_retry(app, task, claimed):
+    claimed(retries=1)
     task.signature_from_request(task.request).apply_async()
     with pytest.raises(Retry):
         task.retry()
@@ -83,30 +96,27 @@ def test_what_is_published_otherwise_is_no_retry(app, task, request_of):
     assert [run_id for run_id, _ in messages(app)] == ["r-1", "r-1"]
 
 
-def test_one_that_is_not_raised_is_noted(task, request_of):
-    request = request_of(retries=0)
-    request.fanout_claimed = object()
+def test_one_that_is_not_raised_is_noted(task, claimed):
+    execution = claimed(retries=0)
     asked = task.retry(countdown=5, throw=False)
     assert isinstance(asked, Retry)
-    assert request.fanout_retry is asked
+    assert execution.retry is asked
 
 
-def test_one_that_is_caught_is_noted(task, request_of):
-    request = request_of(retries=0)
-    request.fanout_claimed = object()
+def test_one_that_is_caught_is_noted(task, claimed):
+    execution = claimed(retries=0)
     with pytest.raises(Retry) as caught:
         task.retry(countdown=5)
-    assert request.fanout_retry is caught.value
+    assert execution.retry is caught.value
 
 
 @pytest.mark.parametrize(
     ("cause", "error"),
     [(None, MaxRetriesExceededError), (ValueError("no"), ValueError)],
 )
-def test_no_retry_is_left(app, task, request_of, cause, error):
-    request = request_of(retries=3)
-    request.fanout_claimed = object()
+def test_no_retry_is_left(app, task, claimed, cause, error):
+    execution = claimed(retries=3)
     with pytest.raises(error):
         task.retry(exc=cause)
-    assert getattr(request, "fanout_retry", None) is None
+    assert execution.retry is None
     assert messages(app) == []

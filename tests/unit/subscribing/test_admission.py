@@ -23,8 +23,8 @@ from celery_fanout import (
 from celery_fanout.emitting.delivery import Draft
 from celery_fanout.emitting.freezing import broker_priority
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported
-from celery_fanout.stores.flow import Collect, Flow, Gate, Once, Place, Rate
-from celery_fanout.subscribing.admission import flow_of, limits_of, priority_of
+from celery_fanout.stores.limits import Collect, Flow, Gate, Once, Place, Rate
+from celery_fanout.subscribing.admission import flow_of, priority_of
 
 SUB = "tell@order/paid"
 DATA = {
@@ -117,9 +117,9 @@ def test_what_collects():
 
 def test_limits_by_name():
     limit, throttle = Concurrency(5, scope="llm"), Throttle(1, 1)
-    found = limits_of(subscription(concurrency=limit, throttle=throttle))
+    found = subscription(concurrency=limit, throttle=throttle).limits_by_name()
     assert found == {"concurrency llm": limit, f"throttle {SUB}": throttle}
-    assert limits_of(subscription()) == {}
+    assert subscription().limits_by_name() == {}
 
 
 # -- keys --------------------------------------------------------------------------------------

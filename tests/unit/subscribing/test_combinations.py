@@ -23,8 +23,9 @@ from celery_fanout import (
     on_event,
 )
 from celery_fanout.exceptions import InvalidSubscription
-from celery_fanout.subscribing import combinations as flowrules
-from celery_fanout.subscribing.combinations import FlowOptions, flow_options, limit_name
+from celery_fanout.subscribing import combinations
+from celery_fanout.subscribing.combinations import checked_limits
+from celery_fanout.subscribing.limits import Limits, limit_name
 from celery_fanout.subscribing.on_event import declared
 
 HOUR = dt.timedelta(hours=1)
@@ -202,8 +203,8 @@ def test_names(limit, name):
 
 def test_the_limits_of_a_subscription():
     limits = (Concurrency(5), Concurrency(1, "id"), Singleton(), Throttle(1, 1))
-    options = FlowOptions(limits[:2], singleton=limits[2], throttle=limits[3], priority=5)
-    assert options.limits("t@e") == {
+    options = Limits(limits[:2], singleton=limits[2], throttle=limits[3], priority=5)
+    assert options.by_name("t@e") == {
         "concurrency t@e": limits[0],
         "concurrency t@e by id": limits[1],
         "throttle t@e": limits[3],
@@ -222,7 +223,7 @@ def app():
 
 def test_without_any_nothing_is_kept(app):
     on_event("order/paid", concurrency=[], priority=None)(app.task(tell))
-    assert declared.all[-1].flow is None
+    assert declared.all[-1].limits is None
 
 
 def test_what_is_kept(app):
@@ -237,7 +238,7 @@ def test_what_is_kept(app):
         start_timeout=HOUR,
         finish_timeout=5,
     )(task)
-    expected = FlowOptions(
+    expected = Limits(
         (limit,),
         throttle=throttle,
         idempotency=Idempotency("id"),
@@ -245,14 +246,14 @@ def test_what_is_kept(app):
         start_timeout=3600.0,
         finish_timeout=5.0,
     )
-    assert declared.all[-1].flow == expected
+    assert declared.all[-1].limits == expected
     app.finalize()
-    assert get_fanout(app).registry.find("tell@order/paid").flow == expected
+    assert get_fanout(app).registry.find("tell@order/paid").limits == expected
 
 
 def test_a_function_is_short_for_an_idempotency(app):
     on_event("order/paid", idempotency=tenant_of)(app.task(tell))
-    assert declared.all[-1].flow == FlowOptions(idempotency=Idempotency(tenant_of))
+    assert declared.all[-1].limits == Limits(idempotency=Idempotency(tenant_of))
 
 
 @pytest.mark.parametrize("priority", [-255, 0, 255])
@@ -277,7 +278,7 @@ def on_event_flow(**given):
     )
     one = given.get("concurrency", ())
     given["concurrency"] = (one,) if isinstance(one, Concurrency) else tuple(one)
-    return flow_options("S", cancel_on=cancels, **{**options, **given})
+    return checked_limits("S", cancel_on=cancels, **{**options, **given})
 
 
 #: Options that are refused, and what is said of it.
@@ -501,7 +502,7 @@ def test_what_goes_together(given):
 
 
 def test_every_refusal_of_a_combination_has_a_case_here():
-    tree = ast.parse(Path(flowrules.__file__).read_text())
+    tree = ast.parse(Path(combinations.__file__).read_text())
     yielded = [node.value for node in ast.walk(tree) if isinstance(node, ast.Yield)]
     pairs = [node.elts for node in yielded if isinstance(node, ast.Tuple)]
     remedies = {remedy.value for _, remedy in pairs if isinstance(remedy, ast.Constant)}

@@ -25,7 +25,8 @@ from celery_fanout.emitting.delivery import Draft
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported, WrongKind
 from celery_fanout.model.ids import event_key
 from celery_fanout.operating.replaying import begin_again
-from celery_fanout.subscribing.combinations import FlowOptions
+from celery_fanout.stores.memory.ledger import MemoryLink
+from celery_fanout.subscribing.limits import Limits
 from celery_fanout.testing import Clock, FanoutTester
 
 NOWHERE = "redis://127.0.0.1:1"
@@ -377,9 +378,7 @@ def test_a_batch_that_the_ledger_has_lost_comes_back_with_its_message(shop):
         for number in range(2):
             shop.emit(number)
         simulation.collect()
-        simulation.ledger.book = type(simulation.ledger.book)(
-            simulation.ledger.rules, simulation.clock
-        )
+        simulation.ledger._scripts.link = MemoryLink(simulation.clock)
         simulation.finish()
         assert shop.got == [[0, 1], [0, 1]]
 
@@ -389,7 +388,7 @@ def test_shards_are_refused_for_replays_too(shop, simulation):
     shop.emit(1, id="e1")
     simulation.work()
     sub = get_fanout(shop.app).registry.find("work@order/paid")
-    limited = replace(sub, flow=FlowOptions(concurrency=(Concurrency(1),)))
+    limited = replace(sub, limits=Limits(concurrency=(Concurrency(1),)))
     event = simulation.runs.event("e1")
     simulation.ledger.supports_flow = False
     with pytest.raises(StoreUnsupported):

@@ -255,6 +255,26 @@ def test_a_swallowed_suspension_is_raised_again(tester):
     assert found.finish().value == "awake"
 
 
+@on_event("swallow/twice")
+@task(name="swallow-twice")
+def swallow_twice(data):
+    with suppress(Exception):
+        step.sleep("nap", 5)
+    with suppress(Exception):
+        step.run("raises it again", int)
+    step.run("as does this", int)
+
+
+def test_the_warning_names_the_line_that_swallowed(tester):
+    with pytest.warns(SwallowedSuspensionWarning) as caught:
+        tester.run(swallow_twice, {})
+    first = inspect.unwrap(swallow_twice.run).__code__.co_firstlineno + 4
+    assert [
+        (warning.lineno - first, str(warning.message).partition(" raised at ")[2].split()[0])
+        for warning in caught
+    ] == [(2, f"{__file__}:{first}"), (3, f"{__file__}:{first + 2}")]
+
+
 def test_typed_events_need_no_name(tester):
     @event_type("typed/testing")
     class Typed(BaseModel):

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
     from celery_fanout.app.fanout import Fanout
-    from celery_fanout.operating.control import RunControl
     from celery_fanout.operating.paging import Page
+    from celery_fanout.operating.reading import RunReader
     from celery_fanout.stores.records import EventRecord
 
 __all__ = ["EventAdmin"]
@@ -66,14 +66,14 @@ class EventAdmin(LedgerAdmin):
         )
     }
 
-    def find(self, control: RunControl, id: str) -> Event:
+    def find(self, control: RunReader, id: str) -> Event:
         """Return an event; see :class:`LedgerAdmin`."""
         record = control.event(id)
-        found = Event(key=record.key, name=record.name)
-        found.record = record
-        return found
+        event = Event(key=record.key, name=record.name)
+        event.record = record
+        return event
 
-    def search(self, control: RunControl, text: str) -> str:
+    def search(self, control: RunReader, text: str) -> str:
         """Find an event by its id or key."""
         try:
             return self.address("change", control.event(text).key)
@@ -82,17 +82,19 @@ class EventAdmin(LedgerAdmin):
                 return f"{self.address('changelist')}?{urlencode({'name': text})}"
             return ""
 
-    def page(self, control: RunControl, given: Mapping[str, str], cursor: str) -> Page[EventRecord]:
+    def page(
+        self, control: RunReader, filters: Mapping[str, str], cursor: str
+    ) -> Page[EventRecord]:
         """Return a page of events."""
-        since = since_of(given)
+        since = since_of(filters)
 
         def fetch(before: float | None, limit: int) -> Sequence[EventRecord]:
-            return control.events(name=given.get("name"), since=since, before=before, limit=limit)
+            return control.events(name=filters.get("name"), since=since, before=before, limit=limit)
 
         return page_of(fetch, lambda event: (event.created, event.key), cursor, PAGE)
 
     def rows(
-        self, request: HttpRequest, control: RunControl, records: Sequence[EventRecord]
+        self, request: HttpRequest, control: RunReader, records: Sequence[EventRecord]
     ) -> list[dict[str, Any]]:
         """Return events as rows."""
         del request, control
@@ -107,24 +109,24 @@ class EventAdmin(LedgerAdmin):
             for record in records
         ]
 
-    def sidebar(self, fanout: Fanout, given: Mapping[str, str]) -> list[dict[str, Any]]:
+    def sidebar(self, fanout: Fanout, filters: Mapping[str, str]) -> list[dict[str, Any]]:
         """Return the filters."""
         names = sorted({sub.pattern for sub in fanout.registry if "*" not in sub.pattern})
         return [
             choices_of(
-                given, "since", _("time"), [(key, text) for key, (_s, text) in TIMES.items()]
+                filters, "since", _("time"), [(key, text) for key, (_s, text) in TIMES.items()]
             ),
-            choices_of(given, "name", _("event"), [(name, name) for name in names[:MAX_CHOICES]]),
+            choices_of(filters, "name", _("event"), [(name, name) for name in names[:MAX_CHOICES]]),
         ]
 
-    def possible(self, found: Event) -> Sequence[str]:
+    def possible(self, model: Event) -> Sequence[str]:
         """Return what can be done: every event can be replayed."""
-        del found
+        del model
         return ["replay"]
 
-    def detail(self, request: HttpRequest, fanout: Fanout, found: Event) -> dict[str, Any]:
+    def detail(self, request: HttpRequest, fanout: Fanout, model: Event) -> dict[str, Any]:
         """Return what the page of an event shows."""
-        event = redacted_event(found.record, self._redact(request, fanout))
+        event = redacted_event(model.record, self._redact(request, fanout))
         attributes: dict[str, Any] = json.loads(event.attributes)
         runs = fanout.runs.list(event=event.key, limit=MAX_RUNS + 1)
         return {

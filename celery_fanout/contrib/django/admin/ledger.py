@@ -23,7 +23,7 @@ from django.utils.translation import ngettext
 from celery_fanout.app.fanout import get_fanout
 from celery_fanout.contrib.django.admin.parts import ReadOnlyAdmin, may_see_data
 from celery_fanout.exceptions import ControlError, FanoutError, StoreUnavailable, StoreUnsupported
-from celery_fanout.operating.redaction import hide, redactor_of
+from celery_fanout.operating.redaction import redactor_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from celery_fanout.contrib.django.admin.parts import Change
     from celery_fanout.operating.control import RunControl
     from celery_fanout.operating.paging import Page
+    from celery_fanout.operating.reading import RunReader
 
-__all__ = ["MAX_REASON", "LedgerAdmin", "told"]
+__all__ = ["MAX_REASON", "LedgerAdmin", "shows_errors"]
 
 #: How many records may be changed at once here. The command line takes more.
 MAX_CHANGED = 200
@@ -45,7 +46,7 @@ MAX_CHANGED = 200
 MAX_REASON = 500
 
 
-def told(view: Any) -> Any:
+def shows_errors(view: Any) -> Any:
     """Let a view answer with a page where the ledger is missing or away."""
 
     @functools.wraps(view)
@@ -56,6 +57,11 @@ def told(view: Any) -> Any:
             return self.refuse(request, exc)
 
     return answered
+
+
+def _hide(name: str, data: Any) -> Any:
+    """Return nothing, whatever the data: for those who may not see them."""
+    del name, data
 
 
 class LedgerAdmin(ReadOnlyAdmin):
@@ -75,7 +81,7 @@ class LedgerAdmin(ReadOnlyAdmin):
 
     # -- what the records are: for subclasses ---------------------------------------------------
 
-    def find(self, control: RunControl, id: str) -> Any:
+    def find(self, control: RunReader, id: str) -> Any:
         """Return a model that has a record.
 
         Raises:
@@ -83,29 +89,29 @@ class LedgerAdmin(ReadOnlyAdmin):
         """
         raise NotImplementedError
 
-    def search(self, control: RunControl, text: str) -> str:
+    def search(self, control: RunReader, text: str) -> str:
         """Return the address of what somebody looks for; ``""`` if nothing was found."""
         raise NotImplementedError
 
-    def page(self, control: RunControl, given: Mapping[str, str], cursor: str) -> Page[Any]:
+    def page(self, control: RunReader, filters: Mapping[str, str], cursor: str) -> Page[Any]:
         """Return a page of records."""
         raise NotImplementedError
 
     def rows(
-        self, request: HttpRequest, control: RunControl, records: Sequence[Any]
+        self, request: HttpRequest, control: RunReader, records: Sequence[Any]
     ) -> list[dict[str, Any]]:
         """Return records as rows of the list's table, each with its ``id``."""
         raise NotImplementedError
 
-    def sidebar(self, fanout: Fanout, given: Mapping[str, str]) -> list[dict[str, Any]]:
+    def sidebar(self, fanout: Fanout, filters: Mapping[str, str]) -> list[dict[str, Any]]:
         """Return the filters; see :func:`choices_of`."""
         raise NotImplementedError
 
-    def detail(self, request: HttpRequest, fanout: Fanout, found: Any) -> dict[str, Any]:
+    def detail(self, request: HttpRequest, fanout: Fanout, model: Any) -> dict[str, Any]:
         """Return what the template of a record's page needs."""
         raise NotImplementedError
 
-    def possible(self, found: Any) -> Sequence[str]:
+    def possible(self, model: Any) -> Sequence[str]:
         """Return what can be done with a record in its state."""
         raise NotImplementedError
 
@@ -116,7 +122,7 @@ class LedgerAdmin(ReadOnlyAdmin):
         return bool(user.has_perm(f"{self.opts.app_label}.{change.permission}"))
 
     def _redact(self, request: HttpRequest, fanout: Fanout) -> Callable[[str, Any], Any]:
-        return redactor_of(fanout.settings) if may_see_data(request) else hide
+        return redactor_of(fanout.settings) if may_see_data(request) else _hide
 
     # -- addresses ------------------------------------------------------------------------------
 
@@ -136,7 +142,7 @@ class LedgerAdmin(ReadOnlyAdmin):
 
     # -- pages ----------------------------------------------------------------------------------
 
-    @told
+    @shows_errors
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
@@ -149,28 +155,28 @@ class LedgerAdmin(ReadOnlyAdmin):
             return self._act(request, control)
         text = request.GET.get("q", "").strip()
         if text:
-            found = self.search(control, text)
-            if found:
-                return HttpResponseRedirect(found)
+            address = self.search(control, text)
+            if address:
+                return HttpResponseRedirect(address)
             words = _("The ledger has nothing called “%(text)s”.") % {"text": text}
             self.message_user(request, words, messages.WARNING)
-        given = {name: request.GET[name] for name in self.filters if request.GET.get(name)}
-        page = self.page(control, given, request.GET.get("before", ""))
+        filters = {name: request.GET[name] for name in self.filters if request.GET.get(name)}
+        page = self.page(control, filters, request.GET.get("before", ""))
         offered = {name: one for name, one in self.changes.items() if self._may(request, one)}
         context = {
             **self._context(request, _("Select %s to view") % self.opts.verbose_name),
             "rows": self.rows(request, control, [] if text else page.records),
-            "filters": self.sidebar(fanout, given),
-            "given": given,
+            "filters": self.sidebar(fanout, filters),
+            "given": filters,
             "query": text,
             "offered": {name: one.label for name, one in offered.items()},
-            "older": not text and page.older and urlencode({**given, "before": page.older}),
-            "latest": urlencode(given) if request.GET.get("before") else None,
+            "older": not text and page.older and urlencode({**filters, "before": page.older}),
+            "latest": urlencode(filters) if request.GET.get("before") else None,
             **(extra_context or {}),
         }
         return TemplateResponse(request, self.list_template, context)
 
-    @told
+    @shows_errors
     def change_view(
         self,
         request: HttpRequest,
@@ -184,27 +190,27 @@ class LedgerAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         fanout = get_fanout()
         try:
-            found = self.find(fanout.runs, unquote(object_id))
+            model = self.find(fanout.runs, unquote(object_id))
         except ControlError as exc:
             self.message_user(request, str(exc), messages.WARNING)
             return HttpResponseRedirect(self.address("changelist"))
         offered = {
             name: self.changes[name].button
-            for name in self.possible(found)
+            for name in self.possible(model)
             if self._may(request, self.changes[name])
         }
         context = {
-            **self._context(request, str(found)),
-            "object": found,
-            "record": found.record,
+            **self._context(request, str(model)),
+            "object": model,
+            "record": model.record,
             "offered": offered,
             "may_see_data": may_see_data(request),
-            **self.detail(request, fanout, found),
+            **self.detail(request, fanout, model),
             **(extra_context or {}),
         }
         return TemplateResponse(request, self.detail_template, context)
 
-    @told
+    @shows_errors
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
@@ -278,8 +284,8 @@ class LedgerAdmin(ReadOnlyAdmin):
             "explanation": change.explanation,
             "action": request.POST["action"],
             "chosen": [
-                {"id": id_, "text": str(found), "url": self.address("change", id_)}
-                for id_, found in chosen.items()
+                {"id": id_, "text": str(model), "url": self.address("change", id_)}
+                for id_, model in chosen.items()
             ],
             "detail": detail,
             "back": back,

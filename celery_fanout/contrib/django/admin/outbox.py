@@ -1,7 +1,4 @@
-"""The admin: the outbox and what relays gave up; and with a ledger, events and runs.
-
-All of it is read-only, apart from actions that have permissions of their own.
-"""
+"""The admin's pages of the outbox, and of what relays gave up."""
 
 from __future__ import annotations
 
@@ -15,11 +12,8 @@ from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from celery_fanout.app.fanout import get_fanout
-from celery_fanout.contrib.django.admin.events import EventAdmin
 from celery_fanout.contrib.django.admin.ledger import MAX_REASON
 from celery_fanout.contrib.django.admin.parts import ReadOnlyAdmin, may_see_data, pretty
-from celery_fanout.contrib.django.admin.runs import RunAdmin
-from celery_fanout.contrib.django.models import DeadOutboxEvent, Event, OutboxEvent, Run
 from celery_fanout.contrib.django.outbox.requeueing import dead_rows, requeue
 from celery_fanout.exceptions import FanoutError
 from celery_fanout.operating.redaction import redactor_of
@@ -29,6 +23,8 @@ if TYPE_CHECKING:
 
     from django.db.models import QuerySet
     from django.http import HttpRequest
+
+    from celery_fanout.contrib.django.models import OutboxEvent
 
 __all__ = ["DeadOutboxEventAdmin", "OutboxEventAdmin"]
 
@@ -55,8 +51,8 @@ class OutboxEventAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Return the rows of the database that has the outbox."""
         rows: Any = super().get_queryset(request)
-        found: QuerySet[Any] = self._live(rows.using(self._alias()))
-        return found
+        live: QuerySet[Any] = self._live(rows.using(self._alias()))
+        return live
 
     def _alias(self) -> str:
         return self.using or _alias()
@@ -150,12 +146,3 @@ def _shown(row: OutboxEvent) -> str:
     except (FanoutError, ValueError) as exc:
         return f"[{type(exc).__name__}]"
     return pretty({**event, "data": redact(row.name, event.get("data"))})
-
-
-for _model, _admin in (
-    (Event, EventAdmin),
-    (Run, RunAdmin),
-    (OutboxEvent, OutboxEventAdmin),
-    (DeadOutboxEvent, DeadOutboxEventAdmin),
-):
-    admin.site.register(_model, _admin)

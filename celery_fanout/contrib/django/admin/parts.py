@@ -104,8 +104,10 @@ def when(timestamp: float | None) -> dt.datetime | None:
     """Return a POSIX time as the project's templates show times."""
     if timestamp is None:
         return None
-    found = dt.datetime.fromtimestamp(timestamp, dt.timezone.utc)
-    return found if settings.USE_TZ else timezone.make_naive(found, timezone.get_default_timezone())
+    moment = dt.datetime.fromtimestamp(timestamp, dt.timezone.utc)
+    return (
+        moment if settings.USE_TZ else timezone.make_naive(moment, timezone.get_default_timezone())
+    )
 
 
 def pretty(value: Any) -> str:
@@ -124,21 +126,21 @@ def may_see_data(request: HttpRequest) -> bool:
 
 
 def choices_of(
-    given: Mapping[str, str], name: str, title: Any, choices: Sequence[tuple[str, Any]]
+    filters: Mapping[str, str], name: str, title: Any, choices: Sequence[tuple[str, Any]]
 ) -> dict[str, Any]:
     """Return a filter for the list's sidebar.
 
     Args:
-        given: what the list is filtered by.
+        filters: what the list is filtered by.
         name: the parameter of the filter.
         title: what it is called.
         choices: pairs of value and text.
     """
-    others = {key: value for key, value in given.items() if key != name}
-    chosen = given.get(name, "")
-    known = list(choices)
-    if chosen and chosen not in {value for value, _ in known}:
-        known.append((chosen, chosen))
+    others = {key: value for key, value in filters.items() if key != name}
+    chosen = filters.get(name, "")
+    options = list(choices)
+    if chosen and chosen not in {value for value, _ in options}:
+        options.append((chosen, chosen))
     return {
         "title": title,
         "choices": [
@@ -147,12 +149,12 @@ def choices_of(
                 "query": "?" + urlencode({**others, name: value} if value else others),
                 "selected": value == chosen,
             }
-            for value, text in [("", _("All")), *known]
+            for value, text in [("", _("All")), *options]
         ],
     }
 
 
-def since_of(given: Mapping[str, str]) -> float | None:
+def since_of(filters: Mapping[str, str]) -> float | None:
     """Return the time since which a list was asked for."""
-    found = TIMES.get(given.get("since", ""))
-    return None if found is None else time.time() - found[0]
+    period = TIMES.get(filters.get("since", ""))
+    return None if period is None else time.time() - period[0]

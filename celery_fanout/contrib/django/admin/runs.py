@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
     from celery_fanout.app.fanout import Fanout
-    from celery_fanout.operating.control import RunControl
     from celery_fanout.operating.paging import Page
+    from celery_fanout.operating.reading import RunReader
     from celery_fanout.stores.records import EventRecord, RunRecord
 
 __all__ = ["RunAdmin", "run_rows"]
@@ -69,13 +69,13 @@ STATES = {
 
 def model_of(record: RunRecord) -> Run:
     """Return the model of a run, with its record."""
-    found = Run(id=record.id, subscription=record.subscription)
-    found.record = record
-    return found
+    run = Run(id=record.id, subscription=record.subscription)
+    run.record = record
+    return run
 
 
 def run_rows(
-    request: HttpRequest, control: RunControl, records: Sequence[RunRecord]
+    request: HttpRequest, control: RunReader, records: Sequence[RunRecord]
 ) -> list[dict[str, Any]]:
     """Return runs as rows of a table; those that failed with their errors."""
     failed = [record.id for record in records if record.state is RunState.FAILED]
@@ -135,11 +135,11 @@ class RunAdmin(LedgerAdmin):
         ),
     }
 
-    def find(self, control: RunControl, id: str) -> Run:
+    def find(self, control: RunReader, id: str) -> Run:
         """Return a run; see :class:`LedgerAdmin`."""
         return model_of(control.get(id))
 
-    def search(self, control: RunControl, text: str) -> str:
+    def search(self, control: RunReader, text: str) -> str:
         """Find a run by its id or the beginning of it, or the runs of an event by its id."""
         with contextlib.suppress(RunNotFound):
             return self.address("change", control.find(text).id)
@@ -148,16 +148,16 @@ class RunAdmin(LedgerAdmin):
         except EventNotFound:
             return ""
 
-    def page(self, control: RunControl, given: Mapping[str, str], cursor: str) -> Page[RunRecord]:
+    def page(self, control: RunReader, filters: Mapping[str, str], cursor: str) -> Page[RunRecord]:
         """Return a page of runs."""
-        since = since_of(given)
+        since = since_of(filters)
 
         def fetch(before: float | None, limit: int) -> Sequence[RunRecord]:
             return control.list(
-                state=given.get("state") if given.get("state") in STATES else None,
-                subscription=given.get("subscription"),
-                event=given.get("event"),
-                name=given.get("name"),
+                state=filters.get("state") if filters.get("state") in STATES else None,
+                subscription=filters.get("subscription"),
+                event=filters.get("event"),
+                name=filters.get("name"),
                 since=since,
                 before=before,
                 limit=limit,
@@ -166,39 +166,39 @@ class RunAdmin(LedgerAdmin):
         return page_of(fetch, lambda run: (run.updated, run.id), cursor, PAGE)
 
     def rows(
-        self, request: HttpRequest, control: RunControl, records: Sequence[RunRecord]
+        self, request: HttpRequest, control: RunReader, records: Sequence[RunRecord]
     ) -> list[dict[str, Any]]:
         """Return runs as rows."""
         return run_rows(request, control, records)
 
-    def sidebar(self, fanout: Fanout, given: Mapping[str, str]) -> list[dict[str, Any]]:
+    def sidebar(self, fanout: Fanout, filters: Mapping[str, str]) -> list[dict[str, Any]]:
         """Return the filters: by state, with how many runs are in each, and more."""
         counts = {str(state): count for state, count in fanout.runs.counts().items()}
         states = [(name, f"{text} ({counts.get(name, 0):,})") for name, text in STATES.items()]
         subscriptions = sorted(sub.id for sub in fanout.registry)[:MAX_CHOICES]
         names = sorted({sub.pattern for sub in fanout.registry if "*" not in sub.pattern})
-        found = [
-            choices_of(given, "state", _("state"), states),
+        sidebar = [
+            choices_of(filters, "state", _("state"), states),
             choices_of(
-                given, "since", _("time of change"), [(key, t) for key, (_s, t) in TIMES.items()]
+                filters, "since", _("time of change"), [(key, t) for key, (_s, t) in TIMES.items()]
             ),
-            choices_of(given, "name", _("event"), [(name, name) for name in names[:MAX_CHOICES]]),
-            choices_of(given, "subscription", _("subscription"), [(s, s) for s in subscriptions]),
+            choices_of(filters, "name", _("event"), [(name, name) for name in names[:MAX_CHOICES]]),
+            choices_of(filters, "subscription", _("subscription"), [(s, s) for s in subscriptions]),
         ]
-        if given.get("event"):
-            found.append(choices_of(given, "event", _("one event"), []))
-        return found
+        if filters.get("event"):
+            sidebar.append(choices_of(filters, "event", _("one event"), []))
+        return sidebar
 
-    def possible(self, found: Run) -> Sequence[str]:
+    def possible(self, model: Run) -> Sequence[str]:
         """Return what can be done with a run in its state."""
-        record = found.record
+        record = model.record
         if record.state in (RunState.FAILED, RunState.CANCELLED):
             return [] if record.kind in PARTS_OF_STEPS else ["retry"]
         return [] if record.state in FINAL or record.state is RunState.COMPLETING else ["cancel"]
 
-    def detail(self, request: HttpRequest, fanout: Fanout, found: Run) -> dict[str, Any]:
+    def detail(self, request: HttpRequest, fanout: Fanout, model: Run) -> dict[str, Any]:
         """Return what the page of a run shows."""
-        control, record = fanout.runs, found.record
+        control, record = fanout.runs, model.record
         event: EventRecord | None = None
         with contextlib.suppress(EventNotFound):
             event = control.event(record.event)
@@ -254,31 +254,31 @@ class RunAdmin(LedgerAdmin):
         }
 
 
-def _existing(control: RunControl, ids: Sequence[str]) -> list[RunRecord]:
-    found: list[RunRecord] = []
+def _existing(control: RunReader, ids: Sequence[str]) -> list[RunRecord]:
+    runs: list[RunRecord] = []
     for id_ in ids:
         try:
-            found.append(control.get(id_))
+            runs.append(control.get(id_))
         except RunNotFound:  # noqa: PERF203 - it has expired
             continue
-    return found
+    return runs
 
 
-def _events(control: RunControl, keys: Sequence[str]) -> list[EventRecord]:
-    found: list[EventRecord] = []
+def _events(control: RunReader, keys: Sequence[str]) -> list[EventRecord]:
+    events: list[EventRecord] = []
     for key in keys:
         with contextlib.suppress(EventNotFound):  # it has expired
-            found.append(control.event(key))
-    return found
+            events.append(control.event(key))
+    return events
 
 
 def _steps(run: RunRecord, *, texts: bool) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
     for field, text in run.detail["checkpoints"].items():
         step = Checkpoint.loads(text)
         error: Callable[[str], Any] = (step.error or {}).get
         done = step.status == "done"
-        found.append(
+        steps.append(
             {
                 "name": step_name(field),
                 "status": step.status,
@@ -290,4 +290,4 @@ def _steps(run: RunRecord, *, texts: bool) -> list[dict[str, Any]]:
                 "due": None if done else when(step.due),
             }
         )
-    return sorted(found, key=lambda step: float(step["at"]))
+    return sorted(steps, key=lambda step: float(step["at"]))

@@ -1,4 +1,4 @@
-"""Numbers as the management commands take them."""
+"""Numbers as several management commands take them, so in none of these."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def positive(kind: type[int | float], most: int = MOST) -> Callable[[str], Any]:
 
     def read(text: str) -> Any:
         try:
-            found = kind(text)
+            number = kind(text)
         except ValueError:
-            found = 0
-        if not 0 < found <= most:  # neither is NaN
+            number = 0
+        if not 0 < number <= most:  # neither is NaN
             wanted = "a whole number" if kind is int else "a number of seconds"
             raise argparse.ArgumentTypeError(
                 f"{text!r} is not {wanted} greater than 0 and up to {most:,}"
             )
-        return found
+        return number
 
     return read

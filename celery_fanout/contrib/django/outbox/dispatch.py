@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
-__all__ = ["Dispatched", "describe", "publish_rows"]
+__all__ = ["Dispatched", "problem_of", "publish_rows"]
 
 #: What a broker or a ledger that is away is known by; OSError: what sockets and resolvers raise.
 AWAY = (StoreUnavailable, OperationalError, RedisConnectionError, RedisTimeoutError, OSError)
@@ -122,7 +122,7 @@ def _send(parcel: _Parcel, done: Dispatched, may_go_on: Callable[[], bool]) -> N
         done.published += [row for row in parcel.rows if row not in kept]
         if is_away(exc):
             done.away += unsent
-            done.reason = describe(exc)
+            done.reason = problem_of(exc)
         elif len(unsent) == 1:
             done.failed.append((unsent[0], exc))
         else:
@@ -152,7 +152,7 @@ def is_away(exc: Exception) -> bool:
     return any(isinstance(cause, AWAY) for cause in causes)
 
 
-def describe(exc: Exception) -> str:
+def problem_of(exc: Exception) -> str:
     """Return an error as text: of an :class:`EmitError`, what it comes from."""
     if isinstance(exc, EmitError):
         return exc.reason

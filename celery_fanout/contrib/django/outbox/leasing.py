@@ -95,11 +95,11 @@ class Outbox:
             return timezone.now()
         with connection.cursor() as cursor:
             cursor.execute(statement)
-            found: dt.datetime = cursor.fetchone()[0]
+            now: dt.datetime = cursor.fetchone()[0]
         if connection.vendor == "mysql":
-            found = found.replace(tzinfo=dt.timezone.utc)
-            return found if settings.USE_TZ else timezone.make_naive(found)
-        return found
+            now = now.replace(tzinfo=dt.timezone.utc)
+            return now if settings.USE_TZ else timezone.make_naive(now)
+        return now
 
     def claim(self, limit: int) -> Lease | None:
         """Lease the rows that are due, the longest waiting first; ``None`` if there are none.
@@ -170,8 +170,8 @@ class Outbox:
 
     def left(self) -> int:
         """Return how many rows wait, due or not."""
-        found: int = self._rows.filter(dead_at__isnull=True).count()
-        return found
+        count: int = self._rows.filter(dead_at__isnull=True).count()
+        return count
 
 
 def _keys(rows: Iterable[OutboxEvent]) -> list[int]:

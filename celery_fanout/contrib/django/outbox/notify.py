@@ -1,7 +1,7 @@
 """PostgreSQL's NOTIFY, which tells a relay at once of what was committed. Best effort.
 
 Polling is what a relay relies on: behind a connection pooler, in a database of another kind, or
-with psycopg 2 it hears nothing.
+with psycopg 2 it is not notified.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from django.db import Error, connections
 
-__all__ = ["Ears", "notify"]
+__all__ = ["Listener", "notify"]
 
 logger = logging.getLogger("celery_fanout.relay")
 
@@ -30,8 +30,8 @@ def notify(using: str) -> None:
             cursor.execute(f"NOTIFY {CHANNEL}")
 
 
-class Ears:
-    """A connection of its own that hears what is notified.
+class Listener:
+    """A connection of its own that is notified.
 
     Args:
         alias: the database.
@@ -63,8 +63,8 @@ class Ears:
             return []
         return [self._wrapper.connection]
 
-    def hear(self) -> None:
-        """Forget what was notified: the next look at the table sees it all."""
+    def clear(self) -> None:
+        """Read and drop what was notified: the next look at the table sees it all."""
         if self._wrapper is None:
             return
         libpq = self._wrapper.connection.pgconn
@@ -85,7 +85,7 @@ class Ears:
         )
 
     def close(self) -> None:
-        """Hear no more."""
+        """Stop listening."""
         if self._wrapper is not None:
             self._wrapper.close()
             self._wrapper = None

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from django.db import Error as DatabaseError
 from django.db import InterfaceError, OperationalError, connections
 
-from celery_fanout.contrib.django.outbox.dispatch import describe, publish_rows
-from celery_fanout.contrib.django.outbox.notify import Ears
+from celery_fanout.contrib.django.outbox.dispatch import problem_of, publish_rows
+from celery_fanout.contrib.django.outbox.notify import Listener
 from celery_fanout.model.failpoints import hit
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ MAX_PAUSE = 30.0
 #: The longest pause before a failed row is tried again, in seconds.
 MAX_BACKOFF = 3600.0
 
-#: How often it is told what was done, in seconds: while there is something to tell, and at all.
-TELL_BUSY = 10.0
-TELL_IDLE = 60.0
+#: How often it is logged what was done, in seconds: if there is something new, and at all.
+REPORT_BUSY = 10.0
+REPORT_IDLE = 60.0
 
 #: How often dead rows are looked for that are too old, in seconds, and how many go at once.
 PRUNE_EVERY = 3600.0
@@ -81,7 +81,7 @@ class Counts:
 
 @dataclass
 class Breaker:
-    """Keeps many from knocking at a closed door: one probe after each pause, then more and more.
+    """A circuit breaker: while something is away one row is tried after each pause, then more.
 
     Attributes:
         most: how many rows may be claimed at once when all is well.
@@ -122,13 +122,13 @@ class Relay:
         self._options = options
         self._stop = stop
         self._breaker = Breaker(options.batch)
-        self._ears = Ears(outbox.alias)
+        self._listener = Listener(outbox.alias)
         self._unsettled: tuple[Lease, list[OutboxEvent]] | None = None
         self._away = 0  # rounds, one after the other, that the database did not answer
         self._reason = ""
         self._pruned_at = time.monotonic()
-        self._told_at = -math.inf  # the first thing that is published, is told at once
-        self._untold = Counts()
+        self._reported_at = -math.inf  # the first thing that is published is reported at once
+        self._unreported = Counts()
         self.counts = Counts()
 
     def run(self, begin: Callable[[], None]) -> None:
@@ -148,11 +148,11 @@ class Relay:
                 self._prune_now_and_then()
             except DatabaseError as exc:
                 pause = self._lost_database(exc)
-            self._tell()
+            self._report()
             if pause:
                 self._wait(pause)
-        self._tell(last=True)
-        self._ears.close()
+        self._report(last=True)
+        self._listener.close()
 
     def drain(self) -> str:
         """Publish what is due; return why it ended before that, or an empty text.
@@ -174,8 +174,8 @@ class Relay:
     def _round(self) -> float:
         """Publish one batch; return how long to wait before the next, in seconds."""
         self._settle()
-        self._ears.open()
-        self._ears.hear()  # before the look at the table: what comes after it, wakes
+        self._listener.open()
+        self._listener.clear()  # before the look at the table: what comes after it, wakes
         lease = self._claim()
         if lease is None:
             return self._options.poll
@@ -232,7 +232,7 @@ class Relay:
             )
 
     def _fail(self, lease: Lease, row: OutboxEvent, error: Exception) -> None:
-        text = describe(error)
+        text = problem_of(error)
         dead = row.attempts + 1 >= self._settings.outbox_max_attempts
         if dead:
             self._outbox.bury(lease, row, text)
@@ -271,7 +271,7 @@ class Relay:
     def _wait(self, seconds: float) -> None:
         # what is away needs its pause, whatever is notified meanwhile
         idle = not self._away and not self._breaker.pauses
-        self._stop.wait(seconds, self._ears.files() if idle else ())
+        self._stop.wait(seconds, self._listener.files() if idle else ())
 
     def _prune_now_and_then(self) -> None:
         if time.monotonic() - self._pruned_at >= PRUNE_EVERY:
@@ -281,37 +281,39 @@ class Relay:
     def _prune(self) -> None:
         """Delete the dead rows that are too old, some at a time."""
         while not self._stop:
-            found = self._outbox.prune(self._settings.outbox_retention, PRUNE_BATCH)
-            if found:
+            deleted = self._outbox.prune(self._settings.outbox_retention, PRUNE_BATCH)
+            if deleted:
                 logger.info(
                     "%d dead row(s) were older than fanout_outbox_retention and are deleted",
-                    found,
+                    deleted,
                     extra={"action": "relay_pruned"},
                 )
-            if found < PRUNE_BATCH:
+            if deleted < PRUNE_BATCH:
                 return
 
-    # -- telling -------------------------------------------------------------------------------
+    # -- reporting -----------------------------------------------------------------------------
 
     def _count(self, **more: int) -> None:
-        for counts in (self.counts, self._untold):
+        for counts in (self.counts, self._unreported):
             for name, number in more.items():
                 setattr(counts, name, getattr(counts, name) + number)
 
-    def _tell(self, *, last: bool = False) -> None:
+    def _report(self, *, last: bool = False) -> None:
         """Log what was done: soon if something was, else now and then that it is alive."""
-        quiet = time.monotonic() - self._told_at
-        if quiet < (TELL_BUSY if self._untold else TELL_IDLE) and not (last and self._untold):
+        quiet = time.monotonic() - self._reported_at
+        if quiet < (REPORT_BUSY if self._unreported else REPORT_IDLE) and not (
+            last and self._unreported
+        ):
             return
         logger.info(
             "Published %d event(s), %d failed attempt(s), %d given up",
-            self._untold.published,
-            self._untold.failed,
-            self._untold.dead,
+            self._unreported.published,
+            self._unreported.failed,
+            self._unreported.dead,
             extra={"action": "relay_alive"},
         )
-        self._told_at = time.monotonic()
-        self._untold = Counts()
+        self._reported_at = time.monotonic()
+        self._unreported = Counts()
 
 
 def _shown(exc: DatabaseError) -> str:

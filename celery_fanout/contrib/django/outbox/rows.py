@@ -10,10 +10,11 @@ from celery import _state
 from django.utils import timezone
 
 from celery_fanout.app.fanout import get_fanout
+from celery_fanout.contrib.django.exceptions import UnreadableRow
 from celery_fanout.contrib.django.models import OutboxEvent
 from celery_fanout.contrib.django.outbox.notify import notify
 from celery_fanout.emitting.delivery import Draft
-from celery_fanout.exceptions import InvalidEvent, NoApp, UnreadableRow
+from celery_fanout.exceptions import InvalidEvent, NoApp
 from celery_fanout.model.events import Event
 from celery_fanout.model.tracing import current_trace
 from celery_fanout.running.current import app_in_use

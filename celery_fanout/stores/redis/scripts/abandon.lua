@@ -1,12 +1,15 @@
--- The process that executed a run is gone. ARGV[2] id  ARGV[3] boot  ARGV[4] error JSON  ARGV[5] "1" if final
+-- The process that executed a run is gone.
+-- args: id boot error final
+--   error: JSON
+--   final: "1" if it failed for good
 -- Returns {1 or 0, woken}
-local r = rec(ARGV[2])
-if not r or r.s ~= 'running' or r.b ~= ARGV[3] then return {0, woken} end
-local err = cjson.decode(ARGV[4])
+local r = rec(id)
+if not r or r.s ~= 'running' or r.b ~= boot then return {0, woken} end
+local err = cjson.decode(error)
 local text = err.type .. ': ' .. err.message
-if ARGV[5] == '1' then
+if final == '1' then
   log_attempt(r, 'failed', text)
-  fail(r, ARGV[4], 'error')
+  fail(r, error, 'error')
 elseif not crash(r, text) then
   -- due now; its token stays, so that what is left of the process writes nothing
   enter(r, 'pending', now)

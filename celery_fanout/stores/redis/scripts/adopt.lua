@@ -1,8 +1,10 @@
--- Record a child of a run that has ended. ARGV[2] id  ARGV[3] JSON of the child, see add_runs in lib.lua
+-- Record a child of a run that has ended.
+-- args: id run
+--   run: JSON of the child, see add_runs in lib.lua
 -- Returns 1 if it is new.
-local r = rec(ARGV[2])
+local r = rec(id)
 if not r then return 0 end
-local child = cjson.decode(ARGV[3])
+local child = cjson.decode(run)
 local new = #add_runs({child}, r.e, now, r.g or '0', {parent = r})
 if new == 1 then
   call('HSET', dkey(r.id), 'c' .. child[1], child[2])

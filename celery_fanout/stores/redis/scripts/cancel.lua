@@ -1,5 +1,6 @@
--- Cancel runs. ARGV[2] reason  ARGV[3..] ids
+-- Cancel runs.
+-- args: reason ids...
 -- Returns {[cancelled ...], woken}
 local done = {}
-for i = 3, #ARGV do cancel(ARGV[i], ARGV[2], done) end
+for _, id in ipairs(ids) do cancel(id, reason, done) end
 return {done, woken}

@@ -1,12 +1,12 @@
 -- Take a run for execution.
---
--- ARGV[2] id  ARGV[3] boot  ARGV[4] nonce  ARGV[5] retries of the message  ARGV[6] "0", or "1" and the
--- token that was left if it was put back
--- ARGV[7] "" or JSON of its event to recreate it from: key, name, gen
--- ARGV[8] attributes  ARGV[9] data  ARGV[10] JSON of its run, see add_runs in lib.lua
+-- args: id boot nonce retries put_back event attributes data run
+--   retries: of the message
+--   put_back: "0", or "1" and the token that was left if it was put back
+--   event: "" or JSON of its event to recreate it from: key, name, gen
+--   run: JSON of its run, see add_runs in lib.lua
 -- Returns {status, "state token retries crashes created due now", result, [field, text, ...], woken};
 -- one text, because a client spends more on the number of values than on their length
-local id, boot, nonce, retries = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+retries = tonumber(retries)
 local r = rec(id)
 
 local function answer(status, extra)
@@ -19,21 +19,21 @@ end
 local function checkpoints()
   if r.k ~= 'parallel' or not r.p then return steps(id) end
   local seen = call('HGET', dkey(r.p), 'b' .. (r.pg or '')) -- see spawn.lua
-  local found = seen and cjson.decode(seen) or steps(r.p)
-  copy(steps(id), found)
-  return found
+  local parent_steps = seen and cjson.decode(seen) or steps(r.p)
+  copy(steps(id), parent_steps)
+  return parent_steps
 end
 
 if not r then
-  if ARGV[7] == '' then return answer('unknown') end
-  local m = cjson.decode(ARGV[7])
+  if event == '' then return answer('unknown') end
+  local m = cjson.decode(event)
   local e = ekey(m.key)
   if call('EXISTS', e) == 0 then
     call('HSET', e, 'v', 1, 'nm', m.name, 't', f(now), 'g', m.gen, 'ge', m.gen)
-    write_text(m.key, cjson.encode({id}), ARGV[8], '', ARGV[9])
+    write_text(m.key, cjson.encode({id}), attributes, '', data)
     index_event(m.key, m.name)
   end
-  add_runs({cjson.decode(ARGV[10])}, m.key, now + GRACE, m.gen, {replay = true, recreate = true})
+  add_runs({cjson.decode(run)}, m.key, now + GRACE, m.gen, {replay = true, recreate = true})
   r = rec(id)
 end
 if FINAL[r.s] then return answer('finished') end
@@ -68,10 +68,10 @@ if r.lw or r.co then return answer('gated') end
 local spent = tonumber(r.r or '0')
 if r.s == 'running' then
   local due = tonumber(call('ZSCORE', K .. ':due', id) or '0')
-  if due > now and ARGV[6] ~= '1' .. r.n then return answer('held', {due = f(due)}) end
+  if due > now and put_back ~= '1' .. r.n then return answer('held', {due = f(due)}) end
   -- before the crash: it stays running, and take.lua would count the same crash again
   if retries < spent then return answer('stale') end
-  if r.rl or ARGV[6] ~= '0' then
+  if r.rl or put_back ~= '0' then
     log_attempt(r, 'released', '') -- its worker stopped, or could not reach the ledger: no crash
   elseif crash(r, 'Its lease was over.') then
     return answer('crashed')

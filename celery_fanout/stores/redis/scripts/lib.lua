@@ -3,13 +3,15 @@
 --
 -- KEYS[1]  the prefix of all keys, with its hash tag: all of them lie in one slot
 -- ARGV[1]  the time, for tests that move the clock; "" for the server's own
+-- What else a script takes it declares in its header, as `-- args: id token ids...`: these are locals
+-- of its own, the last one here a list of all that follow. See scripting.py, and calls.py for Python.
 --
 -- Keys (see keys.py for their meaning):
 --   r:<run> hash     d:<run> hash      e:<event> hash     t:<event> string
 --   due zset         s:<state> zset
 --   u:<sub> zset     subs hash         ev zset            n:<name> zset   g:<sub> zset
 --   wp:<name> hash   wv:<name>:<hash> set                 untold zset     paused hash    news zset
--- and those of flow.lua, which stands in the place that is marked below
+-- and those of limits.lua, which stands in the place that is marked below
 
 local K, call = KEYS[1], redis.call
 
@@ -29,13 +31,14 @@ local function f(x) return string.format('%.6f', x) end
 
 local function copy(list, into) for i = 1, #list do into[#into + 1] = list[i] end end
 
--- Publish messages. At this place of ARGV is the number of lists; then for each its name, how many
--- messages, and the messages.
-local function push(at)
-  for _ = 1, tonumber(ARGV[at]) do
-    local list, many = ARGV[at + 1], tonumber(ARGV[at + 2])
+-- Publish messages. `lists`: how many there are; then for each its name, how many messages, and the
+-- messages. More may follow.
+local function push(lists)
+  local at = 1
+  for _ = 1, tonumber(lists[1]) do
+    local list, many = lists[at + 1], tonumber(lists[at + 2])
     for start = 1, many, 5000 do -- Lua's unpack has a limit
-      call('LPUSH', list, unpack(ARGV, at + 2 + start, at + 2 + math.min(start + 4999, many)))
+      call('LPUSH', list, unpack(lists, at + 2 + start, at + 2 + math.min(start + 4999, many)))
     end
     at = at + 2 + many
   end
@@ -216,7 +219,7 @@ local function unfile_all(r, keep)
   drop(r, 'ws')
 end
 
--- [flow.lua]
+-- [limits.lua]
 
 -- Whether a fan-in waits for runs of this kind.
 local function is_chained(kind) return (kind == 'event' or kind == 'then') and 1 or 0 end
@@ -247,7 +250,7 @@ local function concerned(r) return r.cl and call('LRANGE', lekey(r.id), 0, -1) o
 -- _flow_values in packing.py.
 -- `due` is their first timer; more may be given: parent (the record of the run that asks for them),
 -- expires, resume (they may not start before), published (whether their messages go out with this
--- script), replay, recreate (it is one that a message speaks of).
+-- script), replay, recreate (it is one that a message speaks of), lists (an argument of record.lua).
 -- Returns the ids of those that are new, the states of all, how many are open; by their places in the
 -- list, the ids of the runs that the event has joined instead.
 local function add_runs(runs, event, due, generation, more)
@@ -508,14 +511,14 @@ end
 
 -- Look through the events of a name since a time, some at a time, for one that fits.
 -- Returns attributes, data, key, how many it looked at; the first three are nil if there is none.
-local function look_back(name, match_json, since, own, from, chunk)
+local function look_back(name, match_json, since, own_event, from, chunk)
   local match = cjson.decode(match_json)
   local paths = sorted_paths(match)
   local wanted = filed(paths, function(path) return match[path] end)
   local keys = call('ZRANGEBYSCORE', K .. ':n:' .. name, since, '+inf', 'LIMIT', from, chunk)
   for _, key in ipairs(keys) do
     local _, attributes, _, data = read_text(key)
-    if data and key ~= own then
+    if data and key ~= own_event then
       local decoded = #paths > 0 and cjson.decode(data)
       if #paths == 0 or filed(paths, function(path) return at_path(decoded, path) end) == wanted then
         return attributes, data, key, #keys

@@ -1,14 +1,15 @@
--- How runs ended, followed to the last link of their tails. ARGV[2..] ids
+-- How runs ended, followed to the last link of their tails.
+-- args: ids...
 -- Returns {[id, state, result or false, error or false, reason], ...}
-local found = {}
-for i = 2, #ARGV do
-  local id = ARGV[i]
+local outcomes = {}
+for _, first in ipairs(ids) do
+  local id = first
   local state, link, reason = unpack(call('HMGET', rkey(id), 's', 'l', 'z'))
   while link and (state == 'succeeded' or state == 'completing') do
     id = link
     state, link, reason = unpack(call('HMGET', rkey(id), 's', 'l', 'z'))
   end
   local result, err = unpack(call('HMGET', dkey(id), 'R', 'E'))
-  found[#found + 1] = {ARGV[i], state or '', result, err, reason or ''}
+  outcomes[#outcomes + 1] = {first, state or '', result, err, reason or ''}
 end
-return found
+return outcomes

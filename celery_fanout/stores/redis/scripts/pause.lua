@@ -1,2 +1,3 @@
--- Hold back the runs of a subscription. ARGV[2] subscription
-return call('HSETNX', K .. ':paused', ARGV[2], f(now))
+-- Hold back the runs of a subscription.
+-- args: subscription
+return call('HSETNX', K .. ':paused', subscription, f(now))

@@ -1,7 +1,8 @@
--- What would happen to a run with this flow now; nothing is changed. ARGV[2] JSON, see _flow_values in
--- packing.py
+-- What would happen to a run with this flow now; nothing is changed.
+-- args: flow_json
+--   flow_json: see _flow_values in packing.py
 -- Returns {verdict, gate, at_most, used, waiting, when it could start or false}
-local F, m = flow(), cjson.decode(ARGV[2])
+local F, m = flow(), cjson.decode(flow_json)
 local r = {id = ''}
 for i = 1, #m.f, 2 do r[m.f[i]] = m.f[i + 1] end
 m.run = r

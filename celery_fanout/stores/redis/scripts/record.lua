@@ -1,63 +1,63 @@
 -- Record an event and its runs, and publish their messages if they are given.
---
--- ARGV[2] JSON: key, name, gen, replay, nonce, resume, expires, then_id, trace, news
--- ARGV[3] attributes  ARGV[4] data  ARGV[5] message of the fan-in  ARGV[6] JSON of the runs, see add_runs
--- in lib.lua  ARGV[7] number of lists, then for each its name, how many messages, and the messages; and
--- messages that the runs name
+-- args: event attributes data then_message runs lists...
+--   event: JSON: key, name, gen, replay, nonce, resume, expires, then_id, trace, news
+--   then_message: of the fan-in
+--   runs: JSON of them, see add_runs in lib.lua
+--   lists: messages, see push in lib.lua; after them those that the runs name by their place here
 -- Returns {status, generation, "state state ..." of the runs, woken, their ids if they are not those given}
-local m = cjson.decode(ARGV[2])
+local m = cjson.decode(event)
 local e = ekey(m.key)
-local known = hash(e)
-local runs = cjson.decode(ARGV[6])
+local recorded = hash(e)
+runs = cjson.decode(runs)
 local ids = {}
 for n, run in ipairs(runs) do ids[n] = run[1] end
 
 local function states(of)
-  local found = {}
-  for n, id in ipairs(of) do found[n] = call('HGET', rkey(id), 's') or 'succeeded' end
-  return table.concat(found, ' ')
+  local texts = {}
+  for n, id in ipairs(of) do texts[n] = call('HGET', rkey(id), 's') or 'succeeded' end
+  return table.concat(texts, ' ')
 end
 
 local generation = 0
-if known and not m.replay then
-  if tonumber(known.t) + WINDOW > now then
+if recorded and not m.replay then
+  if tonumber(recorded.t) + WINDOW > now then
     local first = cjson.decode(read_text(m.key) or '[]')
-    return {'repeat', tonumber(known.ge), states(first), woken, first}
+    return {'repeat', tonumber(recorded.ge), states(first), woken, first}
   end
-  generation = tonumber(known.g) + 1
-elseif known then
+  generation = tonumber(recorded.g) + 1
+elseif recorded then
   -- the same replay again, whose answer was lost
-  if tonumber(known.g) == m.gen and (known.rn or '') == m.nonce and #ids > 0 and call('EXISTS', rkey(ids[1])) == 1 then
+  if tonumber(recorded.g) == m.gen and (recorded.rn or '') == m.nonce and #ids > 0 and call('EXISTS', rkey(ids[1])) == 1 then
     return {'new', m.gen, states(ids), woken}
   end
-  generation = tonumber(known.g) + 1
+  generation = tonumber(recorded.g) + 1
 end
 if generation ~= m.gen then return {'generation', generation, '', woken, {}} end
 
-if m.replay and known then
-  local all = cjson.decode(known.rr or '[]')
+if m.replay and recorded then
+  local all = cjson.decode(recorded.rr or '[]')
   copy(ids, all)
   call('HSET', e, 'g', generation, 'rn', m.nonce, 'rr', #all == 0 and '[]' or cjson.encode(all))
 else
   call('HSET', e, 'v', 1, 'nm', m.name, 't', f(now), 'g', generation, 'ge', generation)
-  if known then call('HDEL', e, 'ti', 'tm', 'td', 'rn') end
-  if m.then_id ~= '' then call('HSET', e, 'ti', m.then_id, 'tm', ARGV[5]) end
+  if recorded then call('HDEL', e, 'ti', 'tm', 'td', 'rn') end
+  if m.then_id ~= '' then call('HSET', e, 'ti', m.then_id, 'tm', then_message) end
   index_event(m.key, m.name)
 end
 
 -- before its own runs are there: an event cancels none of them
-if not m.replay then announce(m.name, ARGV[3], ARGV[4]) end
+if not m.replay then announce(m.name, attributes, data) end
 if m.news then call('ZADD', K .. ':news', f(now), m.key) end
 
 local resume = tonumber(m.resume)
-local lists = tonumber(ARGV[7])
-local due = lists > 0 and now + REPUBLISH or resume or now + GRACE
+local published = tonumber(lists[1]) > 0
+local due = published and now + REPUBLISH or resume or now + GRACE
 if m.expires then due = math.min(due, tonumber(m.expires)) end
-local _, found, opened, joined = add_runs(runs, m.key, due, generation,
-  {expires = tonumber(m.expires), resume = resume, published = lists > 0, replay = m.replay})
+local _, new_states, opened, joined = add_runs(runs, m.key, due, generation,
+  {expires = tonumber(m.expires), resume = resume, published = published, replay = m.replay, lists = lists})
 for n, id in pairs(joined) do ids[n] = id end
-if not m.replay or not known then
-  write_text(m.key, #ids == 0 and '[]' or cjson.encode(ids), ARGV[3], m.trace or '', ARGV[4])
+if not m.replay or not recorded then
+  write_text(m.key, #ids == 0 and '[]' or cjson.encode(ids), attributes, m.trace or '', data)
 end
 local at_rest = opened == 0 and tonumber(call('HGET', e, 'o') or '0') <= 0 -- else earlier runs are open
 if #ids == 0 then
@@ -70,6 +70,6 @@ end
 if flowing then flowing.finish(cancel) end
 
 -- what is gated gets a message too, which its claim refuses
-push(7)
+push(lists)
 
-return {'new', generation, table.concat(found, ' '), woken, next(joined) and ids or nil}
+return {'new', generation, table.concat(new_states, ' '), woken, next(joined) and ids or nil}

@@ -1,8 +1,9 @@
--- Let go of what a worker that stops has. ARGV[2] boot  ARGV[3..] ids
+-- Let go of what a worker that stops has.
+-- args: boot ids...
 -- Returns the ids that are due now.
-for i = 3, #ARGV do
-  local r = rec(ARGV[i])
-  if r and r.b == ARGV[2] then
+for _, id in ipairs(ids) do
+  local r = rec(id)
+  if r and r.b == boot then
     if r.s == 'running' then
       call('HSET', rkey(r.id), 'rl', 1)
     elseif r.s == 'pending' or r.s == 'published' then

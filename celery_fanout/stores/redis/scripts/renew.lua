@@ -1,11 +1,11 @@
--- Renew the leases of what a worker holds. ARGV[2] boot  ARGV[3..] ids
+-- Renew the leases of what a worker holds.
+-- args: boot ids...
 -- Returns the ids of those that had to be finished by now.
 local late = {}
-for i = 3, #ARGV do
-  local id = ARGV[i]
-  local state, boot, resume, latest, start, began = unpack(call('HMGET', rkey(id), 's', 'b', 'i', 'fd', 'o', 'a'))
+for _, id in ipairs(ids) do
+  local state, holder, resume, latest, start, began = unpack(call('HMGET', rkey(id), 's', 'b', 'i', 'fd', 'o', 'a'))
   if state == 'running' or state == 'completing' then
-    if boot == ARGV[2] then
+    if holder == boot then
       if state == 'running' and latest and tonumber(latest) <= now then
         late[#late + 1] = id
       else
@@ -14,7 +14,7 @@ for i = 3, #ARGV do
     end
   elseif state == 'pending' or state == 'published' then
     if not resume or tonumber(resume) <= now then
-      call('HSET', rkey(id), 'b', ARGV[2])
+      call('HSET', rkey(id), 'b', boot)
       local due = now + LEASE
       latest = began and latest or not began and start
       if latest then due = math.min(due, tonumber(latest)) end

@@ -1,27 +1,26 @@
 -- Leave a claim.
---
--- ARGV[2] id  ARGV[3] token  ARGV[4] to  ARGV[5] JSON: reason, due, retries, group, error, trace
--- ARGV[6] result JSON or ""  ARGV[7] error JSON or ""  ARGV[8] checkpoints JSON or ""
--- ARGV[9] JSON of the next link, see add_runs in lib.lua, or ""
+-- args: id token to how result error checkpoints link
+--   how: JSON: reason, due, retries, group, error, trace
+--   result, error, checkpoints: JSON or ""
+--   link: JSON of the next link, see add_runs in lib.lua, or ""
 -- Returns 0 if the token is stale; 1; or {1, woken}
 local function answer() return #woken == 0 and 1 or {1, woken} end
-local id, token, to = ARGV[2], ARGV[3], ARGV[4]
 local r = rec(id)
 if not r then return 0 end
 if token ~= '0' and r.n == token and (r.s == to or (to == 'completing' and r.s == 'succeeded')) then return answer() end
 local completing = r.s == 'completing' and to == 'succeeded' and r.n == token
 if not holds(r, token) and not completing then return 0 end
-local m = cjson.decode(ARGV[5])
+local m = cjson.decode(how)
 if completing then
   -- Celery has published the next link
-  local link = r.l and rec(r.l)
-  if link and link.s == 'pending' then enter(link, 'published', now + REPUBLISH, 'h', 1) end
+  local next_run = r.l and rec(r.l)
+  if next_run and next_run.s == 'pending' then enter(next_run, 'published', now + REPUBLISH, 'h', 1) end
   finalise(r, 'succeeded', '')
   return answer()
 end
-if ARGV[6] ~= '' then call('HSET', dkey(id), 'R', ARGV[6]) end
-if ARGV[8] ~= '' then
-  for field, text in pairs(cjson.decode(ARGV[8])) do
+if result ~= '' then call('HSET', dkey(id), 'R', result) end
+if checkpoints ~= '' then
+  for field, text in pairs(cjson.decode(checkpoints)) do
     if not is_final(call('HGET', dkey(id), field)) then call('HSET', dkey(id), field, text) end
   end
 end
@@ -29,10 +28,10 @@ if to ~= 'succeeded' and to ~= 'completing' or r.n ~= '1' then log_attempt(r, to
 if to == 'succeeded' or to == 'cancelled' then
   finalise(r, to, m.reason)
 elseif to == 'failed' then
-  fail(r, ARGV[7] ~= '' and ARGV[7] or '{}', m.reason ~= '' and m.reason or 'error')
+  fail(r, error ~= '' and error or '{}', m.reason ~= '' and m.reason or 'error')
 elseif to == 'completing' then
-  if ARGV[9] ~= '' then
-    local link = cjson.decode(ARGV[9])
+  if link ~= '' then
+    link = cjson.decode(link)
     add_runs({link}, r.e, now + GRACE, r.g or '0', {parent = r})
     call('HSET', rkey(id), 'l', link[1])
     call('HSET', dkey(id), 'c' .. link[1], link[2])

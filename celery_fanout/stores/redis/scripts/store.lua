@@ -1,9 +1,10 @@
--- Store a checkpoint, fenced. ARGV[2] id  ARGV[3] token  ARGV[4] field  ARGV[5] text  ARGV[6] "1" if final
+-- Store a checkpoint, fenced.
+-- args: id token field text
 -- Returns the text that is stored, or false if the token is stale.
-local state, token = unpack(call('HMGET', rkey(ARGV[2]), 's', 'n'))
-if state ~= 'running' or token ~= ARGV[3] then return false end
-local d = dkey(ARGV[2])
-local known = call('HGET', d, ARGV[4])
-if is_final(known) then return known end
-call('HSET', d, ARGV[4], ARGV[5])
-return ARGV[5]
+local state, holder = unpack(call('HMGET', rkey(id), 's', 'n'))
+if state ~= 'running' or holder ~= token then return false end
+local d = dkey(id)
+local stored = call('HGET', d, field)
+if is_final(stored) then return stored end
+call('HSET', d, field, text)
+return text

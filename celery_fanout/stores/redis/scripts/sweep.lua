@@ -1,7 +1,9 @@
 -- Remove from the indexes what has outlived its retention, and let go of what is held back though its
--- subscription is not paused: a resume was cut short. ARGV[2] limit
+-- subscription is not paused: a resume was cut short.
+-- args: limit
 -- Returns how many runs it removed, or if that is more how many gates it looked at.
-local swept, limit = 0, tonumber(ARGV[2])
+local swept = 0
+limit = tonumber(limit)
 for state, keep in pairs({succeeded = SUCCESS, cancelled = SUCCESS, failed = FAILURE}) do
   local index = K .. ':s:' .. state
   for _, id in ipairs(call('ZRANGEBYSCORE', index, '-inf', '(' .. f(now - keep), 'LIMIT', 0, limit - swept)) do

@@ -1,27 +1,30 @@
--- Take what is due. ARGV[2] limit  ARGV[3] "1": leave running ones alone  ARGV[4..] ids, or none for all
+-- Take what is due.
+-- args: limit grace ids...
+--   grace: "1": leave running ones alone
+--   ids: none for all
 -- Returns {now, next due or false, [ended ...],
 --   [id, kind, subscription, event, attributes, data, retries, message, generation, trace, ...],
 --   [id, JSON of the keys of the events that it collected, ...], 1 if throttles let in runs now}
-local limit, grace = tonumber(ARGV[2]), ARGV[3] == '1'
+limit, grace = tonumber(limit), grace == '1'
 local due_key = K .. ':due'
-local ids = {}
-if #ARGV >= 4 then
+local due, of_all = {}, #ids == 0
+if not of_all then
   local seen = {}
-  for i = 4, #ARGV do
-    local score = not seen[ARGV[i]] and call('ZSCORE', due_key, ARGV[i])
-    if score and tonumber(score) <= now + 0.000001 then ids[#ids + 1] = ARGV[i] end
-    seen[ARGV[i]] = true
+  for _, id in ipairs(ids) do
+    local score = not seen[id] and call('ZSCORE', due_key, id)
+    if score and tonumber(score) <= now + 0.000001 then due[#due + 1] = id end
+    seen[id] = true
   end
 else
   if limit > 0 and call('EXISTS', K .. ':gates') == 1 then flow().pump_due() end
-  ids = call('ZRANGEBYSCORE', due_key, '-inf', f(now), 'LIMIT', 0, limit)
+  due = call('ZRANGEBYSCORE', due_key, '-inf', f(now), 'LIMIT', 0, limit)
 end
 local ended, out, events, collected = {}, {}, {}, {}
 local function text(key)
   if not events[key] then events[key] = {read_text(key)} end
   return unpack(events[key])
 end
-for _, id in ipairs(ids) do
+for _, id in ipairs(due) do
   local r = rec(id)
   if not r or FINAL[r.s] then
     call('ZREM', due_key, id)
@@ -61,5 +64,5 @@ end
 local next_due = call('ZRANGE', due_key, 0, 0, 'WITHSCORES')[2]
 local gate = call('ZRANGE', K .. ':gates', 0, 0, 'WITHSCORES')[2]
 if gate and (not next_due or tonumber(gate) < tonumber(next_due)) then next_due = gate end
-local busy = #ARGV < 4 and tonumber(call('GET', K .. ':busy') or '0') > now and 1 or 0
+local busy = of_all and tonumber(call('GET', K .. ':busy') or '0') > now and 1 or 0
 return {f(now), next_due or false, ended, out, collected, busy}

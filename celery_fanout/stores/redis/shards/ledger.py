@@ -21,6 +21,8 @@ from celery_fanout.exceptions import StoreUnavailable
 from celery_fanout.model.failpoints import hit
 from celery_fanout.stores.ledger import Recorded, Taken
 from celery_fanout.stores.redis.reading import parts_of
+from celery_fanout.stores.redis.shards.limits import ShardedLimits
+from celery_fanout.stores.redis.shards.locating import Shards
 from celery_fanout.stores.redis.shards.shard import News
 from celery_fanout.stores.redis.shards.views import ShardedViews
 
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
         NewRun,
         Settled,
     )
-    from celery_fanout.stores.redis.shards.shard import Found, Shard
+    from celery_fanout.stores.redis.calls import PastEvent
+    from celery_fanout.stores.redis.shards.shard import Shard
     from celery_fanout.stores.states import RunState
 
 __all__ = ["ShardedLedger"]
@@ -45,7 +48,7 @@ logger = get_logger(__name__)
 AT_ONCE = 100
 
 
-class ShardedLedger(ShardedViews):
+class ShardedLedger(ShardedViews, ShardedLimits):
     """A :class:`~celery_fanout.stores.ledger.Ledger` in several shards of Redis or Valkey.
 
     Args:
@@ -71,40 +74,49 @@ class ShardedLedger(ShardedViews):
         options: Mapping[str, Any] | None = None,
         timeout: float = 5.0,
     ) -> None:
-        super().__init__(
-            url, rules, shards, prefix=prefix, clock=clock, options=options, timeout=timeout
+        all_shards = Shards(
+            url, rules, shards, prefix, clock=clock, options=options, timeout=timeout
         )
-        self.name = self._first.name
+        ShardedViews.__init__(self, all_shards)
+        ShardedLimits.__init__(self, all_shards)
+        self.name = all_shards.first.name
+        self.url = url
         self.rules = rules
+        self.shards = shards
+        self.parts = all_shards.parts
         self._turn = 0
         self._missed: StoreUnavailable | None = None
         self._number_noted = False
+
+    def close(self) -> None:
+        """Close its connections; the next call opens new ones."""
+        self._shards.first.close()
 
     # -- the path of a run ----------------------------------------------------------------------
 
     def record(self, events: Sequence[NewEvent]) -> list[Recorded]:
         """Record events and their runs, and tell the other shards."""
-        pairs = [(self._home(event.key), event) for event in events]
-        found = self._first.record_many(pairs)
+        pairs = [(self._shards.home(event.key), event) for event in events]
+        answers = self._shards.first.record_many(pairs)
         news = [
             News(home, event.key, event.name, event.attributes, event.data)
-            for (home, event), recorded in zip(pairs, found, strict=True)
+            for (home, event), recorded in zip(pairs, answers, strict=True)
             if recorded.status != "generation" and not event.replay
         ]
         if not news:
-            return found
+            return answers
         hit("record.before_news")
         try:
-            if len(events) > 1 or found[0].status == "repeat":
+            if len(events) > 1 or answers[0].status == "repeat":
                 news = self._untold_of(news)
             woken = self._tell(news)
         except StoreUnavailable as exc:
             # it is recorded, and noted: to raise would make the caller record it again
             logger.warning("%s A keeper tells the other shards.", exc)
-            return found
+            return answers
         return [
             Recorded(r.status, r.generation, r.runs, [*r.woken, *woken.get(event.key, ())])
-            for event, r in zip(events, found, strict=True)
+            for event, r in zip(events, answers, strict=True)
         ]
 
     def _untold_of(self, news: Sequence[News]) -> list[News]:
@@ -113,21 +125,23 @@ class ShardedLedger(ShardedViews):
         Of events that were repeated; and of many in one call, of which the first concern no runs of
         the last.
         """
-        times = self._first.many([("zscore", item.home.news, item.key) for item in news])
+        times = self._shards.first.many([("zscore", item.home.news, item.key) for item in news])
         pairs = zip(news, times, strict=True)
         return [item._replace(at=float(at)) for item, at in pairs if at is not None]
 
     def _tell(self, news: Sequence[News]) -> dict[str, list[str]]:
         """Tell the other shards of events. Returns whom each woke, by its key."""
         waits = [(shard, name) for name in {item.name for item in news} for shard in self.parts]
-        counts = self._first.many([("hlen", shard.key_of_waits(name)) for shard, name in waits])
+        counts = self._shards.first.many(
+            [("hlen", shard.key_of_waits(name)) for shard, name in waits]
+        )
         waiting = {wait for wait, count in zip(waits, counts, strict=True) if count}
         woken: dict[str, list[str]] = {}
         for item in news:
             for shard in self.parts:
                 if shard is not item.home and (shard, item.name) in waiting:
                     woken.setdefault(item.key, []).extend(shard.announce(item))
-        self._first.many([("zrem", item.home.news, item.key) for item in news])
+        self._shards.first.many([("zrem", item.home.news, item.key) for item in news])
         return woken
 
     def mark_published(
@@ -138,9 +152,9 @@ class ShardedLedger(ShardedViews):
     ) -> None:
         """Turn pending runs into published ones."""
         todo: list[Any] = []
-        for shard, ids in self._grouped(run_ids):
+        for shard, ids in self._shards.grouped(run_ids):
             todo.append((shard.mark_published, (ids, queues, None if todo else messages)))
-        self._all(todo)
+        self._shards.call(todo)
 
     def claim(
         self,
@@ -154,22 +168,24 @@ class ShardedLedger(ShardedViews):
         left: int = 0,
     ) -> Claim:
         """Take a run for execution."""
-        shard = self._of(run_id, None if recreate is None else self._home(recreate.key))
+        shard = self._shards.of(
+            run_id, None if recreate is None else self._shards.home(recreate.key)
+        )
         return shard.claim(
             run_id, boot, nonce, retries=retries, recreate=recreate, put_back=put_back, left=left
         )
 
     def store(self, run_id: str, token: int, field: str, text: str, *, final: bool) -> str | None:
         """Store a checkpoint; a final one is never overwritten."""
-        return self._of(run_id).store(run_id, token, field, text, final=final)
+        return self._shards.of(run_id).store(run_id, token, field, text, final=final)
 
     def settle(self, run_id: str, token: int, to: RunState, **options: Any) -> Settled:
         """Leave ``running``, or ``completing``."""
-        return self._of(run_id).settle(run_id, token, to, **options)
+        return self._shards.of(run_id).settle(run_id, token, to, **options)
 
     def spawn(self, run_id: str, token: int, group: str, children: Sequence[NewRun]) -> Settled:
         """Record child runs."""
-        return self._of(run_id).spawn(run_id, token, group, children)
+        return self._shards.of(run_id).spawn(run_id, token, group, children)
 
     def wait(
         self,
@@ -183,50 +199,33 @@ class ShardedLedger(ShardedViews):
         due: float,
     ) -> str | None:
         """Wait for an event, or find one."""
-        shard = self._of(run_id)
+        shard = self._shards.of(run_id)
         filed = shard.file_wait(run_id, token, field, name, match)
         if filed is None or filed[0]:
             return None if filed is None else filed[0]
         hit("wait.before_look_back")
-        found = self._look_back(name, match, since, filed[1])
-        if found is not None:
-            return shard.answer_wait(run_id, token, field, found)
+        event = self._look_back(name, match, since, filed[1])
+        if event is not None:
+            return shard.answer_wait(run_id, token, field, event)
         # only now: an attempt that finds this checkpoint looks back no more
         return shard.wait(run_id, token, field, name, match, since=float("inf"), due=due)
 
-    def _look_back(self, name: str, match: str, since: float, own: str) -> Found | None:
-        counts = self._first.many(
+    def _look_back(self, name: str, match: str, since: float, own_event: str) -> PastEvent | None:
+        counts = self._shards.first.many(
             [("zcount", shard.key_of_events(name), f"{since:.6f}", "+inf") for shard in self.parts]
         )
-        found = [
-            shard.look_back(name, match, since, own)
+        events = [
+            shard.look_back(name, match, since, own_event)
             for shard, count in zip(self.parts, counts, strict=True)
             if count
         ]
-        return min((event for event in found if event is not None), default=None)
+        return min((event for event in events if event is not None), default=None)
 
     def end_wait(self, run_id: str, token: int, field: str) -> str | None:
         """Give up a wait that has timed out."""
-        return self._of(run_id).end_wait(run_id, token, field)
+        return self._shards.of(run_id).end_wait(run_id, token, field)
 
     # -- the keeper -----------------------------------------------------------------------------
-
-    def _all(self, calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
-        """Call one shard after the other; one that is away does not keep the rest from it.
-
-        Raises:
-            StoreUnavailable: in the end, if one of them did not answer.
-        """
-        found: list[Any] = []
-        missed: StoreUnavailable | None = None
-        for call, args in calls:
-            try:
-                found.append(call(*args))
-            except StoreUnavailable as exc:  # noqa: PERF203 - each is a round trip
-                missed = exc
-        if missed is not None:
-            raise missed
-        return found
 
     def _some(self, limit: int, call: Callable[[Shard, int], Sequence[Any]]) -> list[Any]:
         """Collect up to ``limit`` things, from another shard first each time.
@@ -242,28 +241,30 @@ class ShardedLedger(ShardedViews):
             raise missed
         self._turn += 1
         turn = self._turn % len(self.parts)
-        found: list[Any] = []
+        collected: list[Any] = []
         for shard in [*self.parts[turn:], *self.parts[:turn]]:
-            if len(found) >= limit:
+            if len(collected) >= limit:
                 break
             try:
-                found += call(shard, limit - len(found))
+                collected += call(shard, limit - len(collected))
             except StoreUnavailable as exc:
                 self._missed = exc
-        if self._missed is not None and not found:
+        if self._missed is not None and not collected:
             missed, self._missed = self._missed, None
             raise missed
-        return found
+        return collected
 
     def renew(self, boot: str, run_ids: Sequence[str]) -> None:
         """Renew the leases of what a worker holds."""
-        self._all([(shard.renew, (boot, ids)) for shard, ids in self._grouped(run_ids)])
+        self._shards.call(
+            [(shard.renew, (boot, ids)) for shard, ids in self._shards.grouped(run_ids)]
+        )
 
     def release(self, boot: str, run_ids: Sequence[str]) -> list[str]:
         """Let go of what a worker that stops still has."""
-        groups = self._grouped(run_ids)
-        found = self._all([(shard.release, (boot, ids)) for shard, ids in groups])
-        return [run_id for part in found for run_id in part]
+        groups = self._shards.grouped(run_ids)
+        released = self._shards.call([(shard.release, (boot, ids)) for shard, ids in groups])
+        return [run_id for part in released for run_id in part]
 
     def take(
         self, run_ids: Sequence[str] | None = None, *, limit: int = 100, grace: bool = False
@@ -273,7 +274,7 @@ class ShardedLedger(ShardedViews):
         Of some runs ``next_due`` is that of their shards.
         """
         if run_ids is not None:
-            groups = self._grouped(run_ids) or [(shard, []) for shard in self.parts]
+            groups = self._shards.grouped(run_ids) or [(shard, []) for shard in self.parts]
             return _merged([shard.take(ids, grace=grace) for shard, ids in groups])
         parts: list[Taken] = []
 
@@ -294,7 +295,7 @@ class ShardedLedger(ShardedViews):
     def _tell_late(self, now: float) -> list[str]:
         """Tell the other shards of what is noted for long. Returns whom it woke."""
         top = f"{now - self.rules.grace:.6f}"
-        answers = self._first.many(
+        answers = self._shards.first.many(
             [("zrangebyscore", shard.news, "-inf", top, 0, AT_ONCE, True) for shard in self.parts]
         )
         noted = [
@@ -306,7 +307,7 @@ class ShardedLedger(ShardedViews):
             return []
         names = [("hget", shard.key_of_event(key), "nm") for shard, key, _ in noted]
         texts = [("get", shard.key_of_text(key)) for shard, key, _ in noted]
-        answers = self._first.many(names + texts)
+        answers = self._shards.first.many(names + texts)
         said = zip(answers[: len(noted)], answers[len(noted) :], strict=True)
         news: list[News] = []
         for (shard, key, at), (name, text) in zip(noted, said, strict=True):
@@ -318,16 +319,16 @@ class ShardedLedger(ShardedViews):
     def _note_number(self) -> None:
         """Note how many shards there are, for ``check``; not if that leaves out some of before."""
         if not self._number_noted:
-            known = self._first.stored_shards()
-            if known != self.shards and self.shards % known == 0:
+            stored = self._shards.first.stored_shards()
+            if stored != self.shards and self.shards % stored == 0:
                 for subscription in self.paused():
                     self.pause(subscription)  # in the new ones too
-                self._first.store_shards(self.shards)
+                self._shards.first.store_shards(self.shards)
             self._number_noted = True
 
     def stored_shards(self) -> int:
         """Return in how many shards the ledger was kept so far."""
-        return self._first.stored_shards()
+        return self._shards.first.stored_shards()
 
     def resend(self, queue: str, before: float, *, limit: int = 100) -> list[str]:
         """Make due what was lost on the way to a worker."""
@@ -335,23 +336,25 @@ class ShardedLedger(ShardedViews):
 
     def abandon(self, run_id: str, boot: str, error: Mapping[str, Any], *, final: bool) -> Settled:
         """Tell that the process that executed a run is gone."""
-        return self._of(run_id).abandon(run_id, boot, error, final=final)
+        return self._shards.of(run_id).abandon(run_id, boot, error, final=final)
 
     def unregistered(self, run_id: str, delay: float) -> Settled:
         """Put a run back whose task this worker does not know."""
-        return self._of(run_id).unregistered(run_id, delay)
+        return self._shards.of(run_id).unregistered(run_id, delay)
 
-    def untold(self, *, older_than: float, limit: int = 100) -> list[str]:
-        """Return runs whose end was not told."""
-        return self._some(limit, lambda s, left: s.untold(older_than=older_than, limit=left))
+    def awaiting_follow_up(self, *, older_than: float, limit: int = 100) -> list[str]:
+        """Return runs whose follow-up is not recorded."""
+        return self._some(
+            limit, lambda s, left: s.awaiting_follow_up(older_than=older_than, limit=left)
+        )
 
-    def told(self, run_id: str) -> None:
-        """Note that a run's end was told."""
-        self._of(run_id).told(run_id)
+    def followed_up(self, run_id: str) -> None:
+        """Note that the follow-up of a run is recorded."""
+        self._shards.of(run_id).followed_up(run_id)
 
     def adopt(self, run_id: str, child: NewRun) -> bool:
         """Record a child of a run that has ended."""
-        return self._of(run_id).adopt(run_id, child)
+        return self._shards.of(run_id).adopt(run_id, child)
 
     def sweep(self, *, limit: int = 1000) -> int:
         """Remove from the indexes what has expired."""
@@ -361,13 +364,13 @@ class ShardedLedger(ShardedViews):
 
     def cancel(self, run_ids: Sequence[str], reason: str) -> tuple[list[str], list[str]]:
         """Cancel runs that are not final, and the runs that they invoked."""
-        found = [shard.cancel(ids, reason) for shard, ids in self._grouped(run_ids)]
-        cancelled = [run_id for part, _ in found for run_id in part]
-        return cancelled, [run_id for _, part in found for run_id in part]
+        answers = [shard.cancel(ids, reason) for shard, ids in self._shards.grouped(run_ids)]
+        cancelled = [run_id for part, _ in answers for run_id in part]
+        return cancelled, [run_id for _, part in answers for run_id in part]
 
     def reopen(self, run_id: str, reason: str) -> bool:
         """Run a failed or cancelled run again."""
-        return self._of(run_id).reopen(run_id, reason)
+        return self._shards.of(run_id).reopen(run_id, reason)
 
     def pause(self, subscription: str) -> bool:
         """Hold back the runs of a subscription."""

@@ -35,9 +35,9 @@ def tag(prefix: str, place: int) -> str:
     width = SLOTS // PLACES
     first = _slot(prefix) + place * width
     for number in count():  # 64 attempts on average, 20 microseconds
-        found = f"{prefix}#{place}.{number}"  # no prefix of users has a #
-        if (_slot(found) - first) % SLOTS < width:
-            return found
+        candidate = f"{prefix}#{place}.{number}"  # no prefix of users has a #
+        if (_slot(candidate) - first) % SLOTS < width:
+            return candidate
     raise AssertionError
 
 

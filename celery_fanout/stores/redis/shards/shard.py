@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from celery_fanout.stores.redis import calls
 from celery_fanout.stores.redis.ledger import LOOK_BACK, RedisLedger
-from celery_fanout.stores.redis.packing import event_args
+from celery_fanout.stores.redis.packing import record_call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from celery_fanout.stores.ledger import NewEvent
+    from celery_fanout.stores.redis.calls import PastEvent
     from celery_fanout.stores.redis.client import Link
 
-__all__ = ["ALWAYS", "Found", "News", "Shard"]
+__all__ = ["ALWAYS", "News", "Shard"]
 
 #: After any time.
 ALWAYS = 1e308
@@ -39,20 +42,6 @@ class News(NamedTuple):
     at: float = ALWAYS
 
 
-class Found(NamedTuple):
-    """An event that fits a wait.
-
-    Attributes:
-        when: when it was recorded.
-        attributes: JSON of its attributes.
-        data: JSON of its data.
-    """
-
-    when: float
-    attributes: str
-    data: str
-
-
 class Shard(RedisLedger):
     """A part of :class:`~celery_fanout.stores.redis.shards.ledger.ShardedLedger`."""
 
@@ -65,7 +54,7 @@ class Shard(RedisLedger):
 
     def many(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run several commands on keys of whatever shard, in one round trip where possible."""
-        return self._many(commands)
+        return self._scripts.many(commands)
 
     # -- its keys -------------------------------------------------------------------------------
 
@@ -96,13 +85,20 @@ class Shard(RedisLedger):
 
     # -- events of its own, and those of others -------------------------------------------------
 
-    def _record_args(self, event: NewEvent) -> list[Any]:
-        return event_args(event, news=True)  # the other shards are to be told
+    def _record_call(self, event: NewEvent) -> calls.Record:
+        return record_call(event, news=True)  # the other shards are to be told
 
     def announce(self, news: News) -> list[str]:
         """Tell the runs here that wait for an event of another shard; return whom it woke."""
-        args = (news.key, news.name, news.attributes, news.data, f"{news.at:.6f}")
-        return list(self._scripts.run("announce", *args))
+        return self._scripts.run(
+            calls.Announce(
+                key=news.key,
+                name=news.name,
+                attributes=news.attributes,
+                data=news.data,
+                at=f"{news.at:.6f}",
+            )
+        )
 
     def store_shards(self, number: int) -> None:
         """Note in how many shards the ledger is kept."""
@@ -119,21 +115,28 @@ class Shard(RedisLedger):
             The text of the checkpoint, if there is one, and the key of the run's event; ``None``
             if the token is stale.
         """
-        answer: Any = self._scripts.run("file_wait", run_id, token, field, name, match)
-        return None if answer is None else (answer[0], answer[1])
+        return self._scripts.run(
+            calls.FileWait(id=run_id, token=token, field=field, name=name, match=match)
+        )
 
-    def look_back(self, name: str, match: str, since: float, own: str) -> Found | None:
+    def look_back(self, name: str, match: str, since: float, own_event: str) -> PastEvent | None:
         """Return the first event since a time that fits, but for one."""
-        start = 0
+        call = calls.LookBack(
+            name=name,
+            match=match,
+            since=f"{since:.6f}",
+            own_event=own_event,
+            chunk=LOOK_BACK,
+            start=0,
+        )
         while True:
-            args = (name, match, f"{since:.6f}", own, LOOK_BACK, start)
-            answer: Any = self._scripts.run("look_back", *args)
+            answer = self._scripts.run(call)
             if not isinstance(answer, int):
-                return None if answer is None else Found(float(answer[0]), *answer[1:])
-            start = answer
+                return answer
+            call = replace(call, start=answer)
 
-    def answer_wait(self, run_id: str, token: int, field: str, found: Found) -> str | None:
+    def answer_wait(self, run_id: str, token: int, field: str, event: PastEvent) -> str | None:
         """End a wait with an event, unless it has ended; return the checkpoint's text."""
-        value = f'{{"a":{found.attributes},"d":{found.data}}}'
-        text: str | None = self._scripts.run("end_wait", run_id, token, field, value)
-        return text
+        value = f'{{"a":{event.attributes},"d":{event.data}}}'
+        call = calls.EndWait(id=run_id, token=token, field=field, event=value)
+        return self._scripts.run(call)

@@ -60,9 +60,9 @@ def test_jitter_waits_at_most_as_long(attempt, backoff):
 
 def test_a_step_that_knows_when_is_asked():
     policy = StepPolicy(max_retries=2, retry_backoff=True)
-    assert policy.next_try(1, asked=3600.0) == 3600.0
-    assert policy.next_try(2, asked=0.0) == 0.0
-    assert policy.next_try(3, asked=3600.0) is None
+    assert policy.next_try(1, wanted=3600.0) == 3600.0
+    assert policy.next_try(2, wanted=0.0) == 0.0
+    assert policy.next_try(3, wanted=3600.0) is None
 
 
 ABOVE_0 = "It must be a number of seconds above 0."

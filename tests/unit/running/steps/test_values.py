@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, Json, computed_field
 from typing_extensions import TypedDict  # pydantic takes typing's since Python 3.12
 
 from celery_fanout.exceptions import StepValueWarning
-from celery_fanout.running.steps.values import decode, encode
+from celery_fanout.running.steps.values import from_stored, to_stored
 
 UUID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 NOON = dt.datetime(2026, 11, 22, 12, tzinfo=dt.timezone.utc)
@@ -76,11 +76,11 @@ def annotated(annotation):
 
 def stored(fn, value):
     """What a run that is resumed finds in the store."""
-    return kombu_json.loads(kombu_json.dumps(encode(fn, value)))
+    return kombu_json.loads(kombu_json.dumps(to_stored(fn, value)))
 
 
 def read_back(fn, value):
-    return decode("fetch", fn, stored(fn, value))
+    return from_stored("fetch", fn, stored(fn, value))
 
 
 @pytest.mark.parametrize(
@@ -273,5 +273,5 @@ def test_the_warning_names_the_step_and_the_function():
 
 def test_what_nothing_can_write_is_left_to_fail():
     value = object()
-    assert encode(lambda: value, value) is value
-    assert encode(count, value) is value
+    assert to_stored(lambda: value, value) is value
+    assert to_stored(count, value) is value

@@ -77,23 +77,23 @@ def _program(argv: Sequence[str]) -> str:
 
 def _own(arguments: Sequence[str]) -> list[str]:
     """Return the arguments without those of manage.py itself."""
-    found: list[str] = []
+    ours: list[str] = []
     left = iter(arguments)
     for argument in left:
         if argument == "--":
-            return [*found, argument, *left]
+            return [*ours, argument, *left]
         if argument in SETTLED:
             next(left, None)
         elif not argument.startswith(tuple(f"{option}=" for option in SETTLED)):
-            found.append(argument)
-    return found
+            ours.append(argument)
+    return ours
 
 
 def _call(arguments: Sequence[str], program: str, *, standalone_mode: bool = False) -> int:
-    found: Any = fanout.main(
+    exit_code: Any = fanout.main(
         args=list(arguments),
         prog_name=program,
         obj=SimpleNamespace(app=app_in_use()),  # as Celery's own command line has it
         standalone_mode=standalone_mode,
     )
-    return int(found or 0)
+    return int(exit_code or 0)

@@ -83,17 +83,17 @@ class Command(BaseCommand):
             self._status(alias, options)
 
     def _status(self, alias: str, options: dict[str, Any]) -> None:
-        found = status(alias)
+        outbox = status(alias)
         if options["as_json"]:
-            self.stdout.write(json.dumps(found, indent=2))
+            self.stdout.write(json.dumps(outbox, indent=2))
             return
-        oldest = "" if found["oldest"] is None else f", the oldest since {age(found['oldest'])}"
-        self.stdout.write(f"{found['pending']:,} pending{oldest}; {found['dead']:,} dead.")
+        oldest = "" if outbox["oldest"] is None else f", the oldest since {age(outbox['oldest'])}"
+        self.stdout.write(f"{outbox['pending']:,} pending{oldest}; {outbox['dead']:,} dead.")
 
     def _dead(self, alias: str, options: dict[str, Any]) -> None:
         limit: int = options["limit"]
         rows = list(dead_rows(alias).order_by("-dead_at", "id")[: limit + 1])
-        found: list[dict[str, Any]] = [
+        dead: list[dict[str, Any]] = [
             {
                 "id": row.pk,
                 "name": row.name,
@@ -107,12 +107,12 @@ class Command(BaseCommand):
         if len(rows) > limit:
             self.stderr.write(f"There are more: these are the latest {limit:,}. See --limit.")
         if options["as_json"]:
-            self.stdout.write(json.dumps(found, indent=2, default=str))
+            self.stdout.write(json.dumps(dead, indent=2, default=str))
             return
-        for row in found:
+        for row in dead:
             error = (row["last_error"].splitlines() or [""])[0]
             self.stdout.write(f"{row['id']}  {row['name']}  {row['event_id']}  {error}")
-        if not found:
+        if not dead:
             self.stdout.write("The outbox has no dead row.")
 
     def _requeue(self, alias: str, options: dict[str, Any]) -> None:
@@ -121,8 +121,8 @@ class Command(BaseCommand):
             raise CommandError("Say which: --requeue ID ..., --all, or --name NAME.")
         rows = dead_rows(alias)
         if ids:
-            known = [number for number in ids if 0 < number <= sys.maxsize]  # what a database takes
-            missing = set(ids) - set(rows.filter(pk__in=known).values_list("pk", flat=True))
+            keys = [number for number in ids if 0 < number <= sys.maxsize]  # what a database takes
+            missing = set(ids) - set(rows.filter(pk__in=keys).values_list("pk", flat=True))
             if missing:
                 numbers = ", ".join(str(number) for number in sorted(missing))
                 raise CommandError(f"No dead row has this number: {numbers}. Nothing was changed.")

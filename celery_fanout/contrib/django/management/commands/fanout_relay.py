@@ -112,8 +112,8 @@ class Command(BaseCommand):
         fanout = _project()
         alias: str = options["database"] or fanout.settings.outbox_database
         if alias not in connections:
-            known = ", ".join(sorted(connections))
-            raise CommandError(f"There is no database {alias!r} in DATABASES. It has: {known}.")
+            names = ", ".join(sorted(connections))
+            raise CommandError(f"There is no database {alias!r} in DATABASES. It has: {names}.")
         if options["liveness_file"] is not None:
             _try_to_touch(options["liveness_file"])
         outbox = Outbox(alias, options["lease"])
