@@ -8,14 +8,14 @@ from hashlib import sha1
 from typing import TYPE_CHECKING, Any, cast
 
 from celery_fanout.stores.records import Recorded
-from celery_fanout.stores.redis.calls import Record, Settle
+from celery_fanout.stores.redis import calls
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from celery_fanout.stores.limits import Flow, Gate
-    from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
+    from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun, Settled
 
 __all__ = [
     "dumps",
@@ -174,7 +174,7 @@ def runs_json(runs: Sequence[NewRun], messages: Sequence[int] = ()) -> str:
 _quoted = lru_cache(maxsize=64)(dumps)
 
 
-def record_call(event: NewEvent, *, news: bool = False) -> Record:
+def record_call(event: NewEvent, *, news: bool = False) -> calls.Call[Any]:
     """Return the call that records an event; ``news``: other shards are to be told."""
     head: dict[str, Any] = {
         "key": event.key,
@@ -202,7 +202,7 @@ def record_call(event: NewEvent, *, news: bool = False) -> Record:
         numbers.append(0 if envelope is None else first + len(sealed))
         if envelope is not None:
             sealed.append(envelope[1])
-    return Record(
+    return calls.record(
         event=_dumps(head),
         attributes=event.attributes,
         data=event.data,
@@ -242,7 +242,7 @@ def settle_call(
     checkpoints: Mapping[str, str] | None = None,
     child: NewRun | None = None,
     trace: str = "",
-) -> Settle:
+) -> calls.Call[Settled]:
     """Return the call that settles a run, see ``Ledger.settle``."""
     how: dict[str, Any] = {"reason": reason, "group": group}
     if due is not None:
@@ -253,7 +253,7 @@ def settle_call(
         how["error"] = f"{error.get('type', '?')}: {str(error.get('message', ''))[:500]}"
     if trace:
         how["trace"] = trace
-    return Settle(
+    return calls.settle(
         id=run_id,
         token=token,
         to=to.value,

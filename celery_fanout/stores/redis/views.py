@@ -194,7 +194,7 @@ class RedisViews:
         """Return how runs ended, or where they are."""
         found: list[RunOutcome] = []
         for start in range(0, len(run_ids), PAGE):
-            call = calls.Outcomes(ids=run_ids[start : start + PAGE])
+            call = calls.outcomes(ids=run_ids[start : start + PAGE])
             outcomes = self._scripts.run(call)
             found += outcomes
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_fanout.stores.redis import calls
@@ -85,13 +84,13 @@ class Shard(RedisLedger):
 
     # -- events of its own, and those of others -------------------------------------------------
 
-    def _record_call(self, event: NewEvent) -> calls.Record:
+    def _record_call(self, event: NewEvent) -> calls.Call[Any]:
         return record_call(event, news=True)  # the other shards are to be told
 
     def announce(self, news: News) -> list[str]:
         """Tell the runs here that wait for an event of another shard; return whom it woke."""
         return self._scripts.run(
-            calls.Announce(
+            calls.announce(
                 key=news.key,
                 name=news.name,
                 attributes=news.attributes,
@@ -115,28 +114,27 @@ class Shard(RedisLedger):
             The text of the checkpoint, if there is one, and the key of the run's event; ``None``
             if the token is stale.
         """
-        return self._scripts.run(
-            calls.FileWait(id=run_id, token=token, field=field, name=name, match=match)
-        )
+        call = calls.file_wait(id=run_id, token=token, field=field, name=name, match=match)
+        filed: tuple[str, str] | None = self._scripts.run(call)
+        return filed
 
     def look_back(self, name: str, match: str, since: float, own_event: str) -> PastEvent | None:
         """Return the first event since a time that fits, but for one."""
-        call = calls.LookBack(
-            name=name,
-            match=match,
-            since=f"{since:.6f}",
-            own_event=own_event,
-            chunk=LOOK_BACK,
-            start=0,
-        )
-        while True:
+        answer: PastEvent | int | None = 0
+        while isinstance(answer, int):
+            call = calls.look_back(
+                name=name,
+                match=match,
+                since=f"{since:.6f}",
+                own_event=own_event,
+                chunk=LOOK_BACK,
+                start=answer,
+            )
             answer = self._scripts.run(call)
-            if not isinstance(answer, int):
-                return answer
-            call = replace(call, start=answer)
+        return answer
 
     def answer_wait(self, run_id: str, token: int, field: str, event: PastEvent) -> str | None:
         """End a wait with an event, unless it has ended; return the checkpoint's text."""
         value = f'{{"a":{event.attributes},"d":{event.data}}}'
-        call = calls.EndWait(id=run_id, token=token, field=field, event=value)
+        call = calls.end_wait(id=run_id, token=token, field=field, event=value)
         return self._scripts.run(call)
