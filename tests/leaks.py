@@ -19,12 +19,36 @@ from typing import Any
 import pytest
 import redis
 
-from celery_fanout.stores.redis.keys import NEVER_EXPIRE
 from celery_fanout.stores.states import FINAL, RunState
 from tests.processes import wait_until
 from tests.servers import RedisServer
 
 __all__ = ["audit", "check_ledger", "check_ledgers", "descriptors", "no_leaks"]
+
+#: Patterns of the keys that need no expiry: they are empty at rest, swept, or bounded by the
+#: number of subscriptions.
+NEVER_EXPIRE = (
+    "due",
+    "s:*",
+    "u:*",
+    "subs",
+    "g:*",
+    "paused",
+    "wp:*",
+    "wv:*",
+    "untold",
+    "news",
+    "shards",
+    "lp:*",
+    "lr:*",
+    "lq:*",
+    "lanes",
+    "lc:*",
+    "gates",
+    "limits",
+    "tuned",
+    "lseq",
+)
 
 FINAL_STATES = {state.value for state in FINAL}
 

@@ -191,38 +191,9 @@ class RedisLedger(RedisViews, RedisLimits):
         """Store a checkpoint; a final one is never overwritten."""
         return self._scripts.run(calls.store(id=run_id, token=token, field=field, text=text))
 
-    def settle(
-        self,
-        run_id: str,
-        token: int,
-        to: RunState,
-        *,
-        result: str | None = None,
-        error: Mapping[str, Any] | None = None,
-        reason: str = "",
-        due: float | None = None,
-        retries: int | None = None,
-        group: str = "",
-        checkpoints: Mapping[str, str] | None = None,
-        child: NewRun | None = None,
-        trace: str = "",
-    ) -> Settled:
+    def settle(self, run_id: str, token: int, to: RunState, **options: Any) -> Settled:
         """Leave ``running``, or ``completing``."""
-        call = settle_call(
-            run_id,
-            token,
-            to,
-            result=result,
-            error=error,
-            reason=reason,
-            due=due,
-            retries=retries,
-            group=group,
-            checkpoints=checkpoints,
-            child=child,
-            trace=trace,
-        )
-        return self._scripts.run(call)
+        return self._scripts.run(settle_call(run_id, token, to, **options))
 
     def spawn(self, run_id: str, token: int, group: str, children: Sequence[NewRun]) -> Settled:
         """Record child runs."""
@@ -304,7 +275,7 @@ class RedisLedger(RedisViews, RedisLimits):
 
     def followed_up(self, run_id: str) -> None:
         """Note that the follow-up of a run is recorded."""
-        self._scripts.ask(self._scripts.client.zrem, f"{self._keys.root}:untold", run_id)
+        self._scripts.ask(self._scripts.client.zrem, self._keys.untold, run_id)
 
     def adopt(self, run_id: str, child: NewRun) -> bool:
         """Record a child of a run that has ended."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import NewEvent
     from celery_fanout.stores.redis.calls import PastEvent
     from celery_fanout.stores.redis.client import Link
+    from celery_fanout.stores.redis.keys import Keys
 
 __all__ = ["ALWAYS", "News", "Shard"]
 
@@ -51,36 +52,14 @@ class Shard(RedisLedger):
         """The way to Redis, which all shards share."""
         return self._scripts.link
 
+    @property
+    def keys(self) -> Keys:
+        """Its keys."""
+        return self._keys
+
     def many(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run several commands on keys of whatever shard, in one round trip where possible."""
         return self._scripts.many(commands)
-
-    # -- its keys -------------------------------------------------------------------------------
-
-    @property
-    def news(self) -> str:
-        """The key of the events that other shards are still to be told of."""
-        return self._keys.news
-
-    def key_of_run(self, run_id: str) -> str:
-        """Return the key of a run."""
-        return self._keys.run(run_id)
-
-    def key_of_event(self, key: str) -> str:
-        """Return the key of an event."""
-        return self._keys.event(key)
-
-    def key_of_text(self, key: str) -> str:
-        """Return the key of what an event says."""
-        return self._keys.text(key)
-
-    def key_of_events(self, name: str) -> str:
-        """Return the key of the events of a name."""
-        return self._keys.events(name)
-
-    def key_of_waits(self, name: str) -> str:
-        """Return the key that exists while anybody waits for an event."""
-        return self._keys.waits(name)
 
     # -- events of its own, and those of others -------------------------------------------------
 
