@@ -24,7 +24,7 @@ from celery_fanout.stores.redis.views import RedisViews
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from celery_fanout.stores.ledger import (
+    from celery_fanout.stores.records import (
         Claim,
         LedgerRules,
         NewEvent,

@@ -35,7 +35,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.ledger import EventRecord, RunRecord
+from celery_fanout.stores.records import EventRecord, RunRecord
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from celery_fanout.stores.ledger import EventRecord, LedgerRules, RunOutcome, RunRecord
+    from celery_fanout.stores.records import EventRecord, LedgerRules, RunOutcome, RunRecord
     from celery_fanout.stores.redis.keys import Keys
     from celery_fanout.stores.redis.scripting import Scripts
 

@@ -19,7 +19,7 @@ from celery.utils.log import get_logger
 
 from celery_fanout.exceptions import StoreUnavailable
 from celery_fanout.model.failpoints import hit
-from celery_fanout.stores.ledger import Recorded, Taken
+from celery_fanout.stores.records import Recorded, Taken
 from celery_fanout.stores.redis.reading import parts_of
 from celery_fanout.stores.redis.shards.limits import ShardedLimits
 from celery_fanout.stores.redis.shards.locating import Shards
@@ -29,13 +29,7 @@ from celery_fanout.stores.redis.shards.views import ShardedViews
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from celery_fanout.stores.ledger import (
-        Claim,
-        LedgerRules,
-        NewEvent,
-        NewRun,
-        Settled,
-    )
+    from celery_fanout.stores.records import Claim, LedgerRules, NewEvent, NewRun, Settled
     from celery_fanout.stores.redis.calls import PastEvent
     from celery_fanout.stores.redis.shards.shard import Shard
     from celery_fanout.stores.states import RunState

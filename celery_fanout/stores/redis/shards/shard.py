@@ -11,7 +11,7 @@ from celery_fanout.stores.redis.packing import record_call
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from celery_fanout.stores.ledger import NewEvent
+    from celery_fanout.stores.records import NewEvent
     from celery_fanout.stores.redis.calls import PastEvent
     from celery_fanout.stores.redis.client import Link
     from celery_fanout.stores.redis.keys import Keys
