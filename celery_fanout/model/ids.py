@@ -22,7 +22,6 @@ PLACES = 64
 
 _NAMESPACE = uuid.UUID("8ad6a4a5-ff0c-5b1f-9a0e-0b1c5a5d1f3e").bytes
 
-
 _text = lru_cache(maxsize=4096)(encode)
 
 

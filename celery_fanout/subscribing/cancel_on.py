@@ -38,8 +38,6 @@ class CancelOn:
         match: Any = self.match  # not everybody runs a type checker
         if match is None:
             pairs: list[tuple[Any, Any]] = []
-        elif isinstance(match, str):
-            pairs = [(match, match)]
         elif isinstance(match, Mapping):
             pairs = list(cast("Any", match).items())
         else:

@@ -149,15 +149,7 @@ def store(*, id: str, token: int, field: str, text: str) -> None:
 
 @script(settled)
 def settle(
-    *,
-    id: str,
-    token: int,
-    to: str,
-    how: str,
-    result: str,
-    error: str,
-    checkpoints: str,
-    link: str,
+    *, id: str, token: int, to: str, how: str, result: str, error: str, checkpoints: str, link: str
 ) -> None:
     """Leave a claim."""
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Link", "connect"]
 
-
 #: How often a command is sent again after a connection that was cut or refused, and how long after;
 #: and how often when no answer came. The second holds a caller for as long as a whole time-out.
 REFUSALS, TIMEOUTS = 2, 1

@@ -64,6 +64,7 @@ class RedisLedger(RedisViews, RedisLimits):
     supports_publish = True
     supports_flow = True
     shards = 1
+    _tells_others = False
 
     def __init__(
         self,
@@ -110,14 +111,11 @@ class RedisLedger(RedisViews, RedisLimits):
 
     def record_one(self, event: NewEvent) -> Recorded:
         """Record one event and its runs."""
-        return recorded_of(event, self._scripts.run(self._record_call(event)))
+        return recorded_of(event, self._scripts.run(record_call(event, news=self._tells_others)))
 
     def record_command(self, event: NewEvent) -> list[Any]:
         """Return the command that does that."""
-        return self._scripts.command(self._record_call(event))
-
-    def _record_call(self, event: NewEvent) -> calls.Call[Any]:
-        return record_call(event)
+        return self._scripts.command(record_call(event, news=self._tells_others))
 
     def _record_rest(self, pairs: Sequence[tuple[RedisLedger, NewEvent]]) -> list[Recorded]:
         pipe = self._scripts.client.pipeline(transaction=False)

@@ -194,8 +194,7 @@ class RedisViews:
         """Return how runs ended, or where they are."""
         found: list[RunOutcome] = []
         for start in range(0, len(run_ids), PAGE):
-            call = calls.outcomes(ids=run_ids[start : start + PAGE])
-            outcomes = self._scripts.run(call)
+            outcomes = self._scripts.run(calls.outcomes(ids=run_ids[start : start + PAGE]))
             found += outcomes
         return found
 

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_fanout.stores.redis import calls
 from celery_fanout.stores.redis.ledger import LOOK_BACK, RedisLedger
-from celery_fanout.stores.redis.packing import record_call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from celery_fanout.stores.records import NewEvent
     from celery_fanout.stores.redis.calls import PastEvent
     from celery_fanout.stores.redis.client import Link
     from celery_fanout.stores.redis.keys import Keys
@@ -46,6 +44,7 @@ class Shard(RedisLedger):
     """A part of :class:`~celery_fanout.stores.redis.shards.ledger.ShardedLedger`."""
 
     supports_flow = False
+    _tells_others = True
 
     @property
     def link(self) -> Link:
@@ -62,9 +61,6 @@ class Shard(RedisLedger):
         return self._scripts.many(commands)
 
     # -- events of its own, and those of others -------------------------------------------------
-
-    def _record_call(self, event: NewEvent) -> calls.Call[Any]:
-        return record_call(event, news=True)  # the other shards are to be told
 
     def announce(self, news: News) -> list[str]:
         """Tell the runs here that wait for an event of another shard; return whom it woke."""
