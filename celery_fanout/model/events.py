@@ -19,8 +19,6 @@ from celery_fanout.model.jsondata import as_json_data, encode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Event"]
-
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 PATTERN = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._/-]{0,198}[./])?\*")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
-
 #: Header with the run's id; equal to the task id of the link that it is on.
 RUN_HEADER = "fanout_run"
 

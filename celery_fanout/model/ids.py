@@ -15,8 +15,6 @@ from zlib import crc32
 
 from celery_fanout.model.jsondata import encode
 
-__all__ = ["PLACES", "child_id", "event_key", "place_in", "place_of", "run_id"]
-
 #: How many places there are: the most shards that a ledger can have.
 PLACES = 64
 

@@ -19,8 +19,6 @@ from pydantic import BaseModel
 
 from celery_fanout.exceptions import InvalidEventData
 
-__all__ = ["as_json_data", "encode"]
-
 #: Deeper nesting is a mistake, and decoders stop somewhere (Python's own near 1,000).
 MAX_DEPTH = 100
 

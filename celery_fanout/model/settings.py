@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-__all__ = ["Settings"]
-
 PREFIX = "fanout_"
 DAY = 86_400.0
 

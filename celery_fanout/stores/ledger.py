@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     )
     from celery_fanout.stores.states import RunState
 
-__all__ = ["Ledger"]
-
 
 class Ledger(LedgerViews, LedgerLimits, Protocol):
     """A store of level 2: here is what changes runs.

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.checkpoints import CheckpointStore
     from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["choose_checkpoint_store", "choose_ledger", "lazy_store", "rules_of"]
-
 #: After how long a message that nobody took is sent again, in seconds. On Redis it is missed long
 #: before, when a younger one has become the oldest in its queue.
 REPUBLISH, REPUBLISH_REDIS = 900.0, 3600.0

@@ -5,8 +5,6 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-__all__ = ["FINAL", "TRANSITIONS", "RunState"]
-
 
 class RunState(str, enum.Enum):
     """Where a run is in its life.

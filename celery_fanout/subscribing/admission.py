@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from celery_fanout.subscribing.limits import Key, Limit, Singleton
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["flow_of", "priority_of", "require_limits"]
-
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,6 @@ from celery_fanout.model.events import check_name
 from celery_fanout.model.jsondata import encode
 from celery_fanout.model.matching import MISSING, is_path, is_too_large, look_up
 
-__all__ = ["CancelOn"]
-
 
 @dataclass(frozen=True)
 class CancelOn:

@@ -25,8 +25,6 @@ from celery_fanout.subscribing.limits import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MAX_PRIORITY", "checked_limits", "is_priority"]
-
 #: How many concurrency limits one subscription may have.
 MAX_CONCURRENCIES = 3
 

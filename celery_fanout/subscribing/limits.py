@@ -17,27 +17,6 @@ from celery_fanout.model.matching import is_path
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "KINDS",
-    "Batch",
-    "Concurrency",
-    "Debounce",
-    "Duration",
-    "Idempotency",
-    "Key",
-    "Limit",
-    "Limits",
-    "RateLimit",
-    "Singleton",
-    "Throttle",
-    "check_seconds",
-    "function_name",
-    "is_declared",
-    "key_name",
-    "limit_name",
-    "seconds_of",
-]
-
 #: What tells apart the runs that share a limit: a dotted path into the event's data, or a function
 #: of the event. It is worked out where the event is emitted.
 Key: TypeAlias = str | Callable[[Event], object]

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.records import LedgerRules
 
-__all__ = ["MemoryClient", "MemoryLedger", "MemoryLink"]
-
 
 class MemoryLedger(RedisLedger):
     """A :class:`~celery_fanout.stores.ledger.Ledger` that forgets everything with its process.

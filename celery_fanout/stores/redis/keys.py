@@ -45,8 +45,6 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-__all__ = ["Keys", "sub_hash"]
-
 
 def sub_hash(subscription: str) -> str:
     """Return what a subscription id is called in keys."""

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     )
     from celery_fanout.stores.states import RunState
 
-__all__ = ["RedisLedger"]
-
 #: How many recorded events a wait looks through in one script, so that none blocks Redis for long.
 LOOK_BACK = 500
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.redis.keys import Keys
     from celery_fanout.stores.redis.scripting import Scripts
 
-__all__ = ["RedisLimits"]
-
 #: How many gates are looked through for a list, those that were used last.
 LOOK_THROUGH = 10_000
 

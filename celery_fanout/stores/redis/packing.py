@@ -17,18 +17,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.limits import Flow, Gate
     from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun, Settled
 
-__all__ = [
-    "dumps",
-    "flow_json",
-    "list_args",
-    "pack_rules",
-    "record_call",
-    "recorded_of",
-    "run_json",
-    "runs_json",
-    "settle_call",
-]
-
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 #: How many flows are remembered as scripts read them.

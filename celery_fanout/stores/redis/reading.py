@@ -41,8 +41,6 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["detail_of", "event_record", "parts_of", "run_record"]
-
 
 def _time(value: str | None) -> float | None:
     return None if value is None else float(value)

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.redis.calls import Answer, Call
     from celery_fanout.stores.redis.client import Link
 
-__all__ = ["Arguments", "Scripts", "arguments", "library_names", "source"]
-
 
 class Scripts:
     """The named scripts, and reading commands, for one prefix.

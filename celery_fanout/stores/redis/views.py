@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.redis.keys import Keys
     from celery_fanout.stores.redis.scripting import Scripts
 
-__all__ = ["RedisViews"]
-
 #: How many entries of an index are read at a time.
 PAGE = 200
 

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.redis.shards.shard import Shard
     from celery_fanout.stores.states import RunState
 
-__all__ = ["ShardedLedger"]
-
 logger = get_logger(__name__)
 
 #: How many forgotten events of a shard are told of at a time.

@@ -9,8 +9,6 @@ from celery_fanout.exceptions import StoreUnsupported
 if TYPE_CHECKING:
     from celery_fanout.stores.redis.shards.locating import Shards
 
-__all__ = ["ShardedLimits"]
-
 
 class ShardedLimits:
     """The part of the sharded ledger that refuses limits.

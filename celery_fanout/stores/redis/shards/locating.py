@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.records import LedgerRules
 
-__all__ = ["Shards"]
-
 
 class Shards:
     """The shards of a ledger.

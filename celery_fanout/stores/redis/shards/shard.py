@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.redis.client import Link
     from celery_fanout.stores.redis.keys import Keys
 
-__all__ = ["ALWAYS", "News", "Shard"]
-
 #: After any time.
 ALWAYS = 1e308
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.records import EventRecord, RunOutcome, RunRecord
     from celery_fanout.stores.redis.shards.locating import Shards
 
-__all__ = ["ShardedViews"]
-
 
 class ShardedViews:
     """The part of the sharded ledger that only reads.
