@@ -89,7 +89,7 @@ def emit(
 
 def _note_states(fanout: Fanout, emission: Any, rows: list[dict[str, Any]]) -> None:
     """Note where runs are that have no outcome, if flow control may hold them back or drop them."""
-    flowing = any(run.subscription.flow is not None for run in emission.runs)
+    flowing = any(run.subscription.limits is not None for run in emission.runs)
     if fanout.level2 is None or not flowing:
         return
     for row in rows:

@@ -36,6 +36,7 @@ class MemoryLedger(RedisLedger):
 
     def __init__(self, rules: LedgerRules, clock: Callable[[], float] = time.time) -> None:
         super().__init__("memory://", rules, clock=clock, link=MemoryLink(clock))
+        self.clock = clock  # for who works out times between two calls
 
 
 class MemoryClient(CoreCommands):
