@@ -91,10 +91,10 @@ class _Audit:
         """Return what a command says of each key; of many at once, as there may be ten thousand."""
         answers: list[Any] = []
         for start in range(0, len(keys), 1000):
-            with self.client.pipeline(transaction=False) as pipeline:
-                for key in keys[start : start + 1000]:
-                    getattr(pipeline, command)(key, *arguments)
-                answers += pipeline.execute()
+            pipeline = self.client.pipeline(transaction=False)
+            for key in keys[start : start + 1000]:
+                getattr(pipeline, command)(key, *arguments)
+            answers += pipeline.execute()
         return dict(zip(keys, answers, strict=True))
 
     def _hash(self, key: str) -> dict[str, str]:
