@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from celery_fanout.emitting.freezing import Freezer
     from celery_fanout.emitting.publishing import Publisher
     from celery_fanout.emitting.recording import Recorder
-    from celery_fanout.stores.ledger import Ledger, Recorded
+    from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.records import Recorded
 
 __all__ = ["BrokerEmitter", "LedgerEmitter"]
 

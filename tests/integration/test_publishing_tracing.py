@@ -113,7 +113,7 @@ KEEPER = """
 import json
 import redis
 from celery_fanout import emit, get_fanout
-from celery_fanout.stores.ledger import NewRun
+from celery_fanout.stores.records import NewRun
 from tests.integration import traced
 
 with traced.root as root:

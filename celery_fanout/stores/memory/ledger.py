@@ -15,9 +15,7 @@ from celery_fanout.stores.redis.client import Link
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from celery_fanout.stores.ledger import LedgerRules
-
-__all__ = ["MemoryClient", "MemoryLedger", "MemoryLink"]
+    from celery_fanout.stores.records import LedgerRules
 
 
 class MemoryLedger(RedisLedger):
