@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from celery_fanout.model.events import Event
     from celery_fanout.subscribing.registry import Explanation
 
-__all__ = ["aemit", "emit", "emit_many", "explain", "step"]
-
 Delivery: TypeAlias = Literal["on_commit", "outbox", "now"]
 
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.app.fanout import Fanout
 
-__all__ = ["attach"]
-
 
 def attach() -> None:
     """Attach to all apps, those that are made later too."""

@@ -13,8 +13,6 @@ from celery_fanout.keeping.lost_messages import LostMessages
 from celery_fanout.model.boot import boot_id
 from celery_fanout.running.execution import active_runs
 
-__all__ = ["KeeperStep"]
-
 
 class KeeperStep(bootsteps.StartStopStep):
     """Runs the keeper in a worker; Celery calls it."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.app.fanout import Fanout
 
-__all__ = ["Finding", "findings", "longest_delay", "retry_horizon", "store_url"]
-
 Level = Literal["error", "warning", "info"]
 
 
@@ -43,6 +41,14 @@ class Finding:
     remedy: str
 
 
+LEVELS: dict[str, Level] = {"E": "error", "W": "warning", "I": "info"}
+
+
+def finding(id: str, message: str, remedy: str) -> Finding:
+    """Return a finding, whose id says its level."""
+    return Finding(id, LEVELS[id.removeprefix("fanout.")[0]], message, remedy)
+
+
 def findings(fanout: Fanout) -> list[Finding]:
     """Return what is to be said about an app, errors first."""
     result: list[Finding] = []
@@ -50,13 +56,13 @@ def findings(fanout: Fanout) -> list[Finding]:
         fanout.load()
         redactor_of(fanout.settings)
     except ConfigurationError as exc:
-        return [Finding("fanout.E001", "error", str(exc), "Correct the setting.")]
+        return [finding("fanout.E001", str(exc), "Correct the setting.")]
     # in eager mode nothing is sent, or kept beyond the call
     servers = () if fanout.app.conf.task_always_eager else (_store, _broker, _acks)
     for check in (_registrations, _content, *servers, _others):
         result.extend(check(fanout))
-    order = {"error": 0, "warning": 1, "info": 2}
-    return sorted(result, key=lambda finding: order[finding.level])
+    order = list(LEVELS.values())
+    return sorted(result, key=lambda each: order.index(each.level))
 
 
 def _names(names: list[str], most: int = 5) -> str:
@@ -78,11 +84,10 @@ def _subscribers(fanout: Fanout) -> list[Any]:
 def _registrations(fanout: Fanout) -> Iterator[Finding]:
     fanout.registry.refresh()
     for error in fanout.registry.errors:
-        yield Finding("fanout.E002", "error", str(error), "emit() refuses until this is mended.")
+        yield finding("fanout.E002", str(error), "emit() refuses until this is mended.")
     if not fanout.registry.errors and not list(fanout.registry):
-        yield Finding(
+        yield finding(
             "fanout.W001",
-            "warning",
             "No task of this app subscribes to an event.",
             "Decorate a task with @on_event, and list its module in include= or imports=.",
         )
@@ -93,9 +98,8 @@ def _content(fanout: Fanout) -> Iterator[Finding]:
     for setting in ("accept_content", "result_accept_content"):
         accepted = conf.get(setting) or ()
         if any("pickle" in str(kind) or "python-serialize" in str(kind) for kind in accepted):
-            yield Finding(
+            yield finding(
                 "fanout.E003",
-                "error",
                 f"{setting} accepts pickle: whoever can write to the broker or result backend can "
                 "execute code in every worker.",
                 'Accept ["json"] only.',
@@ -112,31 +116,28 @@ def _store(fanout: Fanout) -> Iterator[Finding]:
             *(sub.limits.names if sub.limits else ()),
         ]
         if options:
-            yield Finding(
+            yield finding(
                 "fanout.E007",
-                "error",
                 f"{sub.id} has {', '.join(options)}, which needs a ledger.",
                 "Use a Redis result backend, or set fanout_store_url to a Redis URL.",
             )
     try:
         store = fanout.store
     except ConfigurationError as exc:
-        yield Finding("fanout.E004", "error", str(exc), "Until then step.* raises this error.")
+        yield finding("fanout.E004", str(exc), "Until then step.* raises this error.")
         return
     url = store_url(fanout)
     if url.startswith(("memory://", "cache+memory://")):
-        yield Finding(
+        yield finding(
             "fanout.W002",
-            "warning",
             "Step results are kept in the memory of one process: another worker, or this one after "
             "a restart, runs every step again.",
             "Use a result backend that all workers share.",
         )
     wanted = fanout.settings.checkpoint_expires
     if store.keeps is not None and store.keeps < wanted:
-        yield Finding(
+        yield finding(
             "fanout.W003",
-            "warning",
             f"Step results may be dropped after {store.keeps:,.0f} s, although "
             f"fanout_checkpoint_expires is {wanted:,.0f} s: {store.name} has no expiry per value.",
             f"Raise {store.keeps_setting}, or keep step results elsewhere with fanout_store_url.",
@@ -144,9 +145,8 @@ def _store(fanout: Fanout) -> Iterator[Finding]:
     for task in _subscribers(fanout):
         horizon = retry_horizon(task)
         if store.keeps is not None and horizon > store.keeps:
-            yield Finding(
+            yield finding(
                 "fanout.W004",
-                "warning",
                 f"{task.name} may be retried for {_seconds(horizon)}, and step results may be "
                 f"dropped after {store.keeps:,.0f} s, so finished steps would run again.",
                 f"Raise {store.keeps_setting}, or retry for a shorter time.",
@@ -161,35 +161,31 @@ def store_url(fanout: Fanout) -> str:
 
 def _ledger(fanout: Fanout) -> Iterator[Finding]:
     if fanout.settings.store_url == "memory://":
-        yield Finding(
+        yield finding(
             "fanout.W002",
-            "warning",
             "The ledger is kept in the memory of one process: no other worker sees its runs, and "
             "they are gone after a restart.",
             "Use a Redis result backend, or set fanout_store_url to a Redis URL.",
         )
     lease, least = fanout.settings.lease, 2 * fanout.settings.publish_timeout
     if lease < least and fanout.settings.store_url != "memory://":
-        yield Finding(
+        yield finding(
             "fanout.W014",
-            "warning",
             f"fanout_lease is {lease:g} s: a Redis that hangs for longer looks like a dead worker.",
             f"Raise it to {least:g} s, twice fanout_publish_timeout, or lower that.",
         )
     for sub in fanout.registry:
         if sub.limits is not None and not fanout.ledger.supports_flow:
-            yield Finding(
+            yield finding(
                 "fanout.E009",
-                "error",
                 f"{sub.id} has {', '.join(sub.limits.names)}, and fanout_shards is "
                 f"{fanout.ledger.shards}: a limit is counted in one place.",
                 "Set fanout_shards to 1, or leave the options out: until then emit() refuses.",
             )
     yield from _shared_limits(fanout)
     if not fanout.settings.keeper:
-        yield Finding(
+        yield finding(
             "fanout.I003",
-            "info",
             "fanout_keeper is off: workers wake no run that sleeps, and send none again.",
             "Run `celery fanout keeper`, at least once and better twice.",
         )
@@ -205,9 +201,8 @@ def _shared_limits(fanout: Fanout) -> Iterator[Finding]:
     for name, numbers in shared.items():
         if len(numbers) > 1:
             each = "; ".join(f"{number} for {_names(ids)}" for number, ids in numbers.items())
-            yield Finding(
+            yield finding(
                 "fanout.W015",
-                "warning",
                 f"The limit {name!r} is one for all that share it, and has several numbers: "
                 f"{each}. What counts is that of the run which wants to start.",
                 "Give them the same number, or scopes of different names.",
@@ -222,9 +217,8 @@ def _broker(fanout: Fanout) -> Iterator[Finding]:
     driver = str(fanout.app.connection_for_write().transport.driver_type)
     options: dict[str, Any] = dict(fanout.app.conf.broker_transport_options or {})
     if driver == "amqp" and not options.get("confirm_publish"):
-        yield Finding(
+        yield finding(
             "fanout.W005",
-            "warning",
             "RabbitMQ does not confirm what is published: an event may be lost while the broker "
             "restarts or is out of memory or disk, and emit() would not know.",
             'Set broker_transport_options = {"confirm_publish": True}.',
@@ -235,9 +229,8 @@ def _broker(fanout: Fanout) -> Iterator[Finding]:
             fanout, float(options.get("visibility_timeout") or VISIBILITY_TIMEOUT)
         )
     if driver == "memory":
-        yield Finding(
+        yield finding(
             "fanout.W006",
-            "warning",
             "The broker memory:// reaches the workers of this process only.",
             "Use Redis or RabbitMQ outside of tests and demos.",
         )
@@ -258,25 +251,22 @@ def _visibility(fanout: Fanout, timeout: float) -> Iterator[Finding]:
         "apps that share the broker: the shortest counts"
     )
     if slow:
-        yield Finding(
+        yield finding(
             "fanout.W007",
-            "warning",
             f"Redis delivers a message again that was not acknowledged in time, and these "
             f"subscribers acknowledge late and may run longer: {_names(slow)}.",
             f"Give them a time_limit below it, or {remedy}.",
         )
     if late:
-        yield Finding(
+        yield finding(
             "fanout.W008",
-            "warning",
             f"Redis delivers a waiting retry to several workers if it waits too long, as with: "
             f"{_names(late)}.",
             f"Lower retry_backoff_max or default_retry_delay, or {remedy}.",
         )
     if timeout < VISIBILITY_TIMEOUT / 60:
-        yield Finding(
+        yield finding(
             "fanout.I001",
-            "info",
             f"visibility_timeout is {timeout:,.0f} s, so step.sleep goes in hops of "
             f"{timeout / 2:,.0f} s.",
             "Raise it if that makes too many messages.",
@@ -296,9 +286,8 @@ def _acks(fanout: Fanout) -> Iterator[Finding]:
         ):
             lost.append(task.name)
     if early:
-        yield Finding(
+        yield finding(
             "fanout.W009",
-            "warning",
             f"A run is lost when its worker dies, because its message is acknowledged before it "
             f"starts: {_names(early)}.",
             "Set acks_late=True on the task, or task_acks_late; steps make the second execution "
@@ -310,9 +299,8 @@ def _acks(fanout: Fanout) -> Iterator[Finding]:
             if hasattr(celery.Task, "retry_on_worker_lost")
             else "reject_on_worker_lost=True (not bounded: a run that kills its worker loops)"
         )
-        yield Finding(
+        yield finding(
             "fanout.W010",
-            "warning",
             f"A run fails when its pool process is killed, although it acknowledges late: "
             f"{_names(lost)}.",
             f"Set {setting}.",
@@ -324,17 +312,15 @@ def _others(fanout: Fanout) -> Iterator[Finding]:
     version = tuple(int(part) for part in celery.__version__.split(".")[:2])
     tails = [sub.id for sub in fanout.registry if sub.tail]
     if conf.worker_deduplicate_successful_tasks and version < (5, 7) and tails:
-        yield Finding(
+        yield finding(
             "fanout.W011",
-            "warning",
             "worker_deduplicate_successful_tasks drops the tail of a redelivered run before Celery "
             f"5.7 (celery#9835): {_names(tails)}.",
             "Turn it off, or use Celery 5.7.",
         )
     if conf.task_always_eager:
-        yield Finding(
+        yield finding(
             "fanout.I002",
-            "info",
             "task_always_eager is on: emit() runs every subscriber in place.",
             "Turn it off outside of tests.",
         )

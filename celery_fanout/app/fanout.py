@@ -16,13 +16,12 @@ from celery_fanout.app.once import once
 from celery_fanout.emitting.broker.templates import Templates
 from celery_fanout.emitting.delivery import Draft, installed
 from celery_fanout.emitting.drafting import draft_event, times_of
-from celery_fanout.emitting.eager import EagerEmitter
-from celery_fanout.emitting.emitters import BrokerEmitter
+from celery_fanout.emitting.emitters import BrokerEmitter, EagerEmitter
 from celery_fanout.emitting.fan_in import fan_in_message
 from celery_fanout.emitting.freezing import Freezer
 from celery_fanout.emitting.publishing import Publisher
 from celery_fanout.exceptions import EmitWhileImporting, InvalidEvent, StoreUnsupported
-from celery_fanout.keeping.celery_requests import supervise_requests
+from celery_fanout.keeping.supervisor import supervise_requests
 from celery_fanout.model.settings import Settings
 from celery_fanout.operating.explaining import explain
 from celery_fanout.running.current import app_in_use, current_run
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
     from celery_fanout.operating.limits import LimitControl
     from celery_fanout.stores.checkpoints import CheckpointStore
     from celery_fanout.stores.ledger import Ledger
-
-__all__ = ["Fanout", "get_fanout"]
 
 _ATTRIBUTE = "_celery_fanout"
 _lock = threading.RLock()
@@ -112,14 +109,9 @@ class Fanout:
     @once
     def freezer(self) -> Freezer:
         """Makes the chains of events; in a simulation, the simulation's."""
-        keeps_results = self._chosen_ledger is not None and self.settings.results == "ledger"
-        return Freezer(
-            self.app,
-            self.registry,
-            self.templates,
-            self._chosen_ledger,
-            ledger_results=keeps_results,
-        )
+        ledger = self._chosen_ledger
+        keeps_results = ledger is not None and self.settings.results == "ledger"
+        return Freezer(self.app, self.registry, self.templates, ledger, keeps_results)
 
     @once
     def publisher(self) -> Publisher:
@@ -138,14 +130,8 @@ class Fanout:
         """What emits: to the broker on level 1, to the ledger on level 2, or to a test."""
         if self.level2 is not None:
             return self.level2.emitter
-        return BrokerEmitter(
-            self.app,
-            self.freezer,
-            self.publisher,
-            self._eager_emitter,
-            self._now,
-            self.republisher.hop,
-        )
+        eager, hop = self._eager_emitter, self.republisher.hop
+        return BrokerEmitter(self.app, self.freezer, self.publisher, eager, self._now, hop)
 
     @once
     def _eager_emitter(self) -> EagerEmitter:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 from celery_fanout.emitting.celery_results import CeleryResults
-from celery_fanout.emitting.delivery import Draft, Owner
+from celery_fanout.emitting.delivery import Draft
 from celery_fanout.emitting.emitters import LedgerEmitter
 from celery_fanout.emitting.recording import Recorder
 from celery_fanout.exceptions import InvalidEvent
@@ -18,39 +18,16 @@ from celery_fanout.keeping.wakeups import Wakeups
 from celery_fanout.subscribing.admission import flow_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from celery_fanout.emitting.broker.templates import Templates
-    from celery_fanout.emitting.delivery import Emitter
-    from celery_fanout.emitting.eager import EagerEmitter
+    from celery_fanout.emitting.delivery import Emitter, Owner
+    from celery_fanout.emitting.emitters import EagerEmitter
     from celery_fanout.emitting.freezing import Freezer
     from celery_fanout.emitting.publishing import Publisher
     from celery_fanout.model.events import Event
-    from celery_fanout.model.settings import Settings
     from celery_fanout.operating.control import RunControl
     from celery_fanout.operating.limits import LimitControl
     from celery_fanout.running.execution import Engine
     from celery_fanout.stores.ledger import Ledger
     from celery_fanout.stores.limits import Flow
-    from celery_fanout.subscribing.registry import Registry
-
-__all__ = ["Level2"]
-
-
-class Parts(Owner, Protocol):
-    """The parts of an app that level 2 builds on: its :class:`~celery_fanout.app.fanout.Fanout`."""
-
-    registry: Registry
-
-    @property
-    def settings(self) -> Settings:
-        """The app's settings."""
-        ...
-
-    @property
-    def templates(self) -> Templates:
-        """What is the same in all messages of a subscription."""
-        ...
 
 
 class Level2:
@@ -75,7 +52,7 @@ class Level2:
 
     def __init__(
         self,
-        owner: Parts,
+        owner: Owner,
         ledger: Ledger,
         freezer: Freezer,
         publisher: Publisher,
@@ -100,7 +77,7 @@ class Level2:
 
     def queues(self) -> set[str]:
         """Return the names of the queues that runs may go to, as far as this process knows."""
-        return self._owner.templates.queues(self._registry)
+        return self.freezer.queues()
 
     def engine(self, engine: Engine) -> Engine:
         """Return an engine that works with the ledger."""
@@ -151,21 +128,15 @@ class Level2:
 
         return LimitControl(self.ledger, self._registry)
 
-    def keeper(
-        self,
-        *,
-        boot: str = "",
-        held: Callable[[], Sequence[str]] = list,
-        lost: Callable[[], Sequence[tuple[str, float]]] = list,
-        redrive: bool | None = None,
-    ) -> Keeper:
-        """Return a keeper of this ledger; see there for its arguments."""
+    def keeper(self, *, redrive: bool | None = None, **options: Any) -> Keeper:
+        """Return a keeper of this ledger.
+
+        Args:
+            redrive: see there; by default what ``fanout_keeper`` says.
+            **options: see there.
+        """
+        if redrive is None:
+            redrive = self._owner.settings.keeper
         return Keeper(
-            self.ledger,
-            self.wakeups.publish,
-            self._follow_up,
-            boot=boot,
-            held=held,
-            lost=lost,
-            redrive=self._owner.settings.keeper if redrive is None else redrive,
+            self.ledger, self.wakeups.publish, self._follow_up, redrive=redrive, **options
         )

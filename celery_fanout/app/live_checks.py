@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.utils.url import url_to_parts
 
-from celery_fanout.app.checks import Finding, store_url
+from celery_fanout.app.checks import finding, store_url
 from celery_fanout.exceptions import ConfigurationError, FanoutError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from celery_fanout.app.checks import Finding
     from celery_fanout.app.fanout import Fanout
-
-__all__ = ["live_findings"]
 
 
 def live_findings(fanout: Fanout) -> list[Finding]:
@@ -28,9 +27,8 @@ def live_findings(fanout: Fanout) -> list[Finding]:
             )
     except Exception as exc:  # noqa: BLE001 - each transport has errors of its own
         result.append(
-            Finding(
+            finding(
                 "fanout.E005",
-                "error",
                 f"The broker cannot be reached: {exc}",
                 "Start it, or correct broker_url.",
             )
@@ -43,9 +41,7 @@ def live_findings(fanout: Fanout) -> list[Finding]:
     except ConfigurationError:
         return result  # said by findings()
     except FanoutError as exc:
-        result.append(
-            Finding("fanout.E006", "error", str(exc), "Start it, or correct result_backend.")
-        )
+        result.append(finding("fanout.E006", str(exc), "Start it, or correct result_backend."))
     else:
         result.extend(_redis_findings(fanout))
         result.extend(_shards(fanout))
@@ -56,9 +52,8 @@ def _shards(fanout: Fanout) -> Iterator[Finding]:
     ledger: Any = fanout.level2 and fanout.ledger
     stored = ledger.stored_shards() if hasattr(ledger, "stored_shards") else 1
     if stored > 1 and ledger.shards % stored:
-        yield Finding(
+        yield finding(
             "fanout.E008",
-            "error",
             f"The ledger has {stored} shards, and fanout_shards is {ledger.shards} here: some are "
             "not looked after, and waits miss events.",
             f"Set fanout_shards to {stored}, or a multiple of it, in every process. For fewer, let "
@@ -80,16 +75,14 @@ def _redis_findings(fanout: Fanout) -> Iterator[Finding]:
         return
     policy = config.get("maxmemory-policy", "noeviction")
     if policy != "noeviction" and int(config.get("maxmemory", 0)):
-        yield Finding(
+        yield finding(
             "fanout.W012",
-            "warning",
             f"Redis at {host} may evict {what} when it is full ({policy}).",
             "Set maxmemory-policy noeviction, so that a full Redis is noticed.",
         )
     if config.get("appendonly") != "yes":
-        yield Finding(
+        yield finding(
             "fanout.W013",
-            "warning",
             f"Redis at {host} does not persist every write: after a crash finished steps may run "
             "again.",
             "Set appendonly yes.",

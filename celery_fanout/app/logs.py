@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from celery_fanout.model.events import Event
     from celery_fanout.model.run import Run
 
-__all__: list[str] = []
-
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger("celery_fanout.emit")
 task_logger = get_task_logger("celery_fanout.run")

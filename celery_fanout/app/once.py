@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["once"]
-
 T = TypeVar("T")
 
 if TYPE_CHECKING:

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from celery_fanout.app.fanout import Fanout
-
-__all__ = ["run_fast_worker", "run_keeper"]
+    from celery_fanout.app.ledger_parts import Level2
 
 POOLS = ("solo", "threads")
 
 
-def _required(fanout: Fanout, feature: str) -> None:
+def _level2(fanout: Fanout, feature: str) -> Level2:
     if fanout.level2 is None:
         raise StoreUnsupported.on_level_1(f"The store of the app {fanout.app.main!r}", feature)
+    return fanout.level2
 
 
 def run_keeper(fanout: Fanout, say: Callable[[str], Any]) -> None:
@@ -40,15 +40,13 @@ def run_keeper(fanout: Fanout, say: Callable[[str], Any]) -> None:
         StoreUnsupported: on level 1, and of a ledger in memory, which no other process sees.
     """
     fanout.load()
-    _required(fanout, "a keeper")
+    level2 = _level2(fanout, "a keeper")
     if store_url(fanout).startswith("memory://"):
         raise StoreUnsupported(
             f"The store of the app {fanout.app.main!r}, which is in memory,",
             "a keeper in a process of its own",
             "Each process has its own: leave fanout_keeper on, or use Redis.",
         )
-    level2 = fanout.level2
-    assert level2 is not None  # noqa: S101 - required
     # it consumes from no queue, so it looks at all
     lost = LostMessages(fanout.app, level2.ledger, level2.queues)
     keeper = level2.keeper(redrive=True, lost=lost)
@@ -76,7 +74,7 @@ def run_fast_worker(fanout: Fanout, options: Sequence[str]) -> None:
         InvalidSetting: if ``fanout_queue`` is not set, or the pool cannot be used.
     """
     app = fanout.app
-    _required(fanout, "a fast worker")
+    _level2(fanout, "a fast worker")
     queue = fanout.settings.queue
     if queue is None:
         raise InvalidSetting("fanout_queue", "not set", "the name of a queue for fast workers")

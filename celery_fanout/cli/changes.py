@@ -13,6 +13,7 @@ from celery_fanout.cli.command import (
     STATES,
     ago,
     command,
+    options_of,
     print_json,
     print_table,
     progress,
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
     from celery_fanout.operating.control import Bulk
 
-__all__ = ["COMMANDS"]
-
 #: What a cancellation by filter reaches. A run that is completing has returned already.
 OPEN = [s for s in STATES if s not in ("completing", "succeeded", "failed", "cancelled")]
 
@@ -34,16 +33,13 @@ OPEN = [s for s in STATES if s not in ("completing", "succeeded", "failed", "can
 SHOWN = 5
 
 
-def _bulk(fn: Any) -> Any:
-    for option in (
-        click.option("--reason", default="", help="Why."),
-        click.option(
-            "--max", "limit", type=NUMBER, default=1000, show_default=True, help="Refuse more."
-        ),
-        click.option("--yes", is_flag=True, help="Do not ask."),
-    ):
-        fn = option(fn)
-    return fn
+_bulk = options_of(
+    click.option("--yes", is_flag=True, help="Do not ask."),
+    click.option(
+        "--max", "limit", type=NUMBER, default=1000, show_default=True, help="Refuse more."
+    ),
+    click.option("--reason", default="", help="Why."),
+)
 
 
 @click.command()
@@ -283,7 +279,3 @@ def resume(fanout: Fanout, subscription: str, as_json: bool) -> None:
         print_json({"resumed": subscription, "runs": count})
     else:
         click.echo(f"{subscription} goes on; {count:,} run(s) were held back.")
-
-
-#: The commands of this module, for the group.
-COMMANDS = (cancel, pause, replay, rerun, resume, retry)

@@ -11,8 +11,6 @@ from celery_fanout.cli.command import command, print_json
 if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
 
-__all__ = ["COMMANDS"]
-
 
 @click.command()
 @click.option("--connect", is_flag=True, help="Also connect to the broker and the store.")
@@ -47,7 +45,3 @@ def check(fanout: Fanout, connect: bool, fail_on: str, as_json: bool) -> None:
     failing = {"error"} if fail_on == "error" else {"error", "warning"}
     if any(finding.level in failing for finding in all_findings):
         raise click.exceptions.Exit(1)
-
-
-#: The commands of this module, for the group.
-COMMANDS = (check,)

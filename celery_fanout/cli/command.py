@@ -15,18 +15,6 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-__all__ = [
-    "NUMBER",
-    "STATES",
-    "ago",
-    "command",
-    "print_json",
-    "print_table",
-    "progress",
-    "read_json",
-    "run_filters",
-]
-
 #: The states of a run. Not from the enum: ``celery --help`` imports this, and should stay quick.
 STATES = (
     *("pending", "gated", "published", "running", "suspended", "retrying", "completing"),
@@ -89,12 +77,17 @@ def run_filters(*, state: bool = True, error: bool = True) -> Callable[[Any], An
             0, click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
         )
 
-    def add(fn: Any) -> Any:
-        for option in reversed(options):
-            fn = option(fn)
-        return fn
+    return options_of(*options)
 
-    return add
+
+def options_of(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a decorator that gives a command several options, listed in this order."""
+    return lambda fn: functools.reduce(lambda done, option: option(done), reversed(options), fn)
+
+
+def limit_option(text: str = "How many at most.") -> Callable[[Any], Any]:
+    """Return the option that says how many records are shown."""
+    return click.option("--limit", type=NUMBER, default=20, show_default=True, help=text)
 
 
 def read_json(argument: str | None) -> Any:

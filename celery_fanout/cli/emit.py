@@ -12,8 +12,6 @@ from celery_fanout.cli.command import command, print_json, print_table, read_jso
 if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
 
-__all__ = ["COMMANDS"]
-
 #: How alike two names of events must be for one to be the other misspelt; 1 is equal.
 LIKENESS = 0.75
 
@@ -21,7 +19,7 @@ LIKENESS = 0.75
 @click.command()
 @click.argument("name")
 @click.argument("data", required=False)
-@click.option("--id", "event_id", help="The event's id; the same id gives the same runs.")
+@click.option("--id", help="The event's id; the same id gives the same runs.")
 @click.option("--subject", help="What the event is about.")
 @click.option("--source", help="Where it happened.")
 @click.option("--delay", type=float, help="Seconds before subscribers start.")
@@ -29,31 +27,14 @@ LIKENESS = 0.75
 @click.option("--wait", type=float, help="Wait up to this many seconds for the results.")
 @command
 def emit(
-    fanout: Fanout,
-    name: str,
-    data: str | None,
-    event_id: str | None,
-    subject: str | None,
-    source: str | None,
-    delay: float | None,
-    expires: float | None,
-    wait: float | None,
-    as_json: bool,
+    fanout: Fanout, name: str, data: str | None, wait: float | None, as_json: bool, **options: Any
 ) -> None:
     """Publish an event to its subscribers.
 
     DATA is JSON, "-" for standard input, or @FILE. With --wait the exit code is 1 if a run failed
     or is still pending.
     """
-    emission = fanout.emit(
-        name,
-        read_json(data),
-        id=event_id,
-        subject=subject,
-        source=source,
-        delay=delay,
-        expires=expires,
-    )
+    emission = fanout.emit(name, read_json(data), **options)
     outcomes = {o.run.id: o for o in _outcomes(emission, wait)}
     rows: list[dict[str, Any]] = []
     for run in emission.runs:
@@ -145,7 +126,3 @@ def _print_emission(emission: Any, rows: list[dict[str, Any]]) -> None:
             for r in rows
         ],
     )
-
-
-#: The commands of this module, for the group.
-COMMANDS = (emit,)

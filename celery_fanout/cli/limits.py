@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from celery_fanout.cli.command import NUMBER, command, print_json, print_table
+from celery_fanout.cli.command import command, limit_option, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
     from celery_fanout.operating.limits import LimitRecord
     from celery_fanout.stores.limits import GateRecord
-
-__all__ = ["COMMANDS"]
 
 #: Kinds of limits that have places.
 PLACES = ("concurrency", "singleton")
@@ -32,13 +30,7 @@ HEAD = ["LIMIT", "NUMBER", "IN USE", "WAITING", "OLDEST", "NEXT START"]
 @click.option("--per", type=float, help="With --set: in so many seconds.")
 @click.option("--reset", is_flag=True, help="Use the number of the code again.")
 @click.option("--holders", is_flag=True, help="List the runs that have a place of NAME.")
-@click.option(
-    "--limit",
-    type=NUMBER,
-    default=20,
-    show_default=True,
-    help="How many keys, or holders, of NAME at most.",
-)
+@limit_option("How many keys, or holders, of NAME at most.")
 @command
 def limits(
     fanout: Fanout,
@@ -191,7 +183,3 @@ def _key(fanout: Fanout, record: LimitRecord, value: str) -> str:
     shown: Any = redactor_of(fanout.settings)(event, {word: value})
     as_pair = isinstance(shown, dict) and word in shown
     return str(cast("Any", shown)[word] if as_pair else cast("Any", shown))
-
-
-#: The commands of this module, for the group.
-COMMANDS = (limits,)

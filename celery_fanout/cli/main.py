@@ -1,4 +1,4 @@
-"""The group ``celery -A proj fanout``, with the ``COMMANDS`` of every other module but ``command``.
+"""The group ``celery -A proj fanout``, with the commands of every other module but ``command``.
 
 Exit codes: 0 done, 1 the command found or met a problem, 2 wrong usage.
 """
@@ -11,16 +11,13 @@ import click
 
 from celery_fanout.cli import changes, check, emit, limits, processes, runs, subscriptions
 
-__all__ = ["fanout"]
-
-MODULES = (changes, check, emit, limits, processes, runs, subscriptions)
-
 
 @click.group()
 def fanout(**_: Any) -> None:
     """Events, their subscribers, and their runs."""
 
 
-for module in MODULES:
-    for each in module.COMMANDS:
-        fanout.add_command(each)
+for module in (changes, check, emit, limits, processes, runs, subscriptions):
+    for each in vars(module).values():
+        if isinstance(each, click.Command):
+            fanout.add_command(each)

@@ -11,8 +11,6 @@ from celery_fanout.cli.command import command, print_json
 if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
 
-__all__ = ["COMMANDS"]
-
 
 @click.command()
 @command
@@ -44,7 +42,3 @@ def worker(ctx: click.Context, /, **_: Any) -> None:
         run_fast_worker(get_fanout(ctx.obj.app), ctx.args)
     except FanoutError as exc:
         raise click.ClickException(str(exc)) from exc
-
-
-#: The commands of this module, for the group.
-COMMANDS = (keeper, worker)

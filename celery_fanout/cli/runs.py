@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from celery_fanout.cli.command import NUMBER, ago, command, print_json, print_table, run_filters
+from celery_fanout.cli.command import (
+    ago,
+    command,
+    limit_option,
+    print_json,
+    print_table,
+    run_filters,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from celery_fanout.app.fanout import Fanout
     from celery_fanout.stores.records import EventRecord, RunRecord
-
-__all__ = ["COMMANDS"]
 
 RecordT = TypeVar("RecordT")
 
@@ -65,7 +70,7 @@ def _first(limit: int, records: Sequence[RecordT]) -> Sequence[RecordT]:
 @click.command()
 @click.option("--name", help="Only those of this name.")
 @click.option("--since", callback=ago, help="Only those recorded since: 90s, 2h, 7d.")
-@click.option("--limit", type=NUMBER, default=20, show_default=True, help="How many at most.")
+@limit_option()
 @command
 def events(
     fanout: Fanout, name: str | None, since: float | None, limit: int, as_json: bool
@@ -102,7 +107,7 @@ def events(
 @click.option(
     "--event", help="Only those of the event with this id or key, and what they asked for."
 )
-@click.option("--limit", type=NUMBER, default=20, show_default=True, help="How many at most.")
+@limit_option()
 @command
 def runs(
     fanout: Fanout, name: str | None, event: str | None, limit: int, as_json: bool, **filters: Any
@@ -157,7 +162,7 @@ def _whose(run: RunRecord) -> str:
 
 @click.command(name="dead-letters")
 @run_filters(state=False)
-@click.option("--limit", type=NUMBER, default=20, show_default=True, help="How many at most.")
+@limit_option()
 @command
 def dead_letters(fanout: Fanout, limit: int, as_json: bool, **filters: Any) -> None:
     """List runs that failed, with their errors."""
@@ -248,7 +253,3 @@ def _show_event(fanout: Fanout, event: EventRecord, *, as_json: bool) -> None:
         _print_runs(records)
     if len(records) == MAX_SHOWN:
         click.echo(f"There are more: fanout runs --event {event.key}")
-
-
-#: The commands of this module, for the group.
-COMMANDS = (dead_letters, events, runs, show)

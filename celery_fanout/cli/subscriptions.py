@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from celery_fanout.subscribing.limits import Limit
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["COMMANDS", "flow_control_of"]
-
 
 def _filter_name(subscription: Any) -> str:
     if subscription.filter is None:
@@ -140,7 +138,3 @@ def explain(fanout: Fanout, name: str, data: str | None, as_json: bool) -> None:
         )
     else:
         click.echo("No task subscribes to an event.")
-
-
-#: The commands of this module, for the group.
-COMMANDS = (explain, subscriptions)

@@ -7,6 +7,7 @@ dropped or cancelled, or whose workers have died, would wait for ever.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery import states
@@ -30,12 +31,11 @@ if TYPE_CHECKING:
     from celery_fanout.stores.records import RunRecord
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["CeleryResults"]
-
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, repr=False)
 class CeleryResults:
     """Stores the ends of runs that Celery does not see.
 
@@ -44,12 +44,13 @@ class CeleryResults:
         ledger: the ledger.
     """
 
-    def __init__(self, app: Celery, ledger: Ledger) -> None:
-        self._app = app
-        self._ledger = ledger
+    _app: Celery
+    _ledger: Ledger
 
     def dropped(self, chains: Sequence[FrozenChain]) -> None:
         """Store that runs were dropped when they were recorded; best effort."""
+        if not chains:
+            return
         try:
             outcomes = self._ledger.outcomes([chain.run_id for chain in chains])
             for chain, outcome in zip(chains, outcomes, strict=True):

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.limits import Flow
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["FrozenChain", "FrozenEvent", "chain_for", "link_id"]
-
 
 @dataclass  # not frozen itself: that would take three times as long to make
 class FrozenChain:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from celery_fanout.exceptions import DeliveryUnsupported
 from celery_fanout.model.tracing import continued
@@ -19,16 +19,12 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_fanout.emitting.emission import Emission
+    from celery_fanout.emitting.freezing import Admissions, Freezer
     from celery_fanout.model.events import Event
-    from celery_fanout.stores.limits import Flow
-
-__all__ = ["Admissions", "Deliverer", "Draft", "Emitter", "Owner", "installed"]
+    from celery_fanout.model.settings import Settings
+    from celery_fanout.subscribing.registry import Registry
 
 T = TypeVar("T")
-
-#: What flow control said of events, by the id() of the event and the subscription's id: what the
-#: run waits for, and the priority of its message.
-Admissions: TypeAlias = dict[tuple[int, str], "tuple[Flow | None, int | None]"]
 
 
 class Emitter(Protocol):
@@ -49,18 +45,16 @@ class Emitter(Protocol):
         ...
 
 
-class Checker(Protocol):
-    """What knows which drafts cannot be emitted; see :class:`.freezing.Freezer`."""
-
-    def check(self, draft: Draft) -> None:
-        """Raise what keeps events from being published, whatever the broker says."""
-        ...
-
-
 class Owner(Protocol):
     """Whose drafts they are: the :class:`~celery_fanout.app.fanout.Fanout` of an app."""
 
     app: Celery
+    registry: Registry
+
+    @property
+    def settings(self) -> Settings:
+        """The app's settings."""
+        ...
 
     @property
     def emitter(self) -> Emitter:
@@ -68,7 +62,7 @@ class Owner(Protocol):
         ...
 
     @property
-    def freezer(self) -> Checker:
+    def freezer(self) -> Freezer:
         """What makes the chains of events."""
         ...
 
@@ -103,7 +97,7 @@ class Draft:
     then: str = ""
     trace: str = ""
     emitted: float = field(default_factory=time.time)
-    admissions: Admissions = field(default_factory=Admissions, compare=False, repr=False)
+    admissions: Admissions = field(default_factory=dict[Any, Any], compare=False, repr=False)
 
     def check(self) -> None:
         """Raise now what :meth:`emit` would raise later, as far as that is known.
@@ -113,7 +107,7 @@ class Draft:
             RegistrationError: if a subscription is wrong.
             StoreUnsupported: if a subscription needs a ledger, and there is none.
         """
-        self.fanout.freezer.check(self)
+        self.fanout.freezer.check(self.events, self.admissions)
 
     def emit(self, passed: float = 0.0) -> list[Emission]:
         """Emit the events, now. To repeat it is safe: ids stay the same.
@@ -137,8 +131,8 @@ class Draft:
             return self.fanout.emitter.emit(draft)
 
 
-class Deliverer(Protocol):
-    """Decides when a draft is emitted, for all apps of the process."""
+class Deliverer:
+    """Decides when a draft is emitted, for all apps of the process: here at once."""
 
     def deliver(self, draft: Draft, delivery: str | None, using: str | None) -> list[Emission]:
         """Emit a draft now, or see to it that it is emitted later.
@@ -147,32 +141,10 @@ class Deliverer(Protocol):
             draft: what to emit.
             delivery: ``"on_commit"``, ``"outbox"`` or ``"now"``; ``None``: as the settings say.
             using: the database whose transaction counts; ``None``: as the settings say.
-        """
-        ...
-
-    async def in_thread(self, call: Callable[[], T]) -> T:
-        """Call a function of synchronous code in the thread where transactions are."""
-        ...
-
-    def watch(self, fanout: Owner) -> Callable[[bool], None]:
-        """For tests: note what begins to wait for a commit from now on.
-
-        Returns:
-            A function that emits what still waits, as if the transactions that are under way
-            now committed: ``True``: all of it; ``False``: without what is in a transaction that
-            was begun since. What was rolled back waits no more.
-        """
-        ...
-
-
-class AtOnce:
-    """The deliverer of a process without transactions."""
-
-    def deliver(self, draft: Draft, delivery: str | None, using: str | None) -> list[Emission]:
-        """Emit a draft.
 
         Raises:
-            DeliveryUnsupported: if another delivery than ``"now"`` is asked for.
+            DeliveryUnsupported: if another delivery than ``"now"`` is asked for, and nothing that
+                has transactions is installed.
         """
         if delivery not in (None, "now") or using is not None:
             wanted = f"using={using!r}" if delivery in (None, "now") else f"delivery={delivery!r}"
@@ -180,19 +152,20 @@ class AtOnce:
         return draft.fanout.emitter.emit(draft)
 
     async def in_thread(self, call: Callable[[], T]) -> T:
-        """Call a function in a thread."""
+        """Call a function of synchronous code in the thread where transactions are."""
         import asyncio  # costs as much as all the rest of this package
 
         return await asyncio.to_thread(call)
 
-    def watch(self, fanout: Owner) -> Callable[[bool], None]:
-        """Note nothing: nothing waits."""
-        del fanout
+    def watch(self, fanout: Owner) -> Callable[[bool], None]:  # noqa: ARG002 - nothing waits here
+        """For tests: note what begins to wait for a commit from now on.
 
-        def emit_waiting(final: bool) -> None:  # noqa: FBT001 - as the protocol has it
-            del final
-
-        return emit_waiting
+        Returns:
+            A function that emits what still waits, as if the transactions that are under way
+            now committed: ``True``: all of it; ``False``: without what is in a transaction that
+            was begun since. What was rolled back waits no more.
+        """
+        return lambda _: None
 
 
 class Installed:
@@ -203,7 +176,7 @@ class Installed:
     """
 
     def __init__(self) -> None:
-        self.deliverer: Deliverer = AtOnce()
+        self.deliverer = Deliverer()
 
 
 installed = Installed()

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from celery_fanout.model.run import Run
     from celery_fanout.model.settings import Settings
 
-__all__ = ["draft_event", "times_of"]
-
 #: The longest attribute of an event, in characters.
 MAX_TEXT = 1000
 

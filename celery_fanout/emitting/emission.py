@@ -32,17 +32,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.records import RunOutcome
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = [
-    "Emission",
-    "Outcome",
-    "RunHandle",
-    "RunResult",
-    "error_of",
-    "is_ignored",
-    "report",
-    "value_of",
-]
-
 #: The first and the longest pause between two looks at the ledger, in seconds.
 PAUSE, PAUSE_MAX = 0.005, 0.25
 

@@ -12,8 +12,6 @@ from celery_fanout.exceptions import InvalidEvent
 if TYPE_CHECKING:
     from celery_fanout.emitting.emission import Emission
 
-__all__ = ["fan_in_message", "fan_in_outcome", "outcomes_of"]
-
 
 def fan_in_message(name: str, then: Any) -> str:
     """Return what ``then=`` means as JSON, as the ledger and the outbox keep it.

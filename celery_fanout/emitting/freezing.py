@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from celery_fanout.emitting.chains import FrozenChain, FrozenEvent, chain_for
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported
@@ -18,12 +19,10 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_fanout.emitting.broker.templates import Templates
-    from celery_fanout.emitting.delivery import Admissions, Draft
     from celery_fanout.model.events import Event
     from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.limits import Flow
     from celery_fanout.subscribing.registry import Registry, Subscription
-
-__all__ = ["Freezer"]
 
 #: How much data the links of a tail can be told on RabbitMQ, in bytes.
 MAX_HEADER = 100_000
@@ -31,7 +30,12 @@ MAX_HEADER = 100_000
 #: The last of the broker's priorities on Redis, where 0 goes first.
 LAST_ON_REDIS = 9
 
+#: What flow control said of events, by the id() of the event and the subscription's id: what the
+#: run waits for, and the priority of its message.
+Admissions: TypeAlias = "dict[tuple[int, str], tuple[Flow | None, int | None]]"
 
+
+@dataclass(eq=False, repr=False)
 class Freezer:
     """Makes the chains of events.
 
@@ -43,23 +47,18 @@ class Freezer:
         ledger_results: whether the ledger keeps what runs return, and Celery does not.
     """
 
-    def __init__(
-        self,
-        app: Celery,
-        registry: Registry,
-        templates: Templates,
-        ledger: Ledger | None = None,
-        *,
-        ledger_results: bool = False,
-    ) -> None:
-        self._app = app
-        self._registry = registry
-        self._templates = templates
-        self._ledger = ledger
-        self.ledger_results = ledger_results
+    _app: Celery
+    _registry: Registry
+    _templates: Templates
+    _ledger: Ledger | None = None
+    ledger_results: bool = False
 
-    def check(self, draft: Draft) -> None:
+    def check(self, events: Sequence[Event], admissions: Admissions) -> None:
         """Raise what keeps events from being published, whatever the broker says.
+
+        Args:
+            events: the events.
+            admissions: what flow control has said of them so far; it is added to.
 
         Raises:
             InvalidEvent: if the broker could not carry one of them.
@@ -68,16 +67,19 @@ class Freezer:
         """
         self._templates.refresh()
         generation = None if self._ledger is None else 0
-        for event in draft.events:
+        for event in events:
             candidates = self._registry.candidates(event.name)
             if any(sub.tail or sub.cancel_on or sub.limits for sub in candidates):
-                self._freeze(event, draft.admissions, generation)
+                self._freeze(event, admissions, generation)
 
-    def freeze(self, draft: Draft, generation: int | None = None) -> list[FrozenEvent]:
+    def freeze(
+        self, events: Sequence[Event], admissions: Admissions, generation: int | None = None
+    ) -> list[FrozenEvent]:
         """Return the events with their chains.
 
         Args:
-            draft: the events.
+            events: the events.
+            admissions: as in :meth:`check`.
             generation: of the runs in the ledger; ``None`` where they are not recorded.
 
         Raises:
@@ -86,7 +88,7 @@ class Freezer:
             StoreUnsupported: if a subscription needs what the store does not have.
         """
         self._templates.refresh()
-        return [self._freeze(event, draft.admissions, generation) for event in draft.events]
+        return [self._freeze(event, admissions, generation) for event in events]
 
     def freeze_again(self, frozen: FrozenEvent, generation: int, place: int | None) -> None:
         """Give the chains of an event the ids of another generation, or of another place."""
@@ -131,6 +133,10 @@ class Freezer:
     def queue_of(self, subscription: Subscription) -> str:
         """Return the queue that a subscription's messages go to; ``""`` if that is not simple."""
         return self._templates.queue_of(subscription)
+
+    def queues(self) -> set[str]:
+        """Return the names of the queues that runs may go to, as far as this process knows."""
+        return self._templates.queues(self._registry)
 
     def queue_for_task(self, name: str, options: Mapping[str, Any]) -> str | None:
         """Return the queue of the fast workers, if messages of a task go there."""

@@ -7,12 +7,13 @@ for every event of a subscription is computed once (``broker.templates``); for a
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.emitting.broker.connections import Deadline, ProducerPool
 from celery_fanout.emitting.broker.prepared import PreparerPool
 from celery_fanout.emitting.broker.routing import routed_to
-from celery_fanout.emitting.broker.sending import send_batch, send_singly
+from celery_fanout.emitting.broker.sending import Sending, send_batch, send_singly
 from celery_fanout.exceptions import INTERRUPTS, EmitError
 from celery_fanout.exceptions.describing import reason_of
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from celery_fanout.emitting.chains import FrozenChain
     from celery_fanout.model.settings import Settings
     from celery_fanout.stores.ledger import Ledger
-
-__all__ = ["Publisher"]
 
 
 class Publisher:
@@ -65,11 +64,12 @@ class Publisher:
         options = {} if countdown is None else {"countdown": countdown}
         try:
             with self._producers.acquire(deadline) as producer:
-                parts = (self._app, self._templates, producer, deadline)
+                begin = partial(Sending, self._app, self._templates, producer, deadline)
                 if getattr(producer, "supports_batch_publish", False):  # kombu 5.7, Redis
-                    send_batch(*parts, chains, options)
+                    send_batch(begin, producer, chains, options)
                 else:
-                    send_singly(*parts, chains, options, retries=self._producers.retries)
+                    retries = self._producers.retries
+                    send_singly(begin, producer, deadline, chains, options, retries)
         except INTERRUPTS:
             raise
         except Exception as exc:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger
     from celery_fanout.stores.records import Recorded
 
-__all__ = ["Recorder", "Schedule"]
-
 
 @dataclass(frozen=True)
 class Schedule:
@@ -46,6 +44,7 @@ class Schedule:
     trace: str = ""
 
 
+@dataclass(eq=False, repr=False)
 class Recorder:
     """Records frozen events in the ledger.
 
@@ -55,10 +54,9 @@ class Recorder:
         preparers: make messages for the ledger to publish.
     """
 
-    def __init__(self, ledger: Ledger, freezer: Freezer, preparers: PreparerPool) -> None:
-        self._ledger = ledger
-        self._freezer = freezer
-        self._preparers = preparers
+    _ledger: Ledger
+    _freezer: Freezer
+    _preparers: PreparerPool
 
     def record(self, frozen: Sequence[FrozenEvent], schedule: Schedule) -> list[Recorded]:
         """Record events; afterwards their chains are those of the runs that the ledger has.

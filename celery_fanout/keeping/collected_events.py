@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.records import RunRecord
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["collected_events"]
-
 
 def collected_events(
     ledger: Ledger, subscription: Subscription | None, run: RunRecord | None

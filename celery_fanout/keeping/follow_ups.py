@@ -8,6 +8,7 @@ what is left. On level 1 Celery calls an errback, which publishes the ``on_failu
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery import current_task, shared_task
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.records import EventRecord, RunRecord
     from celery_fanout.subscribing.registry import Registry, Subscription
 
-__all__ = ["CANCELLED_EVENT", "FAILED_EVENT", "FollowUps"]
-
 logger = get_logger(__name__)
 
 FAILED_EVENT = "fanout/run.failed"
@@ -52,6 +51,7 @@ CANCELLED_EVENT = "fanout/run.cancelled"
 OWN = "fanout/run."
 
 
+@dataclass(eq=False, repr=False)
 class FollowUps:
     """Records what follows from the end of a run that failed or was cancelled.
 
@@ -64,21 +64,12 @@ class FollowUps:
         results: tells Celery's result backend, if that has the results of runs.
     """
 
-    def __init__(
-        self,
-        app: Celery,
-        ledger: Ledger,
-        registry: Registry,
-        emit: Callable[[Event], Any],
-        wake: Callable[[Sequence[str]], None],
-        results: CeleryResults | None = None,
-    ) -> None:
-        self._app = app
-        self._ledger = ledger
-        self._registry = registry
-        self._emit = emit
-        self._wake = wake
-        self._results = results
+    _app: Celery
+    _ledger: Ledger
+    _registry: Registry
+    _emit: Callable[[Event], Any]
+    _wake: Callable[[Sequence[str]], None]
+    _results: CeleryResults | None = None
 
     def record(self, run_id: str) -> None:
         """Follow up on one run. Safe to repeat; what fails now is done by the keeper later."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery import signals as celery_signals
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.ledger import Ledger
     from celery_fanout.stores.records import Taken
-
-__all__ = ["Held", "Keeper"]
 
 logger = get_logger(__name__)
 
@@ -86,6 +85,7 @@ class Held:
         return list(run_ids)
 
 
+@dataclass(eq=False, repr=False)
 class Keeper:
     """Looks after one ledger.
 
@@ -102,29 +102,21 @@ class Keeper:
         redrive: the argument; turned off when the worker begins to stop.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        publish: Callable[[Taken], int],
-        follow_up: Callable[[str], None],
-        *,
-        boot: str = "",
-        held: Callable[[], Sequence[str]] = list,
-        redrive: bool = True,
-        lost: Callable[[], Sequence[tuple[str, float]]] = list,
-    ) -> None:
-        self._ledger = ledger
-        self._publish = publish
-        self._follow_up = follow_up
-        self._boot = boot
-        self._held = held
-        self.redrive = redrive
-        self._lost = lost
+    _ledger: Ledger
+    _publish: Callable[[Taken], int]
+    _follow_up: Callable[[str], None]
+    _: KW_ONLY
+    boot: str = ""
+    held: Callable[[], Sequence[str]] = list
+    redrive: bool = True
+    lost: Callable[[], Sequence[tuple[str, float]]] = list
+
+    def __post_init__(self) -> None:
         self._last_held: list[str] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._pulse: threading.Thread | None = None
-        self._beat_every = max(ledger.rules.lease / 6, 0.05)
+        self._beat_every = max(self._ledger.rules.lease / 6, 0.05)
         self._next: dict[str, float] = {}
         self._away = False
         self._back_at = float("-inf")
@@ -133,7 +125,7 @@ class Keeper:
     def start(self) -> None:
         """Start the threads."""
         self._stop.clear()
-        if self._boot:
+        if self.boot:
             # one of its own: a broker that hangs may hold up the other one for long, and a worker
             # whose leases are over has died as far as others can see
             self._pulse = threading.Thread(
@@ -151,8 +143,8 @@ class Keeper:
         Celery clears its lists before its pool has stopped, so what is in them is noted now.
         """
         self.redrive = False
-        if self._boot:
-            self._last_held = list(self._held())
+        if self.boot:
+            self._last_held = list(self.held())
 
     def stop(self) -> None:
         """Stop the threads, and let go of what the worker still has."""
@@ -161,10 +153,10 @@ class Keeper:
             if thread is not None:
                 thread.join(timeout=10)
         self._thread = self._pulse = None
-        if self._boot:
+        if self.boot:
             try:
-                held = dict.fromkeys([*self._last_held, *self._held()])
-                self._ledger.release(self._boot, list(held))
+                held = dict.fromkeys([*self._last_held, *self.held()])
+                self._ledger.release(self.boot, list(held))
             except FanoutError as exc:
                 logger.warning("%s", exc)
 
@@ -244,7 +236,7 @@ class Keeper:
             self._next["follow up"] = 0.0  # there are more; timers are looked at in between
 
     def _resend(self) -> None:
-        for queue, before in self._lost():
+        for queue, before in self.lost():
             run_ids = self._ledger.resend(queue, before, limit=BATCH)
             if run_ids:
                 logger.info(
@@ -270,9 +262,9 @@ class Keeper:
             self._beat()
 
     def _beat(self) -> None:
-        held = list(self._held()) if self._boot else []
+        held = list(self.held()) if self.boot else []
         if held:
-            self._ledger.renew(self._boot, held)
+            self._ledger.renew(self.boot, held)
 
     def _take(self, *, grace: bool) -> None:
         while not self._stop.is_set():

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["LostMessages"]
-
 logger = get_logger(__name__)
 
 

@@ -15,6 +15,7 @@ The kind of the run says what is published:
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from celery.canvas import signature
@@ -56,8 +57,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.records import Taken, Wakeup
     from celery_fanout.subscribing.registry import Registry, Subscription
 
-__all__ = ["Wakeups"]
-
 logger = get_logger(__name__)
 
 #: The keys of the events that a run collected, and the event that its subscriber gets.
@@ -67,6 +66,7 @@ _Collected: TypeAlias = "tuple[Sequence[str], Event]"
 MAX_EVENTS = 1000
 
 
+@dataclass(eq=False, repr=False)
 class Wakeups:
     """Publishes runs that are due.
 
@@ -79,21 +79,12 @@ class Wakeups:
         follow_up: records what follows from the end of a run.
     """
 
-    def __init__(
-        self,
-        app: Celery,
-        ledger: Ledger,
-        registry: Registry,
-        freezer: Freezer,
-        publisher: Publisher,
-        follow_up: Callable[[str], None],
-    ) -> None:
-        self._app = app
-        self._ledger = ledger
-        self._registry = registry
-        self._freezer = freezer
-        self._publisher = publisher
-        self._follow_up = follow_up
+    _app: Celery
+    _ledger: Ledger
+    _registry: Registry
+    _freezer: Freezer
+    _publisher: Publisher
+    _follow_up: Callable[[str], None]
 
     def wake(self, run_ids: Sequence[str]) -> None:
         """Publish runs that are due now. Best effort: the keeper does it otherwise."""

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger
     from celery_fanout.subscribing.registry import Registry, Subscription
 
-__all__ = ["PARTS_OF_STEPS", "Bulk", "RunControl"]
-
 #: Kinds of runs that are retried with the run whose step they belong to.
 PARTS_OF_STEPS = ("invoke", "parallel")
 

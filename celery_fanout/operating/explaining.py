@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.limits import Gate, Preview
     from celery_fanout.subscribing.registry import Explanation, Registry
 
-__all__ = ["explain", "outlook"]
-
 
 def explain(registry: Registry, event: Event, ledger: Ledger | None) -> list[Explanation]:
     """Return whom an event would reach, and what would happen there now; nothing is changed.

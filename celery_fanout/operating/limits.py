@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from celery_fanout.subscribing.limits import Limit
     from celery_fanout.subscribing.registry import Registry
 
-__all__ = ["MOST", "Declared", "LimitControl", "LimitRecord", "declared_limits", "numbers_of"]
-
 #: How many gates are read: of a limit with more keys those where most runs wait.
 MOST = 10_000
 

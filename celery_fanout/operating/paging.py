@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["Page", "page_of", "pages"]
-
 #: The ledger's times are as fine as this, in seconds.
 TICK = 1e-6
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger
     from celery_fanout.stores.records import EventRecord, RunOutcome, RunRecord
 
-__all__ = ["MAX_BULK", "RunReader"]
-
 #: How many runs or events a change reaches at most, if nothing else is said.
 MAX_BULK = 1000
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     Redact = Callable[[str, Any], Any]
 
-__all__ = ["REDACTED", "redact", "redacted_event", "redacted_run", "redactor_of"]
-
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
 
@@ -87,20 +85,15 @@ def redactor_of(settings: Settings) -> Redact:
         return redact
     function: Any = chosen
     if isinstance(chosen, str):
+        wanted = "the dotted path of a function of an event's name and data"
         try:
             function = symbol_by_name(chosen)
         except Exception as exc:
-            raise InvalidSetting(
-                "fanout_redact",
-                f"{chosen!r}, which cannot be imported ({type(exc).__name__}: {exc})",
-                "the dotted path of a function of an event's name and data",
-            ) from exc
+            problem = f"{chosen!r}, which cannot be imported ({type(exc).__name__}: {exc})"
+            raise InvalidSetting("fanout_redact", problem, wanted) from exc
         if not callable(function):
-            raise InvalidSetting(
-                "fanout_redact",
-                f"{chosen!r}, which is {type(function).__name__}",
-                "the dotted path of a function of an event's name and data",
-            )
+            problem = f"{chosen!r}, which is {type(function).__name__}"
+            raise InvalidSetting("fanout_redact", problem, wanted)
 
     def safely(name: str, data: Any) -> Any:
         try:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.records import EventRecord, RunRecord
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["begin_again", "checkpoints_before"]
-
 
 def begin_again(
     ledger: Ledger,

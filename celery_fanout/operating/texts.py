@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 
-__all__ = ["age", "moment", "number_of", "period_of"]
-
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 

@@ -15,15 +15,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.records import EventRecord, RunRecord
 
-__all__ = [
-    "describe_event",
-    "gated",
-    "happenings",
-    "step_name",
-    "task_of",
-    "timeline",
-]
-
 #: How much of a value is shown, in characters.
 MAX_VALUE = 100
 

@@ -20,8 +20,6 @@ from celery_fanout.emitting.broker.stock import is_stock
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["as_models"]
-
 _converters: WeakKeyDictionary[Any, Callable[[Any], Any]] = WeakKeyDictionary()
 
 

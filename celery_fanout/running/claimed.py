@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.records import Claim, Settled
     from celery_fanout.stores.states import RunState
 
-__all__ = ["ClaimedRun", "patiently"]
-
 logger = get_task_logger(__name__)
 
 

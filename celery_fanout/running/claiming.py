@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger
     from celery_fanout.stores.records import Claim
 
-__all__ = ["claim"]
-
 # the name that docs/how-to/monitoring.md gives it
 logger = get_task_logger("celery_fanout.claims")
 

@@ -14,8 +14,6 @@ from celery_fanout.running.execution import current_execution
 if TYPE_CHECKING:
     from celery_fanout.model.events import Event
 
-__all__ = ["current_event", "current_run"]
-
 
 def current_run() -> Run | None:
     """Return the run that the calling code belongs to, or ``None`` outside of runs."""

@@ -28,17 +28,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.running.execution import Execution
 
-__all__ = [
-    "STEERING",
-    "Ending",
-    "Kind",
-    "body_raised",
-    "body_returned",
-    "steered",
-    "task_raised",
-    "task_returned",
-]
-
 #: What a body, or a step in it, raises to end or repeat its task.
 STEERING = (RetryAfter, NonRetriable, StepFailed, StepMisused)
 

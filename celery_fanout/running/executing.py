@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.running.execution import Execution
 
-__all__ = ["execute"]
-
 logger = get_task_logger(__name__)
 
 

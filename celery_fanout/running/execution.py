@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger
     from celery_fanout.stores.limits import Flow
 
-__all__: list[str] = []
-
 E = TypeVar("E", bound=BaseException)
 
 
@@ -188,24 +186,13 @@ def execution_of(request: Any) -> Execution | None:
     return execution
 
 
-class _Active:
-    """How many bodies are being executed in this process."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.lock = threading.Lock()
-
-    def add(self, number: int) -> None:
-        with self.lock:
-            self.count += number
-
-
-_active = _Active()
+#: One item for each body that is being executed in this process.
+_active: set[make_current] = set()
 
 
 def active_runs() -> int:
     """Return how many bodies are being executed in this process."""
-    return _active.count
+    return len(_active)
 
 
 class make_current:  # noqa: N801 - used like a function
@@ -215,7 +202,7 @@ class make_current:  # noqa: N801 - used like a function
         self.execution = execution
 
     def __enter__(self) -> Execution:
-        _active.add(1)
+        _active.add(self)
         self.token = current_execution.set(self.execution)
         # a run may be executed inside another's step: where tasks are eager, step.emit() does that
         self.outer = current_step.set(None)
@@ -224,4 +211,4 @@ class make_current:  # noqa: N801 - used like a function
     def __exit__(self, *exc_info: object) -> None:
         current_step.reset(self.outer)
         current_execution.reset(self.token)
-        _active.add(-1)
+        _active.discard(self)

@@ -15,8 +15,6 @@ from celery.exceptions import Retry
 
 from celery_fanout.running.execution import execution_of
 
-__all__ = ["hold_retries"]
-
 _held: ContextVar[bool] = ContextVar("celery_fanout_retry_held", default=False)
 
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.utils import json as kombu_json
 
-from celery_fanout import signals
 from celery_fanout.emitting.broker.routing import routed_to
 from celery_fanout.exceptions.describing import MAX_MESSAGE, describe
 from celery_fanout.model.failpoints import hit
 from celery_fanout.model.tracing import current_trace
 from celery_fanout.running.endings import Kind
+from celery_fanout.running.suspending import Suspended, announce
 from celery_fanout.stores.records import NewRun
 from celery_fanout.stores.states import RunState
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from celery_fanout.running.claimed import ClaimedRun
     from celery_fanout.running.endings import Ending
     from celery_fanout.running.execution import Execution
-
-__all__ = ["settle"]
 
 #: How much of a traceback is kept, in characters.
 MAX_TRACEBACK = 50_000
@@ -59,15 +57,8 @@ def settle(execution: Execution, ending: Ending) -> None:
     settled = claimed.settle(state, **details)
     if watched:
         hit("tail.before_dispatch" if state is RunState.COMPLETING else "settle.after")
-    if ending.kind is Kind.SUSPENDED:
-        suspended: Any = ending.error
-        signals.run_suspended.send(
-            sender=execution.task,
-            run=execution.run,
-            until=suspended.until,
-            reason=suspended.reason,
-            step=suspended.step,
-        )
+    if isinstance(ending.error, Suspended):
+        announce(execution, ending.error)
     # wrong: a run that gets the place of one that is retried waits for a keeper
     if settled.woken and ending.kind is not Kind.RETRY:
         execution.engine.wake(settled.woken)

@@ -8,6 +8,7 @@ and RabbitMQ closes the channel after ``consumer_timeout``.
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Ignore, Reject
@@ -27,17 +28,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.exceptions import StoreUnavailable
     from celery_fanout.running.execution import Execution
-
-__all__ = [
-    "BranchDone",
-    "NotClaimed",
-    "Republisher",
-    "Suspended",
-    "leave_worker",
-    "put_back",
-    "put_off_if_early",
-    "warn_swallowed",
-]
 
 logger = get_task_logger(__name__)
 
@@ -79,6 +69,7 @@ class Suspended(Ignore):
         return f"The run was suspended ({self.reason}{where})."
 
 
+@dataclass(eq=False, repr=False)
 class Republisher:
     """Publishes the message of a run again, so that it goes on later.
 
@@ -87,9 +78,8 @@ class Republisher:
         clock: returns the POSIX time in seconds.
     """
 
-    def __init__(self, app: Celery, clock: Callable[[], float]) -> None:
-        self._app = app
-        self._clock = clock
+    _app: Celery
+    _clock: Callable[[], float]
 
     @property
     def max_hop(self) -> float:
@@ -191,6 +181,12 @@ def leave_worker(execution: Execution, suspended: Suspended) -> None:
         execution.skipped += max(0.0, suspended.until - execution.now())
         return
     engine.republish(execution.task, execution.request, suspended.until)
+    announce(execution, suspended)
+    raise suspended
+
+
+def announce(execution: Execution, suspended: Suspended) -> None:
+    """Tell the receivers of ``run_suspended``."""
     signals.run_suspended.send(
         sender=execution.task,
         run=execution.run,
@@ -198,7 +194,6 @@ def leave_worker(execution: Execution, suspended: Suspended) -> None:
         reason=suspended.reason,
         step=suspended.step,
     )
-    raise suspended
 
 
 def put_back(execution: Execution, error: StoreUnavailable) -> NoReturn:
@@ -221,10 +216,9 @@ def put_back(execution: Execution, error: StoreUnavailable) -> NoReturn:
     else:
         left = begun.claimed.token
     engine.republish(execution.task, request, until, store_retries=retries + 1, left=left)
-    signals.run_suspended.send(
-        sender=execution.task, run=execution.run, until=until, reason="store", step=None
-    )
-    raise Suspended(until, "store") from error
+    suspended = Suspended(until, "store")
+    announce(execution, suspended)
+    raise suspended from error
 
 
 def warn_swallowed(execution: Execution, place: str, *, stacklevel: int = 2) -> None:

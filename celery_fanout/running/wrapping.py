@@ -25,8 +25,6 @@ from celery_fanout.running.suspending import BranchDone, Suspended, warn_swallow
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["TaskWrapper"]
-
 logger = get_task_logger(__name__)
 
 

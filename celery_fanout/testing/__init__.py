@@ -38,4 +38,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("celery_fanout.testing.tester"), name)
+    places = ("tester", "capturing", "inbox", "runs", "simulation")
+    modules = (import_module(f"{__name__}.{place}") for place in places)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))

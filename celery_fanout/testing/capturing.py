@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
     from celery_fanout.emitting.delivery import Draft
 
-__all__ = ["CapturedEvents", "CapturingEmitter", "capture", "nothing", "watching"]
-
 
 def nothing() -> None:
     """Do nothing: what there is to do before somebody looks, where nothing waits."""

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
     from celery_fanout.emitting.chains import FrozenChain
 
-__all__ = ["Clock", "Inbox", "Message"]
-
 
 class Clock:
     """A clock that only moves when it is told to.

@@ -9,8 +9,6 @@ import pytest
 if TYPE_CHECKING:
     from celery_fanout.testing import FanoutTester
 
-__all__ = ["fanout"]
-
 
 @pytest.fixture
 def fanout() -> FanoutTester:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from celery_fanout.subscribing.registry import Subscription
     from celery_fanout.testing.inbox import Clock, Message
 
-__all__ = ["NonDeterministicBody", "SimulatedCrash", "TestRun"]
-
 #: How many attempts of the runs that a step waits for are too many.
 TOO_MANY = 10_000
 

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.records import Recorded
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["Simulation"]
-
 
 class SimulatingEmitter:
     """Records in a simulation's ledger what is emitted, and keeps it for the test to look at.
@@ -126,13 +124,8 @@ class Simulation:
         self._publish_waiting = nothing
         self.events = CapturedEvents(look=self._look)
         self._inbox = Inbox(fanout, alone=alone)
-        freezer = Freezer(
-            fanout.app,
-            fanout.registry,
-            fanout.templates,
-            self.ledger,
-            ledger_results=True,  # Celery stores nothing here
-        )
+        # its results are in the ledger: Celery stores nothing here
+        freezer = Freezer(fanout.app, fanout.registry, fanout.templates, self.ledger, True)
         self.level2 = Level2(fanout, self.ledger, freezer, self._inbox)
         self.level2.emitter = (
             LonelyEmitter(fanout, self.level2, self.events)
@@ -301,6 +294,7 @@ class Simulation:
 
     def _stand_in(self, message: Message, end: Any) -> None:
         """End an invoked run with what the test gave for its task, without executing that."""
+        how: dict[str, Any]
         claim = self.ledger.claim(
             message.run_id, boot_id(), uuid.uuid4().hex, retries=message.retries
         )
@@ -308,13 +302,10 @@ class Simulation:
             return
         if isinstance(end, BaseException):
             error = {**describe(end), "traceback": ""}
-            settled = self.ledger.settle(
-                message.run_id, claim.token, RunState.FAILED, error=error, reason="error"
-            )
+            state, how = RunState.FAILED, {"error": error, "reason": "error"}
         else:
-            settled = self.ledger.settle(
-                message.run_id, claim.token, RunState.SUCCEEDED, result=str(kombu_json.dumps(end))
-            )
+            state, how = RunState.SUCCEEDED, {"result": str(kombu_json.dumps(end))}
+        settled = self.ledger.settle(message.run_id, claim.token, state, **how)
         self.level2.wakeups.wake(settled.woken)
 
     def crash(self, run_id: str, error: Mapping[str, str]) -> None:

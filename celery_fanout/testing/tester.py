@@ -1,9 +1,4 @@
-"""Tests of code that emits events or subscribes to them, without a broker or a worker.
-
-``capture()`` records what is emitted; ``run()`` executes a subscriber with the real engine in
-memory, on a clock that the test moves; ``simulate()`` executes all that follows from an event. With
-pytest, the fixture ``fanout`` offers all three.
-"""
+"""The functions that run and simulate subscribers, and what the pytest fixture ``fanout`` gives."""
 
 from __future__ import annotations
 
@@ -13,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from celery_fanout.app.fanout import get_fanout
 from celery_fanout.emitting.drafting import draft_event
 from celery_fanout.running.current import current_run
-from celery_fanout.testing.capturing import CapturedEvents, capture
+from celery_fanout.testing.capturing import capture
 from celery_fanout.testing.inbox import Clock
-from celery_fanout.testing.runs import NonDeterministicBody, SimulatedCrash, TestRun
+from celery_fanout.testing.runs import TestRun
 from celery_fanout.testing.simulation import Simulation
 
 if TYPE_CHECKING:
@@ -26,19 +21,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.app.fanout import Fanout
     from celery_fanout.subscribing.registry import Subscription
-
-__all__ = [
-    "CapturedEvents",
-    "Clock",
-    "FanoutTester",
-    "NonDeterministicBody",
-    "SimulatedCrash",
-    "Simulation",
-    "TestRun",
-    "capture",
-    "run",
-    "simulate",
-]
+    from celery_fanout.testing.capturing import CapturedEvents
 
 
 def run(

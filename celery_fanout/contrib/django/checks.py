@@ -17,7 +17,7 @@ from django.conf import settings as django_settings
 from django.core import checks
 from django.db import DatabaseError, connections
 
-from celery_fanout.app.checks import Finding, findings
+from celery_fanout.app.checks import finding, findings
 from celery_fanout.app.fanout import get_fanout
 from celery_fanout.exceptions import ConfigurationError, NoApp
 from celery_fanout.model.settings import Settings
@@ -25,9 +25,8 @@ from celery_fanout.model.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from celery_fanout.app.checks import Finding
     from celery_fanout.app.fanout import Fanout
-
-__all__ = ["TAG", "check_database", "check_fanout", "install"]
 
 #: ``manage.py check --tag celery_fanout`` runs these alone.
 TAG = "celery_fanout"
@@ -51,11 +50,11 @@ def install() -> None:
     checks.register(check_database, checks.Tags.database)
 
 
-def _message(finding: Finding) -> checks.CheckMessage:
-    number = finding.id.rpartition(".")[2]
-    kind = _MESSAGES["warning" if number in _MILD else finding.level]
+def _message(found: Finding) -> checks.CheckMessage:
+    number = found.id.rpartition(".")[2]
+    kind = _MESSAGES["warning" if number in _MILD else found.level]
     message: checks.CheckMessage = kind(
-        finding.message, hint=finding.remedy, id=f"celery_fanout.{number}"
+        found.message, hint=found.remedy, id=f"celery_fanout.{number}"
     )
     return message
 
@@ -70,7 +69,7 @@ def check_fanout(
         return []
     _busy.here = True
     try:
-        return [_message(finding) for finding in _findings() if finding.id[-4:] not in _LEFT_OUT]
+        return [_message(each) for each in _findings() if each.id[-4:] not in _LEFT_OUT]
     finally:
         _busy.here = False
 
@@ -79,9 +78,8 @@ def _findings() -> Iterator[Finding]:
     try:
         fanout = get_fanout()
     except NoApp as exc:
-        yield Finding(
+        yield finding(
             "fanout.E101",
-            "error",
             str(exc),
             "Import the Celery app in the __init__.py of the project's package: "
             "from .celery import app as celery_app.",
@@ -92,9 +90,8 @@ def _findings() -> Iterator[Finding]:
     try:
         yield from findings(fanout)
     except Exception as exc:  # noqa: BLE001 - modules of the project raise what they like
-        yield Finding(
+        yield finding(
             "fanout.E102",
-            "error",
             f"The tasks of the Celery app {fanout.app.main!r} cannot be imported: "
             f"{type(exc).__name__}: {exc}",
             "emit() raises this too, so mend the module.",
@@ -122,9 +119,8 @@ def _unread(fanout: Fanout) -> Iterator[Finding]:
     ours = {f"FANOUT_{field.name.upper()}" for field in fields(Settings)}
     unread += sorted(ours.intersection(names))  # for CELERY_FANOUT_...
     if unread:
-        yield Finding(
+        yield finding(
             "fanout.W101",
-            "warning",
             f"The Celery app {fanout.app.main!r} does not read these settings: "
             f"{', '.join(unread)}.",
             'Configure it with app.config_from_object("django.conf:settings", namespace="CELERY"), '
@@ -144,18 +140,16 @@ def _uses_outbox(settings: Settings) -> bool:
 def _outbox(fanout: Fanout, settings: Settings) -> Iterator[Finding]:
     alias = settings.outbox_database
     if alias not in connections:
-        yield Finding(
+        yield finding(
             "fanout.E103",
-            "error",
             f"fanout_outbox_database is {alias!r}, and DATABASES has no such alias.",
             f"Use one of: {', '.join(connections)}.",
         )
     elif _uses_outbox(settings) and connections[alias].vendor == "sqlite":
         yield _no_skip_locked(alias)
     if settings.delivery == "outbox" and fanout.app.conf.task_always_eager:
-        yield Finding(
+        yield finding(
             "fanout.W103",
-            "warning",
             "task_always_eager is on, and events go into the outbox: they run nothing before a "
             "relay publishes them.",
             "In tests use celery_fanout.testing, or turn one of them off.",
@@ -163,9 +157,8 @@ def _outbox(fanout: Fanout, settings: Settings) -> Iterator[Finding]:
 
 
 def _no_skip_locked(alias: str) -> Finding:
-    return Finding(
+    return finding(
         "fanout.W102",
-        "warning",
         f"The outbox is in the database {alias!r}, which has no SKIP LOCKED: one relay at a time "
         "can publish from it.",
         "Use PostgreSQL, MySQL 8 or MariaDB 10.6, or start one relay only.",
@@ -184,7 +177,7 @@ def check_database(
     alias = settings.outbox_database
     if alias not in (databases or ()) or alias not in connections:
         return []
-    return [_message(finding) for finding in _table(alias, settings)]
+    return [_message(each) for each in _table(alias, settings)]
 
 
 def _table(alias: str, settings: Settings) -> Iterator[Finding]:
@@ -199,9 +192,8 @@ def _table(alias: str, settings: Settings) -> Iterator[Finding]:
         return
     # `migrate`, which makes it, runs the checks before
     if model._meta.db_table not in tables and "migrate" not in sys.argv[1:2]:
-        yield Finding(
+        yield finding(
             "fanout.W104",
-            "warning",
             f"The database {alias!r} has no table for the outbox yet.",
             "Run manage.py migrate.",
         )

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from celery_fanout.model.events import Event
     from celery_fanout.model.settings import Settings
 
-__all__ = ["AfterCommit", "keep_after", "settings_of", "wait_for_commit"]
-
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger("celery_fanout.emit")
 

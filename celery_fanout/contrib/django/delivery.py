@@ -19,7 +19,7 @@ from celery_fanout.contrib.django.exceptions import (
     NotInTransaction,
 )
 from celery_fanout.contrib.django.outbox.rows import write_rows
-from celery_fanout.emitting.delivery import installed
+from celery_fanout.emitting.delivery import Deliverer, installed
 from celery_fanout.emitting.emission import Emission
 from celery_fanout.exceptions import EmitError, InvalidEvent
 
@@ -28,12 +28,10 @@ if TYPE_CHECKING:
 
     from celery_fanout.emitting.delivery import Draft, Owner
 
-__all__ = ["DjangoDeliverer", "install"]
-
 T = TypeVar("T")
 
 
-class DjangoDeliverer:
+class DjangoDeliverer(Deliverer):
     """Publishes after a commit, by way of the outbox, or at once."""
 
     def __init__(self) -> None:

@@ -19,8 +19,6 @@ from celery_fanout.running.current import current_event, current_run
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["adapt"]
-
 #: Where the class is: in Django since 6.0, and in the package django-tasks before.
 MODULES = ("django.tasks.base", "django_tasks.base")
 

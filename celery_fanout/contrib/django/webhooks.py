@@ -183,29 +183,21 @@ class _Receiver:
 
 def _check(verifier: Any, names: Any, max_size: Any) -> None:
     if not callable(getattr(verifier, "verify", None)) or isinstance(verifier, type):
-        raise InvalidWebhook(
-            "A webhook",
-            "does not know who sends it",
-            "Pass GitHub(secret), StandardWebhooks(secret), Stripe(secret), or a verifier of "
-            "your own.",
-        )
-    if not callable(names):
-        if not hasattr(names, "items"):
-            raise InvalidWebhook(
-                "A webhook",
-                "has names that are neither a mapping nor a function",
-                "Pass a dict: what the sender calls it, and the name of the event.",
-            )
-        if not names:
-            raise InvalidWebhook(
-                "A webhook", "emits nothing", "Name the types to emit, and the event of each."
-            )
-        for name in names.values():
+        problem = "does not know who sends it"
+        remedy = "Pass GitHub(secret), StandardWebhooks(secret), Stripe(secret), or a verifier of "
+        remedy += "your own."
+    elif not callable(names) and not hasattr(names, "items"):
+        problem = "has names that are neither a mapping nor a function"
+        remedy = "Pass a dict: what the sender calls it, and the name of the event."
+    elif not callable(names) and not names:
+        problem, remedy = "emits nothing", "Name the types to emit, and the event of each."
+    else:
+        for name in () if callable(names) else names.values():
             check_name(name)
-    if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size <= 0:
-        raise InvalidWebhook(
-            "A webhook", f"has the max_size {max_size!r}", "Use a number of bytes greater than 0."
-        )
+        if isinstance(max_size, int) and not isinstance(max_size, bool) and max_size > 0:
+            return
+        problem, remedy = f"has the max_size {max_size!r}", "Use a number of bytes greater than 0."
+    raise InvalidWebhook("A webhook", problem, remedy)
 
 
 def _read(request: HttpRequest, max_size: int) -> bytes:

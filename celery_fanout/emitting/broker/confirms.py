@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from celery_fanout.emitting.broker.connections import Deadline
     from celery_fanout.emitting.chains import FrozenChain
 
-__all__ = ["ConfirmWindow", "confirm_window"]
-
 
 class ConfirmWindow:
     """Publisher confirms of RabbitMQ, awaited once for many messages.

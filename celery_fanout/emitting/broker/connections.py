@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-__all__ = ["Deadline", "ProducerPool", "hurry"]
-
 #: How often a connection is tried again when the app's own policy has no bound.
 MAX_RETRIES = 3
 

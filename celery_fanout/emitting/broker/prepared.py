@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from celery_fanout.emitting.chains import FrozenChain
     from celery_fanout.model.settings import Settings
     from celery_fanout.stores.ledger import Ledger
-
-__all__ = ["Prepared", "Preparer", "PreparerPool"]
 
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
@@ -89,6 +87,7 @@ class Preparer:
         return Prepared(messages, envelopes)
 
 
+@dataclass(eq=False, repr=False)
 class PreparerPool:
     """Lends what makes messages for the ledger's Redis, where that takes them.
 
@@ -100,20 +99,12 @@ class PreparerPool:
         ledger: the ledger, on level 2.
     """
 
-    def __init__(
-        self,
-        app: Celery,
-        settings: Settings,
-        templates: Templates,
-        producers: ProducerPool,
-        ledger: Ledger | None,
-    ) -> None:
-        self._app = app
-        self._settings = settings
-        self._templates = templates
-        self._producers = producers
-        self._ledger = ledger
-        self._one_redis: bool | None = None  # not known before a connection is there
+    _app: Celery
+    _settings: Settings
+    _templates: Templates
+    _producers: ProducerPool
+    _ledger: Ledger | None
+    _one_redis: bool | None = field(default=None, init=False)  # unknown without a connection
 
     @contextmanager
     def acquire(self) -> Generator[Preparer | None]:

@@ -26,8 +26,6 @@ from celery_fanout.emitting.broker.stock import is_stock
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Envelope", "Pipeline", "dumps", "open_pipeline"]
-
 #: Versions of kombu whose Redis transport was read, and is tested.
 KNOWN = {(5, 5), (5, 6), (5, 7)}
 

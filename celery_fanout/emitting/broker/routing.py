@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-__all__ = ["chosen_options", "routed_to"]
-
 
 def routed_to(app: Celery, name: str, options: Mapping[str, Any]) -> str:
     """Return the queue that messages of a task go to with these options.

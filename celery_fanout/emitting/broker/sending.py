@@ -29,15 +29,13 @@ from celery_fanout.emitting.broker.stock import is_stock
 from celery_fanout.emitting.broker.templates import KWARGSREPR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from celery import Celery
 
     from celery_fanout.emitting.broker.connections import Deadline
     from celery_fanout.emitting.broker.templates import Template, Templates
     from celery_fanout.emitting.chains import FrozenChain
-
-__all__ = ["Sending", "send_batch", "send_singly"]
 
 
 def argsrepr_of(chain: FrozenChain) -> str:
@@ -294,21 +292,16 @@ def _embed(chain: FrozenChain) -> dict[str, Any]:
 
 
 def send_batch(
-    app: Celery,
-    templates: Templates,
+    begin: Callable[..., Sending],
     producer: Any,
-    deadline: Deadline,
     chains: Sequence[FrozenChain],
     options: Mapping[str, Any],
 ) -> None:
-    """Send chains through a producer that sends all messages at once; see :class:`Sending`.
-
-    Each chain's ``state`` says afterwards, or after an error, whether the broker has it.
-    """
+    """Send chains through a producer that sends all messages at once; see :func:`send_singly`."""
     sent: list[FrozenChain] = []
     kept: list[FrozenChain] = []
     with producer.batch(max_size=sys.maxsize):  # one flush, at the end
-        sending = Sending(app, templates, producer, deadline, retries=0)
+        sending = begin(retries=0)
         for chain in chains:
             (sent if sending.send(chain, options) else kept).append(chain)
         _mark(sent, "unknown")
@@ -317,20 +310,19 @@ def send_batch(
 
 
 def send_singly(
-    app: Celery,
-    templates: Templates,
+    begin: Callable[..., Sending],
     producer: Any,
     deadline: Deadline,
     chains: Sequence[FrozenChain],
     options: Mapping[str, Any],
-    *,
     retries: int,
 ) -> None:
-    """Send chains one after another; see :func:`send_batch`.
+    """Send chains one after another.
+
+    Each chain's ``state`` says afterwards, or after an error, whether the broker has it.
 
     Args:
-        app: the Celery app.
-        templates: its templates.
+        begin: makes a :class:`Sending` through the producer, with a number of ``retries``.
         producer: a kombu producer.
         deadline: when sending ends; renewed by each answer of the broker.
         chains: the chains.
@@ -340,9 +332,7 @@ def send_singly(
     window = confirm_window(producer, deadline)
     kept: list[FrozenChain] = []
     with window or nullcontext():
-        sending = Sending(
-            app, templates, producer, deadline, retries=0 if window is not None else retries
-        )
+        sending = begin(retries=retries if window is None else 0)
         for chain in chains:
             deadline.renew()  # the broker took the one before, or somebody's hook took the time
             chain.state = "unknown"

@@ -5,8 +5,6 @@ from __future__ import annotations
 from types import FunctionType, MethodType
 from typing import Any
 
-__all__ = ["is_stock"]
-
 
 def is_stock(function: Any, module: Any) -> bool:
     """Whether a function is one that a library ships, not a subclass's or a tool's wrapper.

@@ -9,6 +9,7 @@ asked once per subscription: ``app.amqp.as_task_v2`` for the message's headers, 
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from celery.app import task as celery_task
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.emitting.broker.redis_pipeline import Envelope, Pipeline
     from celery_fanout.subscribing.registry import Subscription
-
-__all__ = ["KWARGSREPR", "OWN_HEADERS", "Template", "Templates"]
 
 #: Options that a template can hold. Anything else goes through ``apply_async``.
 _PLAIN_OPTIONS = {
@@ -56,6 +55,7 @@ OWN_HEADERS = frozenset(
 KWARGSREPR = "{}"
 
 
+@dataclass(eq=False, repr=False, slots=True)
 class Template:
     """What is the same in all messages of one subscription.
 
@@ -70,34 +70,18 @@ class Template:
         text: JSON of the headers apart from :data:`OWN_HEADERS`.
     """
 
-    __slots__ = (
-        "envelope",
-        "envelope_asked",
-        "headers",
-        "methods",
-        "publish",
-        "queues",
-        "route",
-        "serializer",
-        "text",
-    )
+    headers: dict[str, Any]
+    route: dict[str, Any]
+    serializer: str
+    methods: tuple[Any, ...]
+    publish: dict[str, Any] | None = None
+    queues: list[Any] = field(default_factory=list[Any])
+    envelope_asked: bool = False
+    envelope: Envelope | None = None
+    text: str = field(init=False, default="")
 
-    def __init__(
-        self,
-        headers: dict[str, Any],
-        route: dict[str, Any],
-        serializer: str,
-        methods: tuple[Any, ...],
-    ) -> None:
-        self.headers = headers
-        self.route = route
-        self.serializer = serializer
-        self.methods = methods
-        self.publish: dict[str, Any] | None = None
-        self.queues: list[Any] = []
-        self.envelope_asked = False
-        self.envelope: Envelope | None = None
-        same = {name: value for name, value in headers.items() if name not in OWN_HEADERS}
+    def __post_init__(self) -> None:
+        same = {name: value for name, value in self.headers.items() if name not in OWN_HEADERS}
         self.text = dumps(same)
 
     def publish_options(self, app: Celery) -> dict[str, Any]:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_task_logger
 
 from celery_fanout import signals
 from celery_fanout.exceptions import StepFailed, StoreUnavailable, Superseded
+from celery_fanout.running.steps.values import from_stored
 from celery_fanout.stores.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from celery_fanout.running.execution import Execution
     from celery_fanout.stores.checkpoints import CheckpointStore, StepKey
-
-__all__ = ["announce_completed", "load", "reachable", "save", "step_failed"]
 
 logger = get_task_logger(__name__)
 
@@ -75,3 +74,17 @@ def announce_completed(
         cached=cached,
         attempts=checkpoint.attempts,
     )
+
+
+def read_back(
+    execution: Execution, key: StepKey, checkpoint: Checkpoint, fn: Callable[..., Any]
+) -> Any:
+    """Return what a step that has ended returned, as the type that its function says.
+
+    Raises:
+        StepFailed: if it has failed.
+    """
+    if checkpoint.status == "failed":
+        raise step_failed(key, checkpoint)
+    announce_completed(execution, key, checkpoint, cached=True)
+    return from_stored(key[0], fn, checkpoint.value)

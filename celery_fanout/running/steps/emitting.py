@@ -13,8 +13,6 @@ from celery_fanout.running.steps.policy import NO_RETRIES
 if TYPE_CHECKING:
     from celery_fanout.running.execution import Execution
 
-__all__ = ["emit_step"]
-
 
 def emit_step(execution: Execution, id: str, event: Any, data: Any, **options: Any) -> str:
     """Emit an event once in this run, and return its id.

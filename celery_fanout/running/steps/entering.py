@@ -21,8 +21,6 @@ from celery_fanout.running.suspending import warn_swallowed
 if TYPE_CHECKING:
     from celery_fanout.running.claimed import ClaimedRun
 
-__all__ = ["check_function", "claimed_of", "enter"]
-
 #: The longest step id, in characters.
 MAX_ID = 200
 

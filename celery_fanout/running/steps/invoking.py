@@ -8,17 +8,14 @@ from kombu.utils import json as kombu_json
 
 from celery_fanout.exceptions import InvalidStep
 from celery_fanout.model.ids import child_id
-from celery_fanout.running.steps.checkpoints import announce_completed, load, step_failed
+from celery_fanout.running.steps.checkpoints import load, read_back
 from celery_fanout.running.steps.entering import claimed_of
 from celery_fanout.running.steps.leaving import suspend_for_children
-from celery_fanout.running.steps.values import from_stored
 from celery_fanout.stores.checkpoints import field_of
 from celery_fanout.stores.records import NewRun
 
 if TYPE_CHECKING:
     from celery_fanout.running.execution import Execution
-
-__all__ = ["invoke_step"]
 
 
 def invoke_step(
@@ -54,10 +51,7 @@ def invoke_step(
             group=field,
         )
         raise suspend_for_children(execution, claimed, "invoke", id, field, [child])
-    if checkpoint.status == "failed":
-        raise step_failed(key, checkpoint)
-    announce_completed(execution, key, checkpoint, cached=True)
-    return from_stored(id, task.run, checkpoint.value)
+    return read_back(execution, key, checkpoint, task.run)
 
 
 def _check_arguments(id: str, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from celery_fanout.running.execution import Execution
     from celery_fanout.stores.records import NewRun
 
-__all__ = ["lost_run", "suspend", "suspend_for_children"]
-
 
 def suspend(
     execution: Execution, until: float, reason: str, step: str, group: str = ""

@@ -12,7 +12,7 @@ from celery_fanout.exceptions import InvalidStep
 from celery_fanout.model.ids import child_id
 from celery_fanout.model.jsondata import encode
 from celery_fanout.running.steps.calling import call_function
-from celery_fanout.running.steps.checkpoints import announce_completed, load, step_failed
+from celery_fanout.running.steps.checkpoints import load, read_back, step_failed
 from celery_fanout.running.steps.entering import check_function, claimed_of
 from celery_fanout.running.steps.leaving import suspend_for_children
 from celery_fanout.running.steps.values import from_stored, to_stored
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.running.execution import Execution
     from celery_fanout.stores.checkpoints import StepKey
-
-__all__ = ["parallel_step"]
 
 #: Items of one ``step.parallel``, at most: the outcome of each is a checkpoint of the run.
 MAX_ITEMS = 10_000
@@ -72,10 +70,7 @@ def parallel_step(
     results: list[Any] = []
     for key, checkpoint, (fn, _) in zip(keys, checkpoints, calls, strict=True):
         assert checkpoint is not None  # noqa: S101 - seen above
-        if checkpoint.status == "failed":
-            raise step_failed(key, checkpoint)
-        announce_completed(execution, key, checkpoint, cached=True)
-        results.append(from_stored(id, fn, checkpoint.value))
+        results.append(read_back(execution, key, checkpoint, fn))
     return results
 
 
@@ -103,7 +98,7 @@ def _item_done(
             "What decides the items must come from the event or from a step.",
         )
     fn, args = calls[index]
-    value = call_function(execution, (id, number, index), fn, args)
+    value = call_function(execution, (id, number, index), fn, args, {})
     signals.step_completed.send(
         sender=execution.task,
         run=execution.run,

@@ -1,16 +1,20 @@
-"""How often and when a step is tried again."""
+"""How often and when a step is tried again, and how long each try may take."""
 
 from __future__ import annotations
 
 import math
 import random
+import signal
+import sys
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from celery_fanout.exceptions import InvalidStep, StepError, StepTimeout
+from celery_fanout.exceptions import InvalidStep, StepError, StepTimeout, StepTimeoutUnsupported
 
-__all__ = ["NO_RETRIES", "StepPolicy"]
-
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 #: Waits double no more often than this; floats end a little above 2**1000.
 MAX_DOUBLINGS = 64
@@ -48,38 +52,23 @@ class StepPolicy:
         option: Any = self  # not everybody runs a type checker
         is_tuple = isinstance(option.retry_on, tuple)
         retry_on: tuple[Any, ...] = option.retry_on if is_tuple else (option.retry_on,)
-        rules = [
-            (
-                "max_retries",
-                isinstance(option.max_retries, int) and option.max_retries >= 0,
-                "a whole number, 0 or more",
-            ),
-            (
-                "retry_backoff",
-                _at_least_0(option.retry_backoff),
-                "True, False or a number of seconds",
-            ),
-            (
-                "retry_backoff_max",
-                _above_0(option.retry_backoff_max),
-                "a number of seconds above 0",
-            ),
-            (
-                "timeout",
-                option.timeout is None or _above_0(option.timeout),
-                "a number of seconds above 0",
-            ),
-            (
-                "retry_on",
-                all(_is_exception(kind) for kind in retry_on),
-                "an exception class or a tuple of them",
-            ),
-        ]
-        for name, holds, rule in rules:
+
+        def require(name: str, holds: bool, rule: str) -> None:  # noqa: FBT001 - read as a table
             if not holds:
                 raise InvalidStep(
                     "step.options", f"has {name}={getattr(self, name)!r}", f"It must be {rule}."
                 )
+
+        retries, timeout = option.max_retries, option.timeout
+        is_count = isinstance(retries, int) and retries >= 0
+        require("max_retries", is_count, "a whole number, 0 or more")
+        number = "a number of seconds above 0"
+        backoff = "True, False or a number of seconds"
+        require("retry_backoff", _at_least_0(option.retry_backoff), backoff)
+        require("retry_backoff_max", _above_0(option.retry_backoff_max), number)
+        require("timeout", timeout is None or _above_0(timeout), number)
+        are_exceptions = all(_is_exception(kind) for kind in retry_on)
+        require("retry_on", are_exceptions, "an exception class or a tuple of them")
         return self
 
     def covers(self, error: Exception) -> bool:
@@ -109,3 +98,38 @@ class StepPolicy:
 
 #: A plain ``step.run``: an error is the task's business.
 NO_RETRIES = StepPolicy()
+
+
+@contextmanager
+def time_limit(step: str, seconds: float | None) -> Generator[None]:
+    """Raise :class:`StepTimeout` in the block after ``seconds``.
+
+    Raises:
+        StepTimeoutUnsupported: in a thread, which nothing can interrupt.
+    """
+    if seconds is None:
+        yield
+        return
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        gevent: Any = sys.modules["gevent"]
+        with gevent.Timeout(seconds, StepTimeout(step, seconds)):
+            yield
+        return
+    if threading.current_thread() is not threading.main_thread() or not hasattr(
+        signal, "setitimer"
+    ):
+        raise StepTimeoutUnsupported(step)
+
+    def interrupt(*_: object) -> None:
+        raise StepTimeout(step, seconds)
+
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
+    finally:  # also if the time was over in the very line above
+        signal.signal(signal.SIGALRM, handler)

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.running.execution import Execution
 
-__all__ = ["sleep_step"]
-
 
 def sleep_step(execution: Execution, id: str, wake: Callable[[], float]) -> None:
     """Return if the sleep is over; ``wake`` says when it is, asked once in the run.

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from celery_fanout.model.events import Event
 
 
-__all__ = ["BoundStep", "Step"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

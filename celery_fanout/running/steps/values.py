@@ -29,8 +29,6 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from celery_fanout.exceptions import StepValueWarning
 
-__all__ = ["from_stored", "to_stored"]
-
 #: Annotations for which JSON as it is read back is all there is to say.
 _PLAIN = {Any, None, type(None), str, int, float, bool, dict, list, object, inspect.Signature.empty}
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from celery_fanout.running.claimed import ClaimedRun
     from celery_fanout.running.execution import Execution
 
-__all__ = ["wait_step"]
-
 
 def wait_step(
     execution: Execution,

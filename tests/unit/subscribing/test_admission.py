@@ -349,7 +349,7 @@ def test_a_batch_that_rabbitmq_could_not_carry_to_its_tail(size, fits):
     freezer, event = get_fanout(app).freezer, Event("order/paid", "x" * size)
     draft = Draft(get_fanout(app), [event])
     if fits:
-        ((chain,),) = [frozen.chains for frozen in freezer.freeze(draft, 0)]
+        ((chain,),) = [frozen.chains for frozen in freezer.freeze([event], {}, 0)]
         whole = Event("order/paid", [event.data] * 10)  # is flushed whatever its brackets add
         assert freezer.freeze_run(whole, chain.subscription, 0, None, chain.run_id)
         return

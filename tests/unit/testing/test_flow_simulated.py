@@ -21,7 +21,6 @@ from celery_fanout import (
     on_event,
     step,
 )
-from celery_fanout.emitting.delivery import Draft
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported, WrongKind
 from celery_fanout.model.ids import event_key
 from celery_fanout.operating.replaying import begin_again
@@ -405,5 +404,5 @@ def test_run_ignores_flow(shop):
 def test_a_subscriber_without_flow_costs_nothing(shop, simulation):
     shop.subscribe()
     fanout = get_fanout(shop.app)
-    [frozen] = fanout.freezer.freeze(Draft(fanout, [Event("order/paid", 1)]), 0)
+    [frozen] = fanout.freezer.freeze([Event("order/paid", 1)], {}, 0)
     assert [(chain.flow, chain.priority) for chain in frozen.chains] == [(None, None)]

@@ -12,15 +12,15 @@ from django.utils.translation import ngettext_lazy
 from celery_fanout.contrib.django.admin.ledger import LedgerAdmin
 from celery_fanout.contrib.django.admin.parts import (
     PAGE,
-    TIMES,
     Change,
-    choices_of,
+    name_choices,
     pretty,
+    since_choices,
     since_of,
     when,
 )
-from celery_fanout.contrib.django.admin.runs import MAX_CHOICES, run_rows
-from celery_fanout.contrib.django.ledger_models import Event
+from celery_fanout.contrib.django.admin.runs import run_rows
+from celery_fanout.contrib.django.models import Event
 from celery_fanout.exceptions import EventNotFound
 from celery_fanout.operating.paging import page_of
 from celery_fanout.operating.redaction import redacted_event
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from celery_fanout.operating.paging import Page
     from celery_fanout.operating.reading import RunReader
     from celery_fanout.stores.records import EventRecord
-
-__all__ = ["EventAdmin"]
 
 #: How many runs are listed with an event.
 MAX_RUNS = 100
@@ -111,13 +109,7 @@ class EventAdmin(LedgerAdmin):
 
     def sidebar(self, fanout: Fanout, filters: Mapping[str, str]) -> list[dict[str, Any]]:
         """Return the filters."""
-        names = sorted({sub.pattern for sub in fanout.registry if "*" not in sub.pattern})
-        return [
-            choices_of(
-                filters, "since", _("time"), [(key, text) for key, (_s, text) in TIMES.items()]
-            ),
-            choices_of(filters, "name", _("event"), [(name, name) for name in names[:MAX_CHOICES]]),
-        ]
+        return [since_choices(filters, _("time")), name_choices(filters, fanout.registry)]
 
     def possible(self, model: Event) -> Sequence[str]:
         """Return what can be done: every event can be replayed."""

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from celery_fanout.operating.paging import Page
     from celery_fanout.operating.reading import RunReader
 
-__all__ = ["MAX_REASON", "LedgerAdmin", "shows_errors"]
-
 #: How many records may be changed at once here. The command line takes more.
 MAX_CHANGED = 200
 
@@ -224,15 +222,6 @@ class LedgerAdmin(ReadOnlyAdmin):
             return self.find(get_fanout().runs, object_id)
         except ControlError:
             return None
-
-    def _context(self, request: HttpRequest, title: str) -> dict[str, Any]:
-        request.current_app = self.admin_site.name
-        return {
-            **self.admin_site.each_context(request),
-            "title": title,
-            "opts": self.opts,
-            "media": self.media,
-        }
 
     def refuse(self, request: HttpRequest, error: FanoutError) -> HttpResponse:
         """Say why there is nothing to be seen, and what helps."""

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.contrib.django.models import OutboxEvent
 
-__all__ = ["DeadOutboxEventAdmin", "OutboxEventAdmin"]
-
 #: How much of an error stands in a list.
 MAX_ERROR = 100
 
@@ -116,13 +114,9 @@ class DeadOutboxEventAdmin(OutboxEventAdmin):
         return None
 
     def _ask(self, request: HttpRequest, rows: Sequence[Any]) -> TemplateResponse:
-        request.current_app = self.admin_site.name
         context = {
-            **self.admin_site.each_context(request),
-            "title": _("Requeue these events?"),
+            **self._context(request, _("Requeue these events?")),
             "explanation": _("Relays publish them again, with all their attempts."),
-            "opts": self.opts,
-            "media": self.media,
             "action": "requeue",
             "chosen": [{"id": str(row.pk), "text": str(row), "url": ""} for row in rows],
             "back": request.get_full_path(),

@@ -21,25 +21,17 @@ if TYPE_CHECKING:
     from django.http import HttpRequest
 
     from celery_fanout.operating.control import Bulk, RunControl
+    from celery_fanout.subscribing.registry import Registry
 
     ModelAdmin = admin.ModelAdmin[Any]
 else:
     ModelAdmin = admin.ModelAdmin
 
-__all__ = [
-    "PAGE",
-    "TIMES",
-    "Change",
-    "ReadOnlyAdmin",
-    "choices_of",
-    "may_see_data",
-    "pretty",
-    "since_of",
-    "when",
-]
-
 #: How many records a page of a list has.
 PAGE = 50
+
+#: How many subscriptions, or names of events, the sidebar offers.
+MAX_CHOICES = 50
 
 #: How much of a value is shown, in characters.
 MAX_VALUE = 20_000
@@ -71,6 +63,15 @@ class ReadOnlyAdmin(ModelAdmin):
         """Return that nobody may."""
         del request, obj
         return False
+
+    def _context(self, request: HttpRequest, title: Any) -> dict[str, Any]:
+        request.current_app = self.admin_site.name
+        return {
+            **self.admin_site.each_context(request),
+            "title": title,
+            "opts": self.opts,
+            "media": self.media,
+        }
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,17 @@ def choices_of(
             for value, text in [("", _("All")), *options]
         ],
     }
+
+
+def since_choices(filters: Mapping[str, str], title: Any) -> dict[str, Any]:
+    """Return the filter by time; see :func:`choices_of`."""
+    return choices_of(filters, "since", title, [(key, text) for key, (_s, text) in TIMES.items()])
+
+
+def name_choices(filters: Mapping[str, str], registry: Registry) -> dict[str, Any]:
+    """Return the filter by the names of events that somebody subscribes to."""
+    names = sorted({sub.pattern for sub in registry if "*" not in sub.pattern})[:MAX_CHOICES]
+    return choices_of(filters, "name", gettext_lazy("event"), [(name, name) for name in names])
 
 
 def since_of(filters: Mapping[str, str]) -> float | None:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext_lazy
 
 from celery_fanout.contrib.django.admin.ledger import LedgerAdmin
 from celery_fanout.contrib.django.admin.parts import (
+    MAX_CHOICES,
     PAGE,
-    TIMES,
     Change,
     choices_of,
     may_see_data,
+    name_choices,
     pretty,
+    since_choices,
     since_of,
     when,
 )
-from celery_fanout.contrib.django.ledger_models import Run
+from celery_fanout.contrib.django.models import Run
 from celery_fanout.exceptions import EventNotFound, RunNotFound
 from celery_fanout.operating.control import PARTS_OF_STEPS
 from celery_fanout.operating.paging import page_of
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from celery_fanout.operating.reading import RunReader
     from celery_fanout.stores.records import EventRecord, RunRecord
 
-__all__ = ["RunAdmin", "run_rows"]
+RecordT = TypeVar("RecordT")
 
 #: How many child runs are listed with a run.
 MAX_CHILDREN = 100
@@ -49,9 +51,6 @@ MAX_EVENTS = 100
 
 #: How much of an error stands in a table.
 MAX_ERROR = 120
-
-#: How many subscriptions the sidebar offers.
-MAX_CHOICES = 50
 
 STATES = {
     "pending": _("pending"),
@@ -176,13 +175,10 @@ class RunAdmin(LedgerAdmin):
         counts = {str(state): count for state, count in fanout.runs.counts().items()}
         states = [(name, f"{text} ({counts.get(name, 0):,})") for name, text in STATES.items()]
         subscriptions = sorted(sub.id for sub in fanout.registry)[:MAX_CHOICES]
-        names = sorted({sub.pattern for sub in fanout.registry if "*" not in sub.pattern})
         sidebar = [
             choices_of(filters, "state", _("state"), states),
-            choices_of(
-                filters, "since", _("time of change"), [(key, t) for key, (_s, t) in TIMES.items()]
-            ),
-            choices_of(filters, "name", _("event"), [(name, name) for name in names[:MAX_CHOICES]]),
+            since_choices(filters, _("time of change")),
+            name_choices(filters, fanout.registry),
             choices_of(filters, "subscription", _("subscription"), [(s, s) for s in subscriptions]),
         ]
         if filters.get("event"):
@@ -206,9 +202,9 @@ class RunAdmin(LedgerAdmin):
         redact, texts = self._redact(request, fanout), may_see_data(request)
         run = redacted_run(record, name, redact, texts=texts)
         ids = list(run.detail["children"])
-        children = _existing(control, ids[:MAX_CHILDREN])
+        children = _existing(control.get, ids[:MAX_CHILDREN])
         keys = list(run.detail.get("events", ()))
-        collected = _events(control, keys[:MAX_EVENTS])
+        collected = _existing(control.event, keys[:MAX_EVENTS])
         now = fanout.ledger.time()
         waits = run.state in (RunState.SUSPENDED, RunState.RETRYING) or (
             run.state is RunState.PENDING and (run.due or 0) > now
@@ -254,22 +250,13 @@ class RunAdmin(LedgerAdmin):
         }
 
 
-def _existing(control: RunReader, ids: Sequence[str]) -> list[RunRecord]:
-    runs: list[RunRecord] = []
+def _existing(read: Callable[[str], RecordT], ids: Sequence[str]) -> list[RecordT]:
+    """Return the records that have not expired."""
+    records: list[RecordT] = []
     for id_ in ids:
-        try:
-            runs.append(control.get(id_))
-        except RunNotFound:  # noqa: PERF203 - it has expired
-            continue
-    return runs
-
-
-def _events(control: RunReader, keys: Sequence[str]) -> list[EventRecord]:
-    events: list[EventRecord] = []
-    for key in keys:
-        with contextlib.suppress(EventNotFound):  # it has expired
-            events.append(control.event(key))
-    return events
+        with contextlib.suppress(RunNotFound, EventNotFound):
+            records.append(read(id_))
+    return records
 
 
 def _steps(run: RunRecord, *, texts: bool) -> list[dict[str, Any]]:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["positive"]
-
 #: No number is larger: as seconds it is more than thirty years, and a database's clock has an end.
 MOST = 1_000_000_000
 

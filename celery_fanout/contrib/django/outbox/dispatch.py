@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
-__all__ = ["Dispatched", "problem_of", "publish_rows"]
-
 #: What a broker or a ledger that is away is known by; OSError: what sockets and resolvers raise.
 AWAY = (StoreUnavailable, OperationalError, RedisConnectionError, RedisTimeoutError, OSError)
 

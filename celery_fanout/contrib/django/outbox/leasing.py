@@ -22,8 +22,6 @@ from celery_fanout.contrib.django.models import OutboxEvent
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Lease", "Outbox"]
-
 #: How long a text of an error may be.
 MAX_ERROR = 2000
 
@@ -146,18 +144,16 @@ class Outbox:
     def fail(self, lease: Lease, row: OutboxEvent, error: str, seconds: float) -> None:
         """Count a failed attempt; the row is due again after that many seconds."""
         due = self.now() + dt.timedelta(seconds=seconds)
-        self._held(lease, [row]).update(
-            attempts=row.attempts + 1, last_error=_text(error), lease_token=None, available_at=due
-        )
+        self._count(lease, row, error, available_at=due)
 
     def bury(self, lease: Lease, row: OutboxEvent, error: str) -> None:
         """Give a row up, with its error."""
-        self._held(lease, [row]).update(
-            attempts=row.attempts + 1,
-            last_error=_text(error),
-            lease_token=None,
-            dead_at=self.now(),
-        )
+        self._count(lease, row, error, dead_at=self.now())
+
+    def _count(self, lease: Lease, row: OutboxEvent, error: str, **changes: dt.datetime) -> None:
+        held = self._held(lease, [row])
+        text = _text(error)
+        held.update(attempts=row.attempts + 1, last_error=text, lease_token=None, **changes)
 
     def prune(self, retention: float, limit: int) -> int:
         """Delete up to a limit of dead rows older than that many seconds; return how many."""

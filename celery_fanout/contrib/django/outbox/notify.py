@@ -12,8 +12,6 @@ from typing import Any
 
 from django.db import Error, connections
 
-__all__ = ["Listener", "notify"]
-
 logger = logging.getLogger("celery_fanout.relay")
 
 CHANNEL = "celery_fanout_outbox"

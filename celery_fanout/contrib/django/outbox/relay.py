@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from celery_fanout.contrib.django.outbox.stop import Stop
     from celery_fanout.model.settings import Settings
 
-__all__ = ["Counts", "Options", "Relay"]
-
 logger = logging.getLogger("celery_fanout.relay")
 
 #: The first and the longest pause while something is away, in seconds.

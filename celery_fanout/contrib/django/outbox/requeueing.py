@@ -9,8 +9,6 @@ from django.utils import timezone
 
 from celery_fanout.contrib.django.models import DeadOutboxEvent, OutboxEvent
 
-__all__ = ["dead_rows", "requeue", "status"]
-
 
 def dead_rows(alias: str) -> Any:
     """Return the rows of a database's outbox that relays gave up: a ``QuerySet``."""

@@ -22,8 +22,6 @@ from celery_fanout.running.current import app_in_use
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["VERSION", "read_row", "write_rows"]
-
 #: What the rows of this version of celery-fanout look like. A row of another one is not guessed at.
 VERSION = 1
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["Stop"]
-
 
 class Stop:
     """Whether this process was asked to end.

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from celery_fanout.exceptions import StepTimeout, StepTimeoutUnsupported
-from celery_fanout.running.steps.timeouts import time_limit
+from celery_fanout.running.steps.policy import time_limit
 
 
 def wait_for_ever():
@@ -119,7 +119,7 @@ def test_a_greenlet_is_interrupted():
         from gevent import monkey; monkey.patch_all()
         import gevent
         from celery_fanout.exceptions import StepTimeout
-        from celery_fanout.running.steps.timeouts import time_limit
+        from celery_fanout.running.steps.policy import time_limit
 
         def work():
             with time_limit("fetch", 0.01):
@@ -141,7 +141,7 @@ def test_gevent_that_patches_nothing_changes_nothing(module):
         import threading
         import {module}
         from celery_fanout.exceptions import StepTimeout
-        from celery_fanout.running.steps.timeouts import time_limit
+        from celery_fanout.running.steps.policy import time_limit
 
         try:
             with time_limit("fetch", 0.01):

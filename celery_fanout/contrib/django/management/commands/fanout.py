@@ -19,8 +19,6 @@ from celery_fanout.running.current import app_in_use
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Command"]
-
 #: Options that manage.py has dealt with before it calls a command.
 SETTLED = ("--settings", "--pythonpath")
 

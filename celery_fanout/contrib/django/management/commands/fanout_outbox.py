@@ -19,8 +19,6 @@ from celery_fanout.operating.texts import age
 if TYPE_CHECKING:
     from django.core.management.base import CommandParser
 
-__all__ = ["Command"]
-
 
 class Command(BaseCommand):
     """Says how the outbox is, or requeues dead rows."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from celery_fanout.app.fanout import Fanout
     from celery_fanout.contrib.django.outbox.relay import Counts
 
-__all__ = ["Command"]
-
 #: How many rows may be claimed at once: each is a parameter of one statement, and SQLite allows for
 #: 32,766.
 MAX_BATCH = 10_000
