@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.memory.checkpoints import MemoryStore
     from celery_fanout.stores.records import Recorded
 
-__all__ = ["BrokerEmitter", "LedgerEmitter"]
-
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
 
