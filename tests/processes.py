@@ -178,6 +178,7 @@ class Process:
     """
 
     name: ClassVar[str]
+    fork = True  # whether a Python program may be forked, see tests/forking.py
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
     def __init__(self) -> None:
@@ -245,7 +246,7 @@ class Process:
         self._log_start = len(self.log)
         command, environment = self.command(), self.environment()
         with self._log.open("ab") as log, Path(os.devnull).open("rb") as nothing:
-            if forking.can_fork(command, environment):
+            if self.fork and forking.can_fork(command, environment):
                 self._process = forking.start(
                     command,
                     cwd=self.working_directory(),

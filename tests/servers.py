@@ -461,6 +461,7 @@ class Worker(Process):
         mingle: Whether it asks other workers who they are, which takes a second at the start, and
             gossips with them, as workers do by default.
         env: Further environment variables; ``None`` as a value removes one.
+        fork: Whether it may be forked; not if it patches modules of Celery before their import.
         path: Directories to put on ``PYTHONPATH``, before the root of the project.
         cwd: The working directory; by default the worker's temporary directory.
     """
@@ -476,6 +477,7 @@ class Worker(Process):
         args: Sequence[str] = (),
         mingle: bool = False,
         env: Mapping[str, str | None] | None = None,
+        fork: bool = True,
         path: Sequence[Path | str] = (),
         cwd: Path | str | None = None,
     ) -> None:
@@ -485,6 +487,7 @@ class Worker(Process):
         self.concurrency = concurrency
         self.args = [*([] if mingle else ["--without-mingle", "--without-gossip"]), *args]
         self.env = dict(env or {})
+        self.fork = fork
         self.path = [*path, ROOT]
         self.cwd = Path(cwd) if cwd else self.directory
         self.hostname = f"worker-{next(_numbers)}@test-{os.getpid()}"

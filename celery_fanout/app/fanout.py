@@ -349,11 +349,11 @@ def get_fanout(app: Celery | None = None) -> Fanout:
     Raises:
         NoApp: if there is none, or several and none is current.
     """
-    found: Celery = app if app is not None else app_in_use()
-    fanout: Fanout | None = found.__dict__.get(_ATTRIBUTE)
+    chosen: Celery = app if app is not None else app_in_use()
+    fanout: Fanout | None = chosen.__dict__.get(_ATTRIBUTE)
     if fanout is None:
         with _lock:
-            fanout = found.__dict__.get(_ATTRIBUTE)
+            fanout = chosen.__dict__.get(_ATTRIBUTE)
             if fanout is None:
-                fanout = found.__dict__[_ATTRIBUTE] = Fanout(found)
+                fanout = chosen.__dict__[_ATTRIBUTE] = Fanout(chosen)
     return fanout

@@ -18,7 +18,7 @@ from kombu.utils import json as kombu_json
 from celery_fanout.emitting.chains import link_id
 from celery_fanout.emitting.emission import error_of, is_ignored
 from celery_fanout.exceptions import INTERRUPTS
-from celery_fanout.stores.ledger import RunOutcome
+from celery_fanout.stores.records import RunOutcome
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_fanout.emitting.chains import FrozenChain
-    from celery_fanout.stores.ledger import Ledger, RunRecord
+    from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.records import RunRecord
     from celery_fanout.subscribing.registry import Subscription
 
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up

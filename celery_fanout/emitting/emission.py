@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from celery_fanout.emitting.chains import FrozenEvent
     from celery_fanout.model.events import Event
-    from celery_fanout.stores.ledger import Ledger, RunOutcome
+    from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.records import RunOutcome
     from celery_fanout.subscribing.registry import Subscription
 
 #: The first and the longest pause between two looks at the ledger, in seconds.

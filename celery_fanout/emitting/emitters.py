@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from celery_fanout.emitting.freezing import Freezer
     from celery_fanout.emitting.publishing import Publisher
     from celery_fanout.emitting.recording import Recorder
-    from celery_fanout.stores.ledger import Ledger, Recorded
+    from celery_fanout.stores.ledger import Ledger
     from celery_fanout.stores.memory.checkpoints import MemoryStore
+    from celery_fanout.stores.records import Recorded
 
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)

@@ -160,12 +160,12 @@ class Freezer:
     def _admit(self, event: Event, chain: FrozenChain, admissions: Admissions) -> None:
         subscription = chain.subscription
         require_limits(subscription, self._ledger)
-        known = (id(event), subscription.id)  # the draft keeps the event, so its id() stays its own
-        if known not in admissions:
+        key = (id(event), subscription.id)  # the draft keeps the event, so its id() stays its own
+        if key not in admissions:
             priority = priority_of(subscription, event)
             flow = flow_of(subscription, event, priority)
-            admissions[known] = flow, broker_priority(subscription, priority, self._driver)
-        chain.flow, chain.priority = admissions[known]
+            admissions[key] = flow, broker_priority(subscription, priority, self._driver)
+        chain.flow, chain.priority = admissions[key]
 
     def _chains(
         self,

@@ -14,7 +14,7 @@ from celery_fanout.exceptions import EmitError, ReplayContended, StoreUnavailabl
 from celery_fanout.model.ids import child_id, place_in
 from celery_fanout.model.jsondata import encode
 from celery_fanout.stores.generations import record_generation
-from celery_fanout.stores.ledger import NewEvent, NewRun
+from celery_fanout.stores.records import NewEvent, NewRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from celery_fanout.emitting.chains import FrozenChain, FrozenEvent
     from celery_fanout.emitting.freezing import Freezer
     from celery_fanout.model.events import Event
-    from celery_fanout.stores.ledger import Ledger, Recorded
+    from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.records import Recorded
 
 
 @dataclass(frozen=True)

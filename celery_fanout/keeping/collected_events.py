@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from celery_fanout.model.events import Event
-    from celery_fanout.stores.ledger import Ledger, RunRecord
+    from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.records import RunRecord
     from celery_fanout.subscribing.registry import Subscription
 
 

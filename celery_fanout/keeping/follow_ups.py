@@ -29,8 +29,7 @@ from celery_fanout.model.headers import (
 from celery_fanout.model.ids import child_id
 from celery_fanout.model.jsondata import as_json_data
 from celery_fanout.model.run import event_of
-from celery_fanout.stores.ledger import NewRun
-from celery_fanout.stores.records import recorded_event
+from celery_fanout.stores.records import NewRun, recorded_event
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
@@ -39,7 +38,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_fanout.emitting.celery_results import CeleryResults
-    from celery_fanout.stores.ledger import EventRecord, Ledger, RunRecord
+    from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.records import EventRecord, RunRecord
     from celery_fanout.subscribing.registry import Registry, Subscription
 
 logger = get_logger(__name__)

@@ -22,7 +22,8 @@ from celery_fanout.model.headers import RUN_HEADER
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from celery_fanout.stores.ledger import Ledger, Taken
+    from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.records import Taken
 
 logger = get_logger(__name__)
 

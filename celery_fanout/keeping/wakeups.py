@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from celery_fanout.emitting.chains import FrozenChain
     from celery_fanout.emitting.freezing import Freezer
     from celery_fanout.emitting.publishing import Publisher
-    from celery_fanout.stores.ledger import Ledger, Taken, Wakeup
+    from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.records import Taken, Wakeup
     from celery_fanout.subscribing.registry import Registry, Subscription
 
 logger = get_logger(__name__)

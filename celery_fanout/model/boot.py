@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import uuid
 
-__all__ = ["boot_id", "is_main", "new_boot"]
-
 _boot: list[str] = []
 _master: list[int] = []
 

@@ -18,8 +18,6 @@ from celery_fanout.model.jsondata import as_json_data, encode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["checked_data", "event_type", "model_of", "name_of"]
-
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _types: dict[str, type[BaseModel]] = {}

@@ -19,8 +19,6 @@ from celery_fanout.model.jsondata import as_json_data, encode
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Event"]
-
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
 PATTERN = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._/-]{0,198}[./])?\*")
 
@@ -29,7 +27,6 @@ HEADER_PREFIX = "ce_"
 
 #: Extension attributes that are fields of an Event.
 EXTENSIONS = ("traceparent", "correlationid", "causationid")
-
 
 #: No chain of events is longer than such a number.
 MAX_DEPTH_DIGITS = 9
@@ -189,10 +186,9 @@ def _decode_base64(attributes: dict[str, Any]) -> bytes:
     try:
         return base64.b64decode(attributes.pop("data_base64"), validate=True)
     except (TypeError, ValueError) as exc:
+        remedy = "Encode the bytes of the JSON text, or put JSON into data."
         raise InvalidEvent(
-            str(attributes.get("type", "?")),
-            "has a data_base64 that is no Base64",
-            "Encode the bytes of the JSON text, or put JSON into data.",
+            _type_of(attributes), "has a data_base64 that is no Base64", remedy
         ) from exc
 
 
@@ -200,32 +196,27 @@ def _load_body(attributes: Mapping[str, Any], body: bytes | str) -> Any:
     content_type = str(attributes.get("datacontenttype") or "application/json")
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
-        raise InvalidEvent(
-            str(attributes.get("type", "?")),
-            f"carries {media_type}",
-            "Send application/json; other content belongs into a store, with a reference here.",
-        )
+        remedy = "Send application/json; other content belongs into a store, with a reference here."
+        raise InvalidEvent(_type_of(attributes), f"carries {media_type}", remedy)
     if not body:
         return None
-    return _load_json(str(attributes.get("type", "?")), body)
+    return _load_json(_type_of(attributes), body)
+
+
+def _type_of(attributes: Mapping[str, Any]) -> str:
+    return str(attributes.get("type", "?"))
 
 
 def _from_cloudevent(attributes: Mapping[str, Any], data: Any) -> Event:
     version = attributes.get("specversion")
     if version != "1.0":
-        raise InvalidEvent(
-            str(attributes.get("type", "?")),
-            f"has specversion {version!r}",
-            "Send CloudEvents 1.0.",
-        )
+        problem = f"has specversion {version!r}"
+        raise InvalidEvent(_type_of(attributes), problem, "Send CloudEvents 1.0.")
     for key in ("id", "source", "type"):
         value = attributes.get(key)
         if not isinstance(value, str) or not value:
-            raise InvalidEvent(
-                str(attributes.get("type", "?")),
-                f"has no {key}",
-                "CloudEvents 1.0 requires id, source and type, each a non-empty string.",
-            )
+            remedy = "CloudEvents 1.0 requires id, source and type, each a non-empty string."
+            raise InvalidEvent(_type_of(attributes), f"has no {key}", remedy)
     name = check_name(attributes["type"])
     return from_attributes(attributes, as_json_data(name, data))
 

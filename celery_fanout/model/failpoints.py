@@ -25,8 +25,6 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["hit"]
-
 ACTIONS = ("kill", "killworker", "exit", "raise", "hang")
 
 #: How soon a thread that hangs sees that it may go on, in seconds.

@@ -15,13 +15,10 @@ from zlib import crc32
 
 from celery_fanout.model.jsondata import encode
 
-__all__ = ["PLACES", "child_id", "event_key", "place_in", "place_of", "run_id"]
-
 #: How many places there are: the most shards that a ledger can have.
 PLACES = 64
 
 _NAMESPACE = uuid.UUID("8ad6a4a5-ff0c-5b1f-9a0e-0b1c5a5d1f3e").bytes
-
 
 _text = lru_cache(maxsize=4096)(encode)
 

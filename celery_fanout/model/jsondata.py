@@ -19,18 +19,14 @@ from pydantic import BaseModel
 
 from celery_fanout.exceptions import InvalidEventData
 
-__all__ = ["as_json_data", "encode"]
-
 #: Deeper nesting is a mistake, and decoders stop somewhere (Python's own near 1,000).
 MAX_DEPTH = 100
 
 #: Python reads and writes no whole numbers above 4,300 digits (its ``int_max_str_digits``).
 MAX_BITS = 14_000
 
-
 # json.dumps makes a new one for every call that has options
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
 
 #: What kombu writes in place of a type that JSON does not have.
 TYPED = {"__type__", "__value__"}
@@ -57,10 +53,6 @@ def as_json_data(name: str, data: Any) -> Any:
     return _convert(name, data, "data", 0, set())
 
 
-def _refuse(name: str, path: str, problem: str, remedy: str) -> InvalidEventData:
-    return InvalidEventData(name, path, problem, remedy)
-
-
 def _convert(name: str, value: object, path: str, depth: int, inside: set[int]) -> Any:
     kind = type(value)
     if kind is str:
@@ -80,7 +72,7 @@ def _text(name: str, value: Any, path: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as exc:
-        raise _refuse(
+        raise InvalidEventData(
             name,
             path,
             "its text holds half a surrogate pair",
@@ -92,26 +84,30 @@ def _text(name: str, value: Any, path: str) -> str:
 
 def _whole(name: str, value: Any, path: str) -> int:
     if value.bit_length() > MAX_BITS:
-        raise _refuse(name, path, "its number is too long for JSON", "Use a text instead.")
+        raise InvalidEventData(name, path, "its number is too long for JSON", "Use a text instead.")
     return int(value)
 
 
 def _number(name: str, value: Any, path: str) -> float:
     if not math.isfinite(value):
-        raise _refuse(name, path, f"{value} is no JSON number", "Use None or a text instead.")
+        raise InvalidEventData(
+            name, path, f"{value} is no JSON number", "Use None or a text instead."
+        )
     return float(value)
 
 
 def _container(name: str, value: Any, path: str, depth: int, inside: set[int]) -> Any:
     itself = id(value)
     if itself in inside:
-        raise _refuse(name, path, "it contains itself", "Emit a reference instead of the object.")
+        raise InvalidEventData(
+            name, path, "it contains itself", "Emit a reference instead of the object."
+        )
     if depth >= MAX_DEPTH:
-        raise _refuse(
+        raise InvalidEventData(
             name, path, f"it is nested deeper than {MAX_DEPTH} levels", "Emit flatter data."
         )
     if isinstance(value, dict) and cast("Any", value).keys() == TYPED:
-        raise _refuse(
+        raise InvalidEventData(
             name,
             path,
             "it has exactly the keys '__type__' and '__value__', which Celery's JSON decoder takes "
@@ -136,7 +132,7 @@ def _container(name: str, value: Any, path: str, depth: int, inside: set[int]) -
 
 def _key(name: str, key: Any, path: str) -> str:
     if not isinstance(key, str):
-        raise _refuse(
+        raise InvalidEventData(
             name, path, f"its key {key!r} is no string", "Use strings as keys: JSON has no others."
         )
     return _text(name, key, f"the key {key!r} of {path}")
@@ -147,7 +143,7 @@ def _dump(name: str, model: BaseModel, path: str) -> Any:
         return model.model_dump(mode="json", by_alias=True)  # as it is validated
     except ValueError as exc:  # pydantic's PydanticSerializationError is one
         problem = f"{type(model).__name__} cannot be written as JSON ({exc})"
-        raise _refuse(name, path, problem, "Give its fields types that JSON has.") from exc
+        raise InvalidEventData(name, path, problem, "Give its fields types that JSON has.") from exc
 
 
 def _other(  # noqa: PLR0911 - one line per kind of value
@@ -173,7 +169,7 @@ def _other(  # noqa: PLR0911 - one line per kind of value
         return _number(name, float(value), path)
     if isinstance(value, (dict, list, tuple)):
         return _container(name, value, path, depth, inside)
-    raise _refuse(
+    raise InvalidEventData(
         name,
         path,
         f"JSON has no {type(value).__name__}",

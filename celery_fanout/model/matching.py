@@ -6,13 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast
 
-__all__ = ["MISSING", "check_match", "is_path", "is_too_large", "look_up"]
-
-
 #: The largest whole number that a match can tell apart from its neighbours: JSON numbers are
 #: compared as doubles.
 MAX_NUMBER = 2**53 - 1
-
 
 #: What :func:`look_up` finds where there is nothing.
 MISSING = object()

@@ -17,8 +17,6 @@ from celery_fanout.model.headers import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Run", "event_of", "run_of"]
-
 
 @dataclass(frozen=True)
 class Run:

@@ -21,14 +21,11 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-__all__ = ["Settings"]
-
 PREFIX = "fanout_"
 DAY = 86_400.0
 
 #: The version of Celery's message protocol that has headers.
 PROTOCOL = 2
-
 
 _PREFIX = re.compile(r"[A-Za-z0-9._:-]{1,50}")
 
@@ -179,32 +176,28 @@ class Settings:
         for name, choices in _CHOICES.items():
             _check_choice(self, name, choices)
         values: Any = self  # not everybody runs a type checker
-        _check_redact(values.redact)
-        if not isinstance(values.outbox_database, str) or not values.outbox_database:
-            raise InvalidSetting(
-                f"{PREFIX}outbox_database", repr(values.outbox_database), "the alias of a database"
-            )
-        if not isinstance(values.source, str) or not values.source:
-            raise InvalidSetting(f"{PREFIX}source", repr(values.source), "a URI reference")
-        if values.store_url is not None and not isinstance(values.store_url, str):
-            raise InvalidSetting(
-                f"{PREFIX}store_url", repr(values.store_url), 'a URL, "backend" or "memory://"'
-            )
-        if values.queue is not None and (not isinstance(values.queue, str) or not values.queue):
-            raise InvalidSetting(f"{PREFIX}queue", repr(values.queue), "the name of a queue")
-        if not isinstance(values.store_prefix, str) or not _PREFIX.fullmatch(values.store_prefix):
-            raise InvalidSetting(
-                f"{PREFIX}store_prefix",
-                repr(values.store_prefix),
-                "1 to 50 letters, digits, '.', '_', ':' and '-'",
-            )
+        is_path = isinstance(values.redact, str) and re.fullmatch(r"\w+([.:]\w+)+", values.redact)
+        is_redact = values.redact is None or is_path or callable(values.redact)
+        _require(self, "redact", is_redact, "a function, or the dotted path of one")
+        database, source, url = values.outbox_database, values.source, values.store_url
+        _require(self, "outbox_database", _is_text(database), "the alias of a database")
+        _require(self, "source", _is_text(source), "a URI reference")
+        is_url = url is None or isinstance(url, str)
+        _require(self, "store_url", is_url, 'a URL, "backend" or "memory://"')
+        is_queue = values.queue is None or _is_text(values.queue)
+        _require(self, "queue", is_queue, "the name of a queue")
+        prefix = values.store_prefix
+        is_prefix = isinstance(prefix, str) and _PREFIX.fullmatch(prefix)
+        _require(self, "store_prefix", is_prefix, "1 to 50 letters, digits, '.', '_', ':' and '-'")
 
 
-def _check_redact(value: Any) -> None:
-    is_path = isinstance(value, str) and re.fullmatch(r"\w+([.:]\w+)+", value)
-    if value is not None and not is_path and not callable(value):
-        rule = "a function, or the dotted path of one"
-        raise InvalidSetting(f"{PREFIX}redact", repr(value), rule)
+def _require(settings: Settings, name: str, holds: object, rule: str) -> None:
+    if not holds:
+        raise InvalidSetting(PREFIX + name, repr(getattr(settings, name)), rule)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
 def _check(
@@ -212,16 +205,14 @@ def _check(
 ) -> None:
     value: Any = getattr(settings, name)
     is_number = isinstance(value, types) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf or value > most:
-        raise InvalidSetting(PREFIX + name, repr(value), rule)
+    _require(settings, name, is_number and 0 < value < math.inf and value <= most, rule)
 
 
 def _check_choice(settings: Settings, name: str, choices: tuple[str | bool, ...]) -> None:
     value: Any = getattr(settings, name)
-    if not any(value == choice and type(value) is type(choice) for choice in choices):
-        texts = [f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in choices]
-        rule = f"{', '.join(texts[:-1])} or {texts[-1]}"
-        raise InvalidSetting(PREFIX + name, repr(value), rule)
+    is_choice = any(value == choice and type(value) is type(choice) for choice in choices)
+    texts = [f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in choices]
+    _require(settings, name, is_choice, f"{', '.join(texts[:-1])} or {texts[-1]}")
 
 
 def _given(app: Any) -> set[str]:

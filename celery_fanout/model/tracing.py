@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["continued", "current_trace", "is_traced"]
-
 #: Larger headers than this are left out, in characters.
 MAX_SIZE = 4096
 

@@ -24,8 +24,9 @@ from celery_fanout.subscribing.limits import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from celery_fanout.stores.ledger import Ledger, RunRecord
+    from celery_fanout.stores.ledger import Ledger
     from celery_fanout.stores.limits import GateRecord, Holder, Tuned
+    from celery_fanout.stores.records import RunRecord
     from celery_fanout.subscribing.limits import Limit
     from celery_fanout.subscribing.registry import Registry
 

@@ -14,7 +14,8 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from celery_fanout.stores.ledger import EventRecord, Ledger, RunOutcome, RunRecord
+    from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.records import EventRecord, RunOutcome, RunRecord
 
 #: How many runs or events a change reaches at most, if nothing else is said.
 MAX_BULK = 1000

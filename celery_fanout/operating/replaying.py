@@ -9,14 +9,14 @@ from celery_fanout.exceptions import UnknownStep
 from celery_fanout.model.ids import place_of, run_id
 from celery_fanout.stores.checkpoints import Checkpoint, key_of
 from celery_fanout.stores.generations import record_generation
-from celery_fanout.stores.ledger import NewEvent, NewRun
-from celery_fanout.stores.records import recorded_event
+from celery_fanout.stores.records import NewEvent, NewRun, recorded_event
 from celery_fanout.subscribing.admission import flow_of, require_limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from celery_fanout.stores.ledger import EventRecord, Ledger, RunRecord
+    from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.records import EventRecord, RunRecord
     from celery_fanout.subscribing.registry import Subscription
 
 

@@ -13,7 +13,7 @@ from celery_fanout.stores.states import FINAL, RunState
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from celery_fanout.stores.ledger import EventRecord, RunRecord
+    from celery_fanout.stores.records import EventRecord, RunRecord
 
 #: How much of a value is shown, in characters.
 MAX_VALUE = 100

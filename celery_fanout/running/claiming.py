@@ -24,14 +24,15 @@ from celery_fanout.model.ids import event_key
 from celery_fanout.model.jsondata import encode
 from celery_fanout.running.claimed import ClaimedRun, patiently
 from celery_fanout.running.suspending import NotClaimed
-from celery_fanout.stores.ledger import NewEvent, NewRun
+from celery_fanout.stores.records import NewEvent, NewRun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from celery_fanout.model.run import Run
     from celery_fanout.running.execution import Engine, Execution
-    from celery_fanout.stores.ledger import Claim, Ledger
+    from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.records import Claim
 
 # the name that docs/how-to/monitoring.md gives it
 logger = get_task_logger("celery_fanout.claims")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery.app.task import Task as BaseTask
 from celery.exceptions import Ignore, Reject, Retry
@@ -49,8 +48,7 @@ class Kind(enum.Enum):
     LOST = "another has the run now, or the ledger does not answer: there is nothing to write"
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(NamedTuple):
     """How an attempt of a claimed run ended.
 
     Attributes:
@@ -89,15 +87,14 @@ def body_returned(execution: Execution, value: Any) -> Ending:
 
 def task_returned(execution: Execution, value: Any) -> Ending:
     """Return the ending of a task that returned ``value``: it fails if that cannot be kept."""
-    return _with_result(execution, Ending(Kind.RETURNED, value), tail=bool(execution.tail))
+    return _with_result(execution, Kind.RETURNED, value, tail=bool(execution.tail))
 
 
 def body_raised(execution: Execution, raised: Exception) -> Ending:
     """Return the ending of a body that raised. Call it while the error is handled."""
     if isinstance(raised, BranchDone):
         # Celery has nothing to do with its value
-        done = Ending(Kind.ITEM_DONE, raised.value, error=NotClaimed())
-        return _with_result(execution, done, tail=False)
+        return _with_result(execution, Kind.ITEM_DONE, raised.value, NotClaimed(), tail=False)
     if isinstance(raised, (Superseded, StoreUnavailable, NotClaimed)):
         return Ending(Kind.LOST, error=raised)
     if isinstance(raised, Suspended):
@@ -150,20 +147,22 @@ def _seen_by_celery(task: Any, raised: Exception) -> BaseException:
         return out_of_retries
 
 
-def _with_result(execution: Execution, ending: Ending, *, tail: bool) -> Ending:
+def _with_result(
+    execution: Execution, kind: Kind, value: Any, error: Exception | None = None, *, tail: bool
+) -> Ending:
     """Return an ending with its value as JSON; where that is not possible, a failure."""
     headers: Mapping[str, Any] = execution.request.headers or {}
     needed = tail or headers.get(KIND_HEADER) in ("invoke", "parallel")
     if not needed and (execution.task.ignore_result or IGNORED_HEADER in headers):
-        return ending
+        return Ending(kind, value, None, error)
     try:
-        result = str(kombu_json.dumps(ending.value, separators=(",", ":")))
+        result = str(kombu_json.dumps(value, separators=(",", ":")))
     except INTERRUPTS:
         raise
     except Exception as exc:  # noqa: BLE001 - values may bring encoders of their own
-        error = RunFailed(f"Its result cannot be stored: {exc}")
-        return Ending(Kind.FAILED, error=error, cause=exc)
-    return Ending(ending.kind, ending.value, result, ending.error)
+        failure = RunFailed(f"Its result cannot be stored: {exc}")
+        return Ending(Kind.FAILED, error=failure, cause=exc)
+    return Ending(kind, value, result, error)
 
 
 def _has_own_call(task: Any) -> bool:

@@ -18,7 +18,7 @@ from celery_fanout.model.failpoints import hit
 from celery_fanout.model.tracing import current_trace
 from celery_fanout.running.endings import Kind
 from celery_fanout.running.suspending import Suspended, announce
-from celery_fanout.stores.ledger import NewRun
+from celery_fanout.stores.records import NewRun
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from celery_fanout.model.settings import Settings
     from celery_fanout.stores.checkpoints import StepKey
 
-__all__ = ["BackendStore"]
-
 #: State of records that will still change. SQL backends keep the first SUCCESS, and the states
 #: that Celery reads as exceptions would be decoded as such.
 PENDING_STATE = "FANOUT"

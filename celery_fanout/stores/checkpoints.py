@@ -18,17 +18,12 @@ from celery_fanout.model.jsondata import encode
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Checkpoint", "CheckpointStore", "StepKey", "field_of", "key_of"]
-
-
 #: A step's id and the how-manieth call with that id it is in its attempt; for an item of
 #: ``step.parallel`` also its index. A tuple, so that no id that a user writes can collide with a
 #: numbered one.
 StepKey = tuple[str, int] | tuple[str, int, int]
 
-
 Status = Literal["done", "failed", "retrying", "waiting"]
-
 
 #: Version of the records, so that newer code can read those of older code.
 VERSION = 1

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger
     from celery_fanout.stores.records import NewEvent, Recorded
 
-__all__ = ["record_generation"]
-
 #: How often an event is recorded anew because another generation of it was begun meanwhile.
 GENERATIONS = 10
 

@@ -14,42 +14,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from celery_fanout.stores.limits import LedgerLimits
-from celery_fanout.stores.records import (
-    Claim,
-    EventRecord,
-    Kind,
-    LedgerRules,
-    NewEvent,
-    NewRun,
-    Recorded,
-    RunOutcome,
-    RunRecord,
-    Settled,
-    Taken,
-    Wakeup,
-)
 from celery_fanout.stores.views import LedgerViews
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from celery_fanout.stores.records import (
+        Claim,
+        LedgerRules,
+        NewEvent,
+        NewRun,
+        Recorded,
+        Settled,
+        Taken,
+    )
     from celery_fanout.stores.states import RunState
-
-__all__ = [
-    "Claim",
-    "EventRecord",
-    "Kind",
-    "Ledger",
-    "LedgerRules",
-    "NewEvent",
-    "NewRun",
-    "Recorded",
-    "RunOutcome",
-    "RunRecord",
-    "Settled",
-    "Taken",
-    "Wakeup",
-]
 
 
 class Ledger(LedgerViews, LedgerLimits, Protocol):

@@ -17,20 +17,6 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = [
-    "Collect",
-    "Flow",
-    "Gate",
-    "GateRecord",
-    "Holder",
-    "LedgerLimits",
-    "Once",
-    "Place",
-    "Preview",
-    "Rate",
-    "Tuned",
-]
-
 
 @dataclass(frozen=True)
 class Gate:

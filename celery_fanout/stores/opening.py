@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.checkpoints import CheckpointStore
     from celery_fanout.stores.ledger import Ledger
 
-__all__ = ["choose_checkpoint_store", "choose_ledger", "lazy_store", "rules_of"]
-
-
 #: After how long a message that nobody took is sent again, in seconds. On Redis it is missed long
 #: before, when a younger one has become the oldest in its queue.
 REPUBLISH, REPUBLISH_REDIS = 900.0, 3600.0
@@ -91,9 +88,7 @@ def choose_ledger(app: Celery, settings: Settings, clock: Callable[[], float]) -
         return MemoryLedger(rules_of(settings), clock)
     if chosen is None:
         chosen = app.backend_cls or app.conf.result_backend
-    if not isinstance(chosen, str):
-        return None
-    if not is_redis_url(chosen):
+    if not isinstance(chosen, str) or not is_redis_url(chosen):
         return None
     from celery_fanout.stores.redis import RedisLedger
 

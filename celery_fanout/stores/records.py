@@ -15,22 +15,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.limits import Flow
     from celery_fanout.stores.states import RunState
 
-__all__ = [
-    "Claim",
-    "EventRecord",
-    "Kind",
-    "LedgerRules",
-    "NewEvent",
-    "NewRun",
-    "Recorded",
-    "RunOutcome",
-    "RunRecord",
-    "Settled",
-    "Taken",
-    "Wakeup",
-    "recorded_event",
-]
-
 #: What a run is: a subscription's handling of an event, a link of its tail, or what a run, its
 #: failure or an emission asked for.
 Kind = Literal["event", "then", "on_failure", "invoke", "parallel", "fan-in"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["CLUSTER", "SENTINEL", "is_redis_url"]
-
 #: Schemes by how this store connects to what they name.
 CLUSTER = ("redis+cluster", "rediss+cluster")
 SENTINEL = ("sentinel",)

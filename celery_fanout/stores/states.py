@@ -5,8 +5,6 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-__all__ = ["FINAL", "TRANSITIONS", "RunState"]
-
 
 class RunState(str, enum.Enum):
     """Where a run is in its life.
@@ -50,17 +48,7 @@ TRANSITIONS: Final[dict[RunState, frozenset[RunState]]] = {
     # to RUNNING when its message is met while the subscription is being resumed
     _S.GATED: frozenset({_S.PENDING, _S.RUNNING, _S.CANCELLED}),
     _S.PUBLISHED: frozenset({_S.PENDING, _S.RUNNING, _S.GATED, _S.FAILED, _S.CANCELLED}),
-    _S.RUNNING: frozenset(
-        {
-            _S.PENDING,
-            _S.SUSPENDED,
-            _S.RETRYING,
-            _S.COMPLETING,
-            _S.SUCCEEDED,
-            _S.FAILED,
-            _S.CANCELLED,
-        }
-    ),
+    _S.RUNNING: frozenset(_S) - {_S.GATED, _S.PUBLISHED, _S.RUNNING},
     _S.SUSPENDED: frozenset({_S.PENDING, _S.RUNNING, _S.GATED, _S.CANCELLED}),
     _S.RETRYING: frozenset({_S.PENDING, _S.RUNNING, _S.GATED, _S.CANCELLED}),
     _S.COMPLETING: frozenset({_S.SUCCEEDED}),

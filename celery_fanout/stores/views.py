@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.records import EventRecord, RunOutcome, RunRecord
     from celery_fanout.stores.states import RunState
 
-__all__ = ["LedgerViews"]
-
 
 class LedgerViews(Protocol):
     """The part of :class:`~celery_fanout.stores.ledger.Ledger` that reads runs and events."""

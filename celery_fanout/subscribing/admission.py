@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from hashlib import sha1
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from celery_fanout.exceptions import (
     INTERRUPTS,
@@ -36,10 +36,11 @@ if TYPE_CHECKING:
     from celery_fanout.subscribing.limits import Key, Limit, Singleton
     from celery_fanout.subscribing.registry import Subscription
 
-__all__ = ["flow_of", "priority_of", "require_limits"]
-
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
+
+#: The gates of an event's run, by the id() of their limits: a key may be an object without a hash.
+_Gates: TypeAlias = dict[int, Gate]
 
 #: How long the value of a key may be as it stands, in characters; of a longer one the ledger gets
 #: the beginning and a checksum.
@@ -107,10 +108,11 @@ def flow_of(subscription: Subscription, event: Event, priority: int | None = Non
     flows: dict[Any, Flow] = declared.flows
     flow = flows.get((subscription.id, keys, priority))
     if flow is None:
-        gates = _Gates()
-        for (name, limit), key in zip(limits.items(), keys, strict=True):
-            if key is not None:
-                gates.add(limit, Gate(name, key))
+        gates = {
+            id(limit): Gate(name, key)
+            for (name, limit), key in zip(limits.items(), keys, strict=True)
+            if key is not None
+        }
         flow = _flow(declared, gates, subscription, priority)
         if len(flows) >= MAX_FLOWS:
             flows.clear()
@@ -123,11 +125,11 @@ def _flow(declared: Limits, gates: _Gates, subscription: Subscription, priority:
     flow_throttle = flow_rate = flow_once = None
     if throttle is not None:
         per = seconds_of(throttle.per)
-        flow_throttle = Rate(gates.of(throttle), throttle.limit, per, throttle.burst)
+        flow_throttle = Rate(gates[id(throttle)], throttle.limit, per, throttle.burst)
     if rate is not None:
-        flow_rate = Rate(gates.of(rate), rate.limit, seconds_of(rate.per))
-    if once is not None and gates.has(once):
-        flow_once = Once(gates.of(once), seconds_of(once.ttl))
+        flow_rate = Rate(gates[id(rate)], rate.limit, seconds_of(rate.per))
+    if once is not None and id(once) in gates:
+        flow_once = Once(gates[id(once)], seconds_of(once.ttl))
     return Flow(
         places=_places(declared, gates),
         throttle=flow_throttle,
@@ -141,31 +143,15 @@ def _flow(declared: Limits, gates: _Gates, subscription: Subscription, priority:
     )
 
 
-class _Gates:
-    """The gates of an event's run, by their limits: a key may be an object that has no hash."""
-
-    def __init__(self) -> None:
-        self._gates: dict[int, Gate] = {}
-
-    def add(self, limit: Limit, gate: Gate) -> None:
-        self._gates[id(limit)] = gate
-
-    def has(self, limit: Limit) -> bool:
-        return id(limit) in self._gates
-
-    def of(self, limit: Limit) -> Gate:
-        return self._gates[id(limit)]
-
-
 def _places(declared: Limits, gates: _Gates) -> tuple[Place, ...]:
     limits: list[Concurrency | Singleton] = [*declared.concurrency]
     if declared.singleton is not None:
         limits.append(declared.singleton)
     limits.sort(key=_how_many_share)  # a run waits where the fewest share first
     return tuple(
-        Place(gates.of(limit), limit.limit)
+        Place(gates[id(limit)], limit.limit)
         if isinstance(limit, Concurrency)
-        else Place(gates.of(limit), 1, kept=True, full=_FULL[limit.mode])
+        else Place(gates[id(limit)], 1, kept=True, full=_FULL[limit.mode])
         for limit in limits
     )
 
@@ -180,10 +166,10 @@ def _collect(declared: Limits, gates: _Gates) -> Collect | None:
     debounce, batch = declared.debounce, declared.batch
     if debounce is not None:
         timeout = None if debounce.timeout is None else seconds_of(debounce.timeout)
-        return Collect(gates.of(debounce), "debounce", seconds_of(debounce.period), timeout)
+        return Collect(gates[id(debounce)], "debounce", seconds_of(debounce.period), timeout)
     if batch is not None:
         period = seconds_of(batch.timeout)
-        return Collect(gates.of(batch), "batch", period, max_size=batch.max_size)
+        return Collect(gates[id(batch)], "batch", period, max_size=batch.max_size)
     return None
 
 
@@ -196,7 +182,7 @@ def _lane(declared: Limits, gates: _Gates, subscription: Subscription) -> str:
     their own.)
     """
     limits = (*declared.concurrency, declared.throttle, declared.batch)
-    keys = [gates.of(limit).key for limit in limits if limit is not None and limit.key is not None]
+    keys = [gates[id(limit)].key for limit in limits if limit is not None and limit.key is not None]
     return encode([subscription.id, *keys]) if keys else subscription.id
 
 

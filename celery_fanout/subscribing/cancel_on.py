@@ -11,8 +11,6 @@ from celery_fanout.model.events import check_name
 from celery_fanout.model.jsondata import encode
 from celery_fanout.model.matching import MISSING, is_path, is_too_large, look_up
 
-__all__ = ["CancelOn"]
-
 
 @dataclass(frozen=True)
 class CancelOn:
@@ -38,8 +36,6 @@ class CancelOn:
         match: Any = self.match  # not everybody runs a type checker
         if match is None:
             pairs: list[tuple[Any, Any]] = []
-        elif isinstance(match, str):
-            pairs = [(match, match)]
         elif isinstance(match, Mapping):
             pairs = list(cast("Any", match).items())
         else:

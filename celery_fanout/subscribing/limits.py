@@ -15,28 +15,7 @@ from celery_fanout.model.events import NAME, Event
 from celery_fanout.model.matching import is_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-__all__ = [
-    "KINDS",
-    "Batch",
-    "Concurrency",
-    "Debounce",
-    "Duration",
-    "Idempotency",
-    "Key",
-    "Limit",
-    "Limits",
-    "RateLimit",
-    "Singleton",
-    "Throttle",
-    "check_seconds",
-    "function_name",
-    "is_declared",
-    "key_name",
-    "limit_name",
-    "seconds_of",
-]
+    from collections.abc import Mapping
 
 #: What tells apart the runs that share a limit: a dotted path into the event's data, or a function
 #: of the event. It is worked out where the event is emitted.
@@ -354,8 +333,10 @@ class Limits:
             subscription: id of the subscription that declares them.
         """
         if subscription not in self._named:
-            named = {limit_name(limit, subscription): limit for limit in self._each()}
-            self._named[subscription] = named
+            limits: list[Limit | None] = [*self.concurrency, *(getattr(self, k) for k in KINDS)]
+            self._named[subscription] = {
+                limit_name(limit, subscription): limit for limit in limits if limit is not None
+            }
         return self._named[subscription]
 
     @cached_property
@@ -366,13 +347,6 @@ class Limits:
     @cached_property
     def _named(self) -> dict[str, dict[str, Limit]]:
         return {}
-
-    def _each(self) -> Iterator[Limit]:
-        yield from self.concurrency
-        for name in KINDS:
-            limit: Limit | None = getattr(self, name)
-            if limit is not None:
-                yield limit
 
 
 def is_declared(value: Any) -> bool:

@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     AnyTask = Task[..., Any] | type[Task[..., Any]]
     Link = AnyTask | Signature[Any]
 
-__all__ = ["Declaration", "on_event"]
-
 
 class OtherTask(Protocol):
     """A task of something else than Celery: of ``django.tasks``; see :data:`task_adapters`."""

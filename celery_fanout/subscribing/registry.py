@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from celery_fanout.subscribing.limits import Limit, Limits
     from celery_fanout.subscribing.on_event import Declaration, Filter
 
-__all__ = ["Explanation", "Registry", "Subscription"]
-
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-__all__ = ["resolve_signatures", "resolve_task"]
-
 
 def resolve_task(app: Celery, item: Any) -> Any:
     """Return the task of ``app`` that ``item`` means, or ``None``.

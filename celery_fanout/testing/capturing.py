@@ -83,27 +83,27 @@ class CapturedEvents(list[Event]):
             data: its data; if it is a dict, the items that the data must have at least.
             times: how often exactly; at least once by default.
         """
-        found = [event for event in self.named(name) if _fits(event.data, data)]
-        if (times is None and not found) or (times is not None and len(found) != times):
+        fitting = [event for event in self.named(name) if _fits(event.data, data)]
+        if (times is None and not fitting) or (times is not None and len(fitting) != times):
             wanted = "" if data is ... else f" with {data!r}"
-            count = "was not emitted" if times is None else f"was emitted {len(found)} times"
+            count = "was not emitted" if times is None else f"was emitted {len(fitting)} times"
             expected = "" if times is None else f", not {times}"
             seen = ", ".join(f"{event.name} {event.data!r}" for event in self) or "nothing"
             raise AssertionError(f"{name}{wanted} {count}{expected}. Emitted: {seen}.")
-        return cast("Event", found[-1] if found else None)
+        return cast("Event", fitting[-1] if fitting else None)
 
     def assert_not_emitted(self, name: str, data: Any = ...) -> None:
         """Assert that no such event was emitted."""
         self.assert_emitted(name, data, times=0)
 
 
-def _fits(found: Any, wanted: Any) -> bool:
+def _fits(data: Any, wanted: Any) -> bool:
     if wanted is ...:
         return True
-    if isinstance(wanted, dict) and isinstance(found, dict):
+    if isinstance(wanted, dict) and isinstance(data, dict):
         items = cast("Any", wanted).items()
-        return all(key in found and _fits(found[key], item) for key, item in items)
-    return bool(found == wanted)
+        return all(key in data and _fits(data[key], item) for key, item in items)
+    return bool(data == wanted)
 
 
 class CapturingEmitter:

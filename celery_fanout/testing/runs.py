@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from celery_fanout.model.events import Event
     from celery_fanout.running.execution import Execution
     from celery_fanout.stores.checkpoints import StepKey
-    from celery_fanout.stores.ledger import RunRecord
+    from celery_fanout.stores.records import RunRecord
     from celery_fanout.subscribing.registry import Subscription
     from celery_fanout.testing.inbox import Clock, Message
 

@@ -22,8 +22,8 @@ from celery_fanout.model.headers import KIND_HEADER
 from celery_fanout.model.ids import event_key
 from celery_fanout.model.jsondata import encode
 from celery_fanout.running.execution import Engine, test_engine
-from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.opening import rules_of
+from celery_fanout.stores.records import NewEvent, NewRun
 from celery_fanout.stores.states import FINAL, RunState
 from celery_fanout.testing.capturing import CapturedEvents, CapturingEmitter, nothing, watching
 from celery_fanout.testing.inbox import Clock, Inbox, Message
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from celery_fanout.emitting.emission import Emission
     from celery_fanout.model.events import Event
     from celery_fanout.operating.control import RunControl
-    from celery_fanout.stores.ledger import Ledger, Recorded
+    from celery_fanout.stores.ledger import Ledger
+    from celery_fanout.stores.records import Recorded
     from celery_fanout.subscribing.registry import Subscription
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from celery_fanout.model.jsondata import encode
-from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun, Settled, Taken
 from celery_fanout.stores.limits import Flow, Gate, Place
+from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun, Settled, Taken
 from celery_fanout.stores.redis.ledger import RedisLedger
 from celery_fanout.stores.states import RunState
 from tests.benchmarks.limited import document

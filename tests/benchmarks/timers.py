@@ -13,7 +13,7 @@ from typing import Any
 
 from celery_fanout.keeping.keeper import BATCH
 from celery_fanout.model.jsondata import encode
-from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
+from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.redis.ledger import RedisLedger
 from celery_fanout.stores.states import RunState
 from tests.benchmarks.documents import DATA

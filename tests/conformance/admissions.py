@@ -23,8 +23,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from celery_fanout.stores.ledger import Claim, Ledger, NewEvent, NewRun
+from celery_fanout.stores.ledger import Ledger
 from celery_fanout.stores.limits import Collect, Flow, Gate, Once, Place, Rate
+from celery_fanout.stores.records import Claim, NewEvent, NewRun
 from celery_fanout.stores.redis import RedisLedger
 from celery_fanout.stores.states import FINAL, RunState
 from tests.conformance.ledgers import RULES as SHORT

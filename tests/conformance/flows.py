@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from celery_fanout.stores.ledger import NewEvent, NewRun, Recorded
 from celery_fanout.stores.limits import Collect, Flow, Gate, GateRecord, Once, Place, Rate
+from celery_fanout.stores.records import NewEvent, NewRun, Recorded
 from celery_fanout.stores.states import RunState
 from tests.conformance.ledgers import Desk
 

@@ -9,9 +9,10 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from celery_fanout.stores.checkpoints import Checkpoint
-from celery_fanout.stores.ledger import Claim, Ledger, LedgerRules, NewEvent, NewRun, Recorded
+from celery_fanout.stores.ledger import Ledger
 from celery_fanout.stores.memory.database import COMMANDS, Database
 from celery_fanout.stores.memory.ledger import MemoryLedger
+from celery_fanout.stores.records import Claim, LedgerRules, NewEvent, NewRun, Recorded
 from celery_fanout.stores.redis import RedisLedger
 from celery_fanout.stores.redis.shards.ledger import ShardedLedger
 from tests.conformance.twin import Twin

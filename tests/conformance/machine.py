@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from celery_fanout.stores.ledger import Claim, NewEvent, NewRun, Recorded
+from celery_fanout.stores.records import Claim, NewEvent, NewRun, Recorded
 from celery_fanout.stores.redis.shards.ledger import ShardedLedger
 from celery_fanout.stores.states import FINAL, TRANSITIONS, RunState
 from tests.conformance.ledgers import RULES as SHORT

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 from redis.exceptions import NoScriptError
 
-from celery_fanout.stores.ledger import LedgerRules
 from celery_fanout.stores.memory.database import Database, SortedSet
 from celery_fanout.stores.memory.ledger import MemoryClient
 from celery_fanout.stores.memory.lua import engine
+from celery_fanout.stores.records import LedgerRules
 from celery_fanout.stores.redis import RedisLedger
 from celery_fanout.stores.redis.client import Link, connect
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from celery_fanout.stores.ledger import NewEvent, NewRun
+from celery_fanout.stores.records import NewEvent, NewRun
 from celery_fanout.stores.states import RunState
 from tests.conformance.ledgers import RULES, Desk, done
 

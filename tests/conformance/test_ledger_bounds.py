@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from celery_fanout.stores.ledger import Ledger, NewEvent, NewRun
+from celery_fanout.stores.ledger import Ledger
 from celery_fanout.stores.limits import Collect, Flow, Gate
 from celery_fanout.stores.memory.ledger import MemoryLedger
+from celery_fanout.stores.records import NewEvent, NewRun
 from celery_fanout.stores.redis import RedisLedger
 from celery_fanout.stores.redis.shards.ledger import ShardedLedger
 from celery_fanout.stores.states import RunState

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from celery_fanout.stores.ledger import NewRun, Wakeup
 from celery_fanout.stores.limits import Flow
+from celery_fanout.stores.records import NewRun, Wakeup
 from celery_fanout.stores.states import RunState
 from tests.conformance.flows import (
     WORK,

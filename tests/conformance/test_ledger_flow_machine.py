@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from celery_fanout.stores.ledger import Ledger, LedgerRules
+from celery_fanout.stores.ledger import Ledger
+from celery_fanout.stores.records import LedgerRules
 from tests.conformance.admissions import RULES, explore
 from tests.conformance.ledgers import Clock
 from tests.conformance.mirror import Mirror

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.limits import Flow
+from celery_fanout.stores.records import NewEvent, NewRun
 from celery_fanout.stores.states import RunState
 from tests.conformance.flows import (
     ERROR,

@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from celery_fanout.stores.ledger import NewRun
 from celery_fanout.stores.limits import Flow
+from celery_fanout.stores.records import NewRun
 from celery_fanout.stores.states import RunState
 from tests.conformance.flows import (
     WORK,

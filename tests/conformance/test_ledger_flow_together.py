@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.limits import Flow, Gate, Place
+from celery_fanout.stores.records import NewEvent, NewRun
 from celery_fanout.stores.states import RunState
 from tests.conformance.ledgers import Desk
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_fanout.stores.ledger import NewEvent, NewRun
+from celery_fanout.stores.records import NewEvent, NewRun
 from celery_fanout.stores.states import RunState
 from tests.conformance.ledgers import RULES, Desk
 

@@ -10,7 +10,7 @@ import pytest
 from redis.crc import key_slot
 
 from celery_fanout.model.ids import PLACES, child_id, event_key, place_in, place_of, run_id
-from celery_fanout.stores.ledger import NewEvent, NewRun
+from celery_fanout.stores.records import NewEvent, NewRun
 from celery_fanout.stores.redis import RedisLedger
 from celery_fanout.stores.redis.shards.ledger import ShardedLedger
 from celery_fanout.stores.redis.shards.places import places, tag

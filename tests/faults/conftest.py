@@ -15,7 +15,8 @@ import pytest
 from celery_fanout import Emission, emit, get_fanout
 from celery_fanout.exceptions import EmitError
 from celery_fanout.model.ids import event_key
-from celery_fanout.stores.ledger import Ledger, RunRecord
+from celery_fanout.stores.ledger import Ledger
+from celery_fanout.stores.records import RunRecord
 from celery_fanout.stores.states import RunState
 from tests.faults.invariants import check_invariants
 from tests.faults.jobs import make_app

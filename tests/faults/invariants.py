@@ -14,7 +14,7 @@ from tests.leaks import check_ledger
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
-    from celery_fanout.stores.ledger import RunRecord
+    from celery_fanout.stores.records import RunRecord
     from tests.faults.conftest import Jobs
 
 __all__ = ["at_rest", "check_invariants"]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from celery_fanout import Emission, emit_many
-from celery_fanout.stores.ledger import RunRecord
 from celery_fanout.stores.limits import GateRecord
+from celery_fanout.stores.records import RunRecord
 from celery_fanout.stores.states import FINAL, RunState
 from tests.faults.conftest import FastWorker, Jobs
 from tests.faults.intervals import Execution, executions

@@ -15,11 +15,12 @@ WORDS = tuple(
     for pattern, stands_for in (
         (r'  File "[^"]+", line \d+, in .+\n(?:    .+\n)*', ""),  # of tracebacks
         (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?", "<date>"),
-        (r"(?<![\d.])1[7-9]\d{8}(\.\d+)?(?![\d.])", "<time>"),
         (
             r"\b[0-9a-f]{8}-[0-9a-f]{4}-[34][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}(-\d+)?\b",
             "<uuid>",
         ),
+        # not a part of an id: some have that many digits
+        (r"(?<![\w.-])1[7-9]\d{8}(\.\d+)?(?![\w-])", "<time>"),
         (r"\b(gen)?\d+@[\w.-]+", "<process>"),
         (r"worker-\d+@[\w.-]+", "<worker>"),
     )

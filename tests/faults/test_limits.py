@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from celery_fanout.model.ids import event_key
-from celery_fanout.stores.ledger import RunRecord
+from celery_fanout.stores.records import RunRecord
 from celery_fanout.stores.states import RunState
 from tests.faults.intervals import ahead, by_key, most_at_once, most_within, spans, used
 from tests.faults.limiting import Limits, check_full_while_waiting, open_limits

@@ -14,7 +14,7 @@ import pytest
 from celery_fanout import get_fanout
 from celery_fanout.exceptions import ControlError
 from celery_fanout.model.ids import event_key
-from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
+from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.redis import RedisLedger
 from celery_fanout.stores.states import FINAL, RunState
 from tests.faults.conftest import SEED, Jobs

@@ -52,6 +52,9 @@ LEFT_OUT = re.compile(r"\{fanout\}:busy|unacked.*|_kombu\.(?!binding\.(celery|la
 #: be published a bit early.)
 DRAWN = {"b", "h", "y"}
 
+#: Another one, which is there if a throttled run's message came too early to start.
+BY_CHANCE = "lr"
+
 #: How exactly expiries are compared, in seconds.
 COARSE = 600
 
@@ -77,9 +80,10 @@ def dump(client: redis.Redis, *, ordered: bool) -> dict[str, Any]:
         name = key.decode()
         if not LEFT_OUT.fullmatch(name):
             kind, ttl = client.type(key).decode(), client.ttl(key)
-            expires = -(-ttl // COARSE) * COARSE if ttl >= 0 else None
+            expires = round(ttl / COARSE) * COARSE if ttl >= 0 else None
             value = found[word(name)] = [kind, expires, normalised(readers[kind](key))]
             if ":r:" in name:
+                value[2].pop(BY_CHANCE, None)
                 for field in DRAWN & value[2].keys():
                     value[2][field] = re.sub("[0-9a-f]", "?", value[2][field])
     return found

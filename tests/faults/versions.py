@@ -307,7 +307,7 @@ def add_limits(task: Any) -> None:
         assert step.wait_for_event("w", "v/answer", match={"to.n": data["n"]}, timeout=LONG)
         return done + steps("b")
 
-    @task("v/throttled", "throttled", throttle=Throttle(1, SHORT, key="key"))
+    @task("v/throttled", "throttled", throttle=Throttle(1, 2 * SHORT, key="key"))
     def throttled(data: dict[str, Any]) -> list[str]:
         return steps("a")
 

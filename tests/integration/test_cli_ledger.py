@@ -3,7 +3,7 @@
 import json
 import sys
 
-from celery_fanout.stores.ledger import LedgerRules
+from celery_fanout.stores.records import LedgerRules
 from celery_fanout.stores.redis import RedisLedger
 from tests import forking
 from tests.processes import wait_until

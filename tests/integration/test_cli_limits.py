@@ -11,8 +11,8 @@ from celery import Celery
 from celery_fanout import Concurrency, on_event
 from celery_fanout.app.fanout import get_fanout
 from celery_fanout.operating.limits import MOST, LimitControl
-from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.limits import Flow, Gate, Place
+from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.redis import RedisLedger
 from tests import forking
 from tests.servers import ROOT

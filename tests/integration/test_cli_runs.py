@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from celery_fanout.operating.reading import RunReader
-from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
+from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.redis import RedisLedger
 from tests import forking
 from tests.processes import wait_until

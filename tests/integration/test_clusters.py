@@ -11,7 +11,7 @@ import redis
 from celery_fanout import CancelOn, get_fanout, step
 from celery_fanout.exceptions import StoreUnavailable
 from celery_fanout.model.ids import place_of
-from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
+from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.redis import RedisLedger
 from celery_fanout.stores.redis.shards.ledger import ShardedLedger
 from celery_fanout.stores.states import RunState

@@ -25,7 +25,7 @@ from celery_fanout import (
     step,
 )
 from celery_fanout.model.ids import event_key
-from celery_fanout.stores.ledger import RunRecord
+from celery_fanout.stores.records import RunRecord
 from tests.integration.inprocess import EVENT, Shop
 from tests.processes import wait_until
 from tests.servers import RedisServer

@@ -37,7 +37,7 @@ def trace(
             "TRACED_BROKER": url,
             "TRACED_BACKEND": redis_server.url(1),
         }
-        start_worker(APP, pool="solo", env=environment)
+        start_worker(APP, pool="solo", fork=False, env=environment)
         subprocess.run(
             [sys.executable, "-m", APP],
             env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
@@ -113,7 +113,7 @@ KEEPER = """
 import json
 import redis
 from celery_fanout import emit, get_fanout
-from celery_fanout.stores.ledger import NewRun
+from celery_fanout.stores.records import NewRun
 from tests.integration import traced
 
 with traced.root as root:

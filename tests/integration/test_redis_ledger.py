@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from celery_fanout.exceptions import StoreUnavailable
-from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
+from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.redis import RedisLedger
 from celery_fanout.stores.states import RunState
 from tests.processes import free_port

@@ -19,7 +19,7 @@ import pytest
 from celery_fanout import get_fanout, step
 from celery_fanout.app.live_checks import live_findings
 from celery_fanout.model.ids import event_key, place_in, place_of
-from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
+from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.redis.shards.ledger import ShardedLedger
 from tests.integration.inprocess import EVENT, Shop
 from tests.processes import wait_until
@@ -102,7 +102,7 @@ def test_a_worker_that_dies_before_its_wait_has_looked_back(
     if first:
         ledger.record([paid])
     worker = f"""
-from celery_fanout.stores.ledger import LedgerRules
+from celery_fanout.stores.records import LedgerRules
 from celery_fanout.stores.redis.shards.ledger import ShardedLedger
 ledger = ShardedLedger({redis_url!r}, LedgerRules(), {SHARDS})
 ledger.wait("run", 1, {FIELD!r}, "order/paid", '{{"id":7}}', since={claim.created}, due=9e9)

@@ -42,7 +42,8 @@ from celery_fanout import (
     step,
 )
 from celery_fanout.emitting.emission import RunResult
-from celery_fanout.stores.ledger import Ledger, RunRecord
+from celery_fanout.stores.ledger import Ledger
+from celery_fanout.stores.records import RunRecord
 from celery_fanout.stores.states import RunState
 
 app = Celery("typing")

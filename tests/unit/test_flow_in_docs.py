@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from celery_fanout.stores.ledger import NewRun
 from celery_fanout.stores.limits import Flow
 from celery_fanout.stores.memory.ledger import MemoryLedger
+from celery_fanout.stores.records import NewRun
 from celery_fanout.stores.states import RunState
 from tests.conformance.flows import emit, finish, one, place, usage
 from tests.conformance.ledgers import RULES, Clock, Desk

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
+from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.redis import RedisLedger
 from celery_fanout.stores.states import RunState
 from tests.leaks import _Before, audit

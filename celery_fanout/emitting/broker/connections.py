@@ -74,10 +74,10 @@ class ProducerPool:
     def _connections(self) -> Connections:
         # a forked process must share neither its parent's sockets nor its locks
         pid = os.getpid()
-        found = self._processes.get(pid)
-        if found is None:
-            found = self._processes.setdefault(pid, Connections(self._app, self._timeout))
-        return found
+        connections = self._processes.get(pid)
+        if connections is None:
+            connections = self._processes.setdefault(pid, Connections(self._app, self._timeout))
+        return connections
 
     @property
     def retries(self) -> int:
@@ -141,9 +141,9 @@ class Connections:
             limits = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
         elif driver_of(connection) == "py-amqp":
             limits = {"read_timeout": timeout, "write_timeout": timeout}
-        given: dict[str, Any] = connection.transport_options or {}
+        transport_options: dict[str, Any] = connection.transport_options or {}
         options: dict[str, Any] = {
-            name: min(limit, given.get(name) or limit) for name, limit in limits.items()
+            name: min(limit, transport_options.get(name) or limit) for name, limit in limits.items()
         }
         if driver_of(connection) == "redis":
             # its ping is repeated with pauses, which would add up; a dead socket is noticed anyway
@@ -267,7 +267,7 @@ def keep_client(channel: Any) -> None:
     with suppress(AttributeError):  # another version of kombu
         client = channel._create_client()
 
-        def conn_or_acquire(given: Any = None) -> Any:
-            return nullcontext(given or client)
+        def conn_or_acquire(client_in_use: Any = None) -> Any:
+            return nullcontext(client_in_use or client)
 
         channel.conn_or_acquire = conn_or_acquire

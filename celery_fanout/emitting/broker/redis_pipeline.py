@@ -100,27 +100,27 @@ class Pipeline:
         self._messages: dict[str, list[str]] = {}
         self._bodies: dict[int, tuple[Any, str]] = {}
 
-    def envelope(self, told: Mapping[str, Any]) -> Envelope | None:
+    def envelope(self, options: Mapping[str, Any]) -> Envelope | None:
         """Return the envelope of messages that are published in one way.
 
         Args:
-            told: what ``Producer.publish`` would be told.
+            options: what ``Producer.publish`` would be told.
 
         Returns:
             ``None`` if such a message is more than an LPUSH.
         """
-        if told.get("compression"):
+        if options.get("compression"):
             return None
-        asked = _Asked(self._channel)
-        producer = messaging.Producer(cast("Any", asked), auto_declare=False)
-        producer.publish(b"", content_type="-", content_encoding="-", **told)
-        if asked.place["exchange"]:
+        recorder = _RecordingChannel(self._channel)
+        producer = messaging.Producer(cast("Any", recorder), auto_declare=False)
+        producer.publish(b"", content_type="-", content_encoding="-", **options)
+        if recorder.place["exchange"]:
             return None
-        queue = asked.place["routing_key"]
+        queue = recorder.place["routing_key"]
         channel = self._channel
-        channel._inplace_augment_message(asked.message, "", queue)
-        priority = channel._get_message_priority(asked.message, reverse=False)
-        return Envelope(queue, channel._q_for_pri(queue, priority), asked.message["properties"])
+        channel._inplace_augment_message(recorder.message, "", queue)
+        priority = channel._get_message_priority(recorder.message, reverse=False)
+        return Envelope(queue, channel._q_for_pri(queue, priority), recorder.message["properties"])
 
     def takes(self, envelope: Envelope) -> bool:
         """Whether nothing but an LPUSH happens to a message now."""
@@ -154,19 +154,19 @@ class Pipeline:
         )
 
     def _encoded(self, content: Any) -> str:
-        known = self._bodies.get(id(content))
-        if known is None:
+        encoded_body = self._bodies.get(id(content))
+        if encoded_body is None:
             encoded, _ = self._channel.encode_body(content, self._channel.body_encoding)
             # the content is kept beside it, so that its id() stays its own
-            known = self._bodies[id(content)] = (content, encoded)
-        return known[1]
+            encoded_body = self._bodies[id(content)] = (content, encoded)
+        return encoded_body[1]
 
     def drain(self) -> dict[str, list[str]]:
         """Return the messages by the list that they go to, and forget them."""
         prefix = self._channel.global_keyprefix or ""
-        found = {prefix + key: messages for key, messages in self._messages.items()}
+        messages = {prefix + key: texts for key, texts in self._messages.items()}
         self._messages = {}
-        return found
+        return messages
 
     def flush(self) -> None:
         """Send all messages, in one round trip."""
@@ -182,7 +182,7 @@ class Pipeline:
                 raise answer
 
 
-class _Asked:
+class _RecordingChannel:
     """Stands where kombu expects a channel, and keeps what it is told to publish."""
 
     message: dict[str, Any]

@@ -15,17 +15,17 @@ def routed_to(app: Celery, name: str, options: Mapping[str, Any]) -> str:
 
     ``""`` if that is not simple: an exchange or a routing key may lead anywhere.
     """
-    chosen = chosen_options(app, name, options)
-    if not chosen.get("queue") and (chosen.get("exchange") or chosen.get("routing_key")):
+    options = chosen_options(app, name, options)
+    if not options.get("queue") and (options.get("exchange") or options.get("routing_key")):
         return ""
-    given = {"queue": chosen["queue"]} if chosen.get("queue") else {}
+    route = {"queue": options["queue"]} if options.get("queue") else {}
     task: Any = app.tasks.get(name)
-    queue: Any = app.amqp.router.route(given, name, (), {}, task).get("queue")
+    queue: Any = app.amqp.router.route(route, name, (), {}, task).get("queue")
     return "" if queue is None else str(getattr(queue, "name", queue))
 
 
 def chosen_options(app: Celery, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a task's message: the task's own, and over them those given."""
     task: Any = app.tasks.get(name)
-    own: Mapping[str, Any] = {} if task is None else task._get_exec_options()
-    return {**own, **options}
+    defaults: Mapping[str, Any] = {} if task is None else task._get_exec_options()
+    return {**defaults, **options}

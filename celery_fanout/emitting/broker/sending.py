@@ -209,7 +209,7 @@ class Sending:
 
     def _send_template(self, chain: FrozenChain, template: Template) -> bool:
         run_id, producer = chain.run_id, self._producer
-        own = {
+        headers = {
             **self._ids,
             "id": run_id,
             "root_id": self._root_id or run_id,
@@ -217,41 +217,46 @@ class Sending:
             "retries": chain.retries or template.headers["retries"],
             "ignore_result": template.headers["ignore_result"] or not chain.celery_results,
         }
-        if self._prepare is not None and not own["ignore_result"]:
+        if self._prepare is not None and not headers["ignore_result"]:
             self._prepare(producer, run_id)
         if self._hooked:
-            self._send_hooked(chain, template, {**template.headers, **own})
+            self._send_hooked(chain, template, {**template.headers, **headers})
             return True
-        told = template.told(self._app)
-        own.update(chain.headers)
+        publish_options = template.publish_options(self._app)
+        headers.update(chain.headers)
         body = self._body(chain, template)
         undeclared = _Undeclared(template.queues, producer.connection)
         pipeline = self._pipeline
         envelope = None if pipeline is None else template.held_by(pipeline, self._app)
         if pipeline is None or envelope is None:
             ids = {"correlation_id": run_id, "reply_to": self._reply_to}
-            headers = {**template.headers, **own}
-            self._publish(body, {"headers": headers, "declare": undeclared, **told, **ids})
+            options = {
+                "headers": {**template.headers, **headers},
+                "declare": undeclared,
+                **publish_options,
+                **ids,
+            }
+            self._publish(body, options)
             return True
         for queue in undeclared or ():
             producer.maybe_declare(queue)
         # ours begin with ce_ or fanout_, so no name is there twice
-        texts = f"{template.text[:-1]}, {dumps_json(own)[1:]}"
+        texts = f"{template.text[:-1]}, {dumps_json(headers)[1:]}"
         pipeline.add(envelope, body, texts, run_id, self._reply_to)
         return False
 
-    def _publish(self, body: tuple[str, str, Any], told: dict[str, Any]) -> None:
+    def _publish(self, body: tuple[str, str, Any], options: dict[str, Any]) -> None:
         producer = self._producer
         content_type, content_encoding, content = body
-        told.update(content_type=content_type, content_encoding=content_encoding)
+        options.update(content_type=content_type, content_encoding=content_encoding)
         if self._retry["retry"]:
             # what kombu wraps around a message to send it again costs as much as routing it
             with suppress(*producer.connection.recoverable_connection_errors):
-                producer.publish(content, retry=False, **told)
+                producer.publish(content, retry=False, **options)
                 return
             hurry(producer, self._deadline, self._retries)
-            told["retry_policy"] = {**told["retry_policy"], "max_retries": self._retries}
-        producer.publish(content, retry=self._retry["retry"], **told)
+            options["retry_policy"] = {**options["retry_policy"], "max_retries": self._retries}
+        producer.publish(content, retry=self._retry["retry"], **options)
 
     def _send_hooked(self, chain: FrozenChain, template: Template, headers: dict[str, Any]) -> None:
         hurry(self._producer, self._deadline, self._retries)
@@ -270,16 +275,16 @@ class Sending:
         """Return the encoded body, once per event where chains differ in nothing but ids."""
         plain = chain.errbacks is None and chain.links is None
         key = (id(chain.args[0]), template.serializer)
-        known = self._bodies.get(key) if plain else None
-        if known is None:
+        encoded = self._bodies.get(key) if plain else None
+        if encoded is None:
             # the data is kept beside its body, so that its id() stays its own
-            known = (
+            encoded = (
                 chain.args[0],
                 *dumps((chain.args, {}, _embed(chain)), template.serializer),
             )
             if plain:
-                self._bodies[key] = known
-        return known[1:]
+                self._bodies[key] = encoded
+        return encoded[1:]
 
 
 def _embed(chain: FrozenChain) -> dict[str, Any]:
@@ -293,14 +298,14 @@ def send_batch(
     options: Mapping[str, Any],
 ) -> None:
     """Send chains through a producer that sends all messages at once; see :func:`send_singly`."""
-    given: list[FrozenChain] = []
+    sent: list[FrozenChain] = []
     kept: list[FrozenChain] = []
     with producer.batch(max_size=sys.maxsize):  # one flush, at the end
         sending = begin(retries=0)
         for chain in chains:
-            (given if sending.send(chain, options) else kept).append(chain)
-        _mark(given, "unknown")
-    _mark(given, "published")
+            (sent if sending.send(chain, options) else kept).append(chain)
+        _mark(sent, "unknown")
+    _mark(sent, "published")
     _flush(sending, kept)
 
 

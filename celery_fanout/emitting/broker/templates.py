@@ -76,7 +76,7 @@ class Template:
     methods: tuple[Any, ...]
     publish: dict[str, Any] | None = None
     queues: list[Any] = field(default_factory=list[Any])
-    asked: bool = False
+    envelope_asked: bool = False
     envelope: Envelope | None = None
     text: str = field(init=False, default="")
 
@@ -84,40 +84,40 @@ class Template:
         same = {name: value for name, value in self.headers.items() if name not in OWN_HEADERS}
         self.text = dumps(same)
 
-    def told(self, app: Celery) -> dict[str, Any]:
+    def publish_options(self, app: Celery) -> dict[str, Any]:
         """Return what ``send_task_message`` tells the producer apart from ids."""
         if self.publish is not None:
             return self.publish
-        asked = _Asked()
+        producer = _RecordingProducer()
         message = task_message(dict(self.headers), {}, ((), {}, {}), None)
         # without retry, so that it does not ask for the producer's connection
         app.amqp.send_task_message(
-            asked, self.headers["task"], message, **{**self.route, "retry": False}
+            producer, self.headers["task"], message, **{**self.route, "retry": False}
         )
-        told = asked.told
-        for known in ("headers", "retry", "serializer"):  # differ, or are settled already
-            del told[known]
-        self.queues = told.pop("declare") or []
-        self.publish = told
-        return told
+        options = producer.options
+        for name in ("headers", "retry", "serializer"):  # differ, or are settled already
+            del options[name]
+        self.queues = options.pop("declare") or []
+        self.publish = options
+        return options
 
     def held_by(self, pipeline: Pipeline, app: Celery) -> Envelope | None:
         """Return the envelope in which a pipeline takes the message, if it does."""
-        if not self.asked:
-            self.envelope = pipeline.envelope(self.told(app))
-            self.asked = True
+        if not self.envelope_asked:
+            self.envelope = pipeline.envelope(self.publish_options(app))
+            self.envelope_asked = True
         if self.envelope is None or not pipeline.takes(self.envelope):
             return None
         return self.envelope
 
 
-class _Asked:
+class _RecordingProducer:
     """Stands where Celery expects a producer, and keeps what it is told."""
 
-    told: dict[str, Any]
+    options: dict[str, Any]
 
-    def publish(self, body: Any, **told: Any) -> None:  # noqa: ARG002 - the producer's
-        self.told = told
+    def publish(self, body: Any, **options: Any) -> None:  # noqa: ARG002 - the producer's
+        self.options = options
 
 
 #: A subscription's id, with the priority of its messages if they have one of their own.
@@ -136,7 +136,7 @@ class Templates:
         self._app = app
         self._queue = queue
         self._state: tuple[Any, ...] | None = None
-        self._known: dict[_Which, tuple[Subscription, Template | None]] = {}
+        self._built: dict[_Which, tuple[Subscription, Template | None]] = {}
         self._checked: dict[_Which, tuple[Subscription, Template | None]] = {}
 
     def refresh(self) -> None:
@@ -146,7 +146,7 @@ class Templates:
         # Celery makes a new router when its routes change
         state = (app.amqp.router, conf.task_send_sent_event, conf.task_inherit_parent_priority)
         if state != self._state:
-            self._state, self._known = state, {}
+            self._state, self._built = state, {}
         self._checked = {}
 
     def get(self, subscription: Subscription, priority: int | None = None) -> Template | None:
@@ -166,11 +166,11 @@ class Templates:
     def _unpatched(
         self, which: _Which, subscription: Subscription, priority: int | None
     ) -> Template | None:
-        known = self._known.get(which)
-        if known is None or known[0] is not subscription:
-            known = (subscription, self._build(subscription, priority))
-            self._known[which] = known
-        template = known[1]
+        built = self._built.get(which)
+        if built is None or built[0] is not subscription:
+            built = (subscription, self._build(subscription, priority))
+            self._built[which] = built
+        template = built[1]
         # a tool may come later, and go again; its wrapper may claim to equal what it wraps
         if template is None or not all(
             map(operator.is_, _methods(subscription.task), template.methods)

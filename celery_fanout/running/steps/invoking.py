@@ -12,7 +12,7 @@ from celery_fanout.running.steps.checkpoints import load, read_back
 from celery_fanout.running.steps.entering import claimed_of
 from celery_fanout.running.steps.leaving import suspend_for_children
 from celery_fanout.stores.checkpoints import field_of
-from celery_fanout.stores.ledger import NewRun
+from celery_fanout.stores.records import NewRun
 
 if TYPE_CHECKING:
     from celery_fanout.running.execution import Execution

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from celery_fanout.running.claimed import ClaimedRun
     from celery_fanout.running.execution import Execution
-    from celery_fanout.stores.ledger import NewRun
+    from celery_fanout.stores.records import NewRun
 
 
 def suspend(

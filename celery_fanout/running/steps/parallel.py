@@ -18,7 +18,7 @@ from celery_fanout.running.steps.leaving import suspend_for_children
 from celery_fanout.running.steps.values import from_stored, to_stored
 from celery_fanout.running.suspending import BranchDone
 from celery_fanout.stores.checkpoints import field_of
-from celery_fanout.stores.ledger import NewRun
+from celery_fanout.stores.records import NewRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.checkpoints import StepKey
 
-__all__ = ["MemoryStore"]
-
 #: Expired entries are swept when this many puts went by.
 _SWEEP_EVERY = 1000
 

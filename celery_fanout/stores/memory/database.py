@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["COMMANDS", "Database", "to_bytes"]
-
 #: After how many expiries that were set all keys are looked through for those that have expired.
 PURGE_EVERY = 1000
 

@@ -15,9 +15,7 @@ from celery_fanout.stores.redis.client import Link
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from celery_fanout.stores.ledger import LedgerRules
-
-__all__ = ["MemoryClient", "MemoryLedger", "MemoryLink"]
+    from celery_fanout.stores.records import LedgerRules
 
 
 class MemoryLedger(RedisLedger):
@@ -38,6 +36,7 @@ class MemoryLedger(RedisLedger):
 
     def __init__(self, rules: LedgerRules, clock: Callable[[], float] = time.time) -> None:
         super().__init__("memory://", rules, clock=clock, link=MemoryLink(clock))
+        self.clock = clock  # for who works out times between two calls
 
 
 class MemoryClient(CoreCommands):

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.memory.database import Database
 
-__all__ = ["Engine", "engine"]
-
 #: How many scripts are kept. Their rules are part of them, so each app may have its own.
 MAX_SCRIPTS = 500
 

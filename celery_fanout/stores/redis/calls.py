@@ -1,194 +1,188 @@
 """The scripts as Python sees them: what each takes, by name, and what it answers.
 
-A class for each script of ``scripts/``, with its name: ``EndWait`` is ``end_wait.lua``. Its fields
-are the script's arguments, as the ``-- args:`` line in the header declares them; the unit tests
-hold one against the other. Where the header's last one ends in ``...``, each item of the sequence
-is an argument of its own. A flag is 1 or 0: redis-py takes no bool.
+A function for each script of ``scripts/``, with its name. It has no body: :func:`script` makes of
+it what returns the :class:`Call`. Its arguments are the script's, as the ``-- args:`` line in the
+header declares them; the unit tests hold one against the other. Where the header's last one ends
+in ``...``, each item of the sequence is an argument of its own. A flag is 1 or 0: redis-py takes no
+bool.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from celery_fanout.stores import records
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 Answer = TypeVar("Answer")
+Arguments = ParamSpec("Arguments")
 
 #: How many values one wakeup has in the answer of take.lua.
 WAKEUP = 10
 
 
+@dataclass(slots=True)
 class Call(Generic[Answer]):
     """A call of a script.
 
     Attributes:
         script: the script's name.
+        values: its arguments by their names.
+        read: returns what the script's answer says.
     """
 
-    __slots__ = ()
-    script: ClassVar[str]
-
-    def __init_subclass__(cls) -> None:
-        cls.script = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
-
-    def read(self, answer: Any) -> Answer:
-        """Return what the script's answer says: here the answer itself."""
-        return answer  # type: ignore[no-any-return]
+    script: str
+    values: dict[str, Any]
+    read: Callable[[Any], Answer]
 
 
-class Flag(Call[bool]):
-    """A call whose answer is 1 or 0."""
+def script(
+    read: Callable[[Any], Answer],
+) -> Callable[[Callable[Arguments, None]], Callable[Arguments, Call[Answer]]]:
+    """Make a function that declares arguments return the call of the script with its name.
 
-    __slots__ = ()
+    Args:
+        read: returns what the script's answer says.
+    """
 
-    def read(self, answer: Any) -> bool:
-        """Return whether it is 1."""
-        return bool(answer)
+    def decorate(declare: Callable[Arguments, None]) -> Callable[Arguments, Call[Answer]]:
+        name = declare.__name__
+
+        @wraps(declare)
+        def call(*args: Arguments.args, **values: Arguments.kwargs) -> Call[Answer]:
+            declare(*args, **values)  # refuses what it does not declare
+            return Call(name, values, read)
+
+        return call
+
+    return decorate
 
 
-class Fenced(Call[records.Settled]):
-    """A call whose answer is 1, 0 if the token is stale, or one of them and who is due now."""
+def unread(answer: Any) -> Any:
+    """Return an answer as it is."""
+    return answer
 
-    __slots__ = ()
 
-    def read(self, answer: Any) -> records.Settled:
-        """Return it as a record."""
-        if isinstance(answer, int):
-            return records.Settled(bool(answer), [])
-        return records.Settled(bool(answer[0]), answer[1])
+def text_or_none(answer: Any) -> str | None:
+    """Return an answer that is a text, or nothing."""
+    return None if answer is None else str(answer)
+
+
+def texts(answer: Any) -> list[str]:
+    """Return an answer that is a list of texts."""
+    return list(answer)
+
+
+def settled(answer: Any) -> records.Settled:
+    """Read 1, 0 if the token is stale, or one of them and who is due now."""
+    if isinstance(answer, int):
+        return records.Settled(bool(answer), [])
+    return records.Settled(bool(answer[0]), answer[1])
 
 
 # -- the path of a run -----------------------------------------------------------------------------
 
 
-@dataclass(kw_only=True, slots=True)
-class Record(Call[Any]):
+@script(unread)
+def record(
+    *,
+    event: str,
+    attributes: str,
+    data: str,
+    then_message: str,
+    runs: str,
+    lists: Sequence[str | int],
+) -> None:
     """Record an event and its runs; ``packing.recorded_of`` reads the answer beside the event."""
 
-    event: str
-    attributes: str
-    data: str
-    then_message: str
-    runs: str
-    lists: Sequence[str | int]
 
-
-@dataclass(kw_only=True, slots=True)
-class Published(Call[int]):
+@script(int)
+def published(*, runs: str, lists: Sequence[str | int]) -> None:
     """Note that runs were published, or publish them."""
 
-    runs: str
-    lists: Sequence[str | int]
+
+def claimed(answer: Any) -> records.Claim:
+    """Read what a claim says."""
+    status, facts, result, checkpoints, woken = answer
+    state, token, retries, crashes, created, due, now = facts.split(" ")
+    return records.Claim(
+        status=status,
+        state=None if state == "-" else RunState(state),
+        token=int(token),
+        retries=int(retries),
+        crashes=int(crashes),
+        created=float(created),
+        due=float(due),
+        checkpoints=dict(zip(checkpoints[::2], checkpoints[1::2], strict=True)),
+        result=result,
+        woken=woken,
+        now=float(now),
+    )
 
 
-@dataclass(kw_only=True, slots=True)
-class Claim(Call[records.Claim]):
+@script(claimed)
+def claim(
+    *,
+    id: str,
+    boot: str,
+    nonce: str,
+    retries: int,
+    put_back: str,
+    event: str,
+    attributes: str,
+    data: str,
+    run: str,
+) -> None:
     """Take a run for execution."""
 
-    id: str
-    boot: str
-    nonce: str
-    retries: int
-    put_back: str
-    event: str = ""
-    attributes: str = ""
-    data: str = ""
-    run: str = ""
 
-    def read(self, answer: Any) -> records.Claim:
-        """Return what the answer says."""
-        status, facts, result, checkpoints, woken = answer
-        state, token, retries, crashes, created, due, now = facts.split(" ")
-        return records.Claim(
-            status=status,
-            state=None if state == "-" else RunState(state),
-            token=int(token),
-            retries=int(retries),
-            crashes=int(crashes),
-            created=float(created),
-            due=float(due),
-            checkpoints=dict(zip(checkpoints[::2], checkpoints[1::2], strict=True)),
-            result=result,
-            woken=woken,
-            now=float(now),
-        )
-
-
-@dataclass(kw_only=True, slots=True)
-class Store(Call["str | None"]):
+@script(text_or_none)
+def store(*, id: str, token: int, field: str, text: str) -> None:
     """Store a checkpoint."""
 
-    id: str
-    token: int
-    field: str
-    text: str
 
-
-@dataclass(kw_only=True, slots=True)
-class Settle(Fenced):
+@script(settled)
+def settle(
+    *, id: str, token: int, to: str, how: str, result: str, error: str, checkpoints: str, link: str
+) -> None:
     """Leave a claim."""
 
-    id: str
-    token: int
-    to: str
-    how: str
-    result: str
-    error: str
-    checkpoints: str
-    link: str
 
-
-@dataclass(kw_only=True, slots=True)
-class Spawn(Fenced):
+@script(settled)
+def spawn(*, id: str, token: int, group: str, runs: str) -> None:
     """Record child runs."""
 
-    id: str
-    token: int
-    group: str
-    runs: str
+
+@script(unread)
+def wait(
+    *,
+    id: str,
+    token: int,
+    field: str,
+    name: str,
+    match: str,
+    since: str,
+    due: str,
+    chunk: int,
+    start: int,
+) -> None:
+    """Wait for an event, or find one that is recorded; a number says where to go on from."""
 
 
-@dataclass(kw_only=True, slots=True)
-class Wait(Call["str | int | None"]):
-    """Wait for an event, or find one that is recorded."""
-
-    id: str
-    token: int
-    field: str
-    name: str
-    match: str
-    since: str
-    due: str
-    chunk: int
-    start: int
+@script(text_or_none)
+def end_wait(*, id: str, token: int, field: str, event: str) -> None:
+    """Give up a wait, or answer it with an event."""
 
 
-@dataclass(kw_only=True, slots=True)
-class EndWait(Call["str | None"]):
-    """Give up a wait, or answer it."""
-
-    id: str
-    token: int
-    field: str
-    event: str = ""
-
-
-@dataclass(kw_only=True, slots=True)
-class FileWait(Call["tuple[str, str] | None"]):
+@script(unread)
+def file_wait(*, id: str, token: int, field: str, name: str, match: str) -> None:
     """Let events find a wait whose checkpoint is not written yet."""
-
-    id: str
-    token: int
-    field: str
-    name: str
-    match: str
 
 
 class PastEvent(NamedTuple):
@@ -199,201 +193,144 @@ class PastEvent(NamedTuple):
     data: str
 
 
-@dataclass(kw_only=True, slots=True)
-class LookBack(Call["PastEvent | int | None"]):
+def past_event(answer: Any) -> PastEvent | int | None:
+    """Read an event; where to go on from; or ``None`` if there is none."""
+    if answer is None or isinstance(answer, int):
+        return answer
+    return PastEvent(float(answer[0]), *answer[1:])
+
+
+@script(past_event)
+def look_back(*, name: str, match: str, since: str, own_event: str, chunk: int, start: int) -> None:
     """Find the first event of a shard that fits a wait."""
 
-    name: str
-    match: str
-    since: str
-    own_event: str
-    chunk: int
-    start: int
 
-    def read(self, answer: Any) -> PastEvent | int | None:
-        """Return the event; where to go on from; or ``None`` if there is none."""
-        if answer is None or isinstance(answer, int):
-            return answer
-        return PastEvent(float(answer[0]), *answer[1:])
-
-
-@dataclass(kw_only=True, slots=True)
-class Announce(Call["list[str]"]):
+@script(texts)
+def announce(*, key: str, name: str, attributes: str, data: str, at: str) -> None:
     """Tell the runs of a shard of an event that another shard has recorded."""
-
-    key: str
-    name: str
-    attributes: str
-    data: str
-    at: str
 
 
 # -- the keeper ------------------------------------------------------------------------------------
 
 
-@dataclass(kw_only=True, slots=True)
-class Renew(Call["list[str]"]):
+@script(texts)
+def renew(*, boot: str, ids: Sequence[str]) -> None:
     """Renew the leases of what a worker holds."""
 
-    boot: str
-    ids: Sequence[str]
 
-
-@dataclass(kw_only=True, slots=True)
-class Release(Call["list[str]"]):
+@script(texts)
+def release(*, boot: str, ids: Sequence[str]) -> None:
     """Let go of what a worker that stops has."""
 
-    boot: str
-    ids: Sequence[str]
+
+def taken(answer: Any) -> records.Taken:
+    """Read what is due."""
+    now, next_due, ended, flat, lists, busy = answer
+    collected = {i: json.loads(keys) for i, keys in zip(lists[::2], lists[1::2], strict=True)}
+    wakeups: list[records.Wakeup] = []
+    for at in range(0, len(flat), WAKEUP):
+        *facts, retries, message, generation, trace = flat[at : at + WAKEUP]
+        events = collected.get(facts[0], ())
+        values: Any = (*facts, int(retries), message, int(generation), trace, events)
+        wakeups.append(records.Wakeup(*values))
+    due = None if next_due is None else float(next_due)
+    return records.Taken(wakeups, ended, due, float(now), busy == 1)
 
 
-@dataclass(kw_only=True, slots=True)
-class Take(Call[records.Taken]):
+@script(taken)
+def take(*, limit: int, grace: int, ids: Sequence[str]) -> None:
     """Take what is due."""
 
-    limit: int
-    grace: int
-    ids: Sequence[str]
 
-    def read(self, answer: Any) -> records.Taken:
-        """Return what the answer says."""
-        now, next_due, ended, flat, lists, busy = answer
-        collected = {i: json.loads(keys) for i, keys in zip(lists[::2], lists[1::2], strict=True)}
-        wakeups: list[records.Wakeup] = []
-        for at in range(0, len(flat), WAKEUP):
-            *texts, retries, message, generation, trace = flat[at : at + WAKEUP]
-            events = collected.get(texts[0], ())
-            values: Any = (*texts, int(retries), message, int(generation), trace, events)
-            wakeups.append(records.Wakeup(*values))
-        due = None if next_due is None else float(next_due)
-        return records.Taken(wakeups, ended, due, float(now), busy == 1)
-
-
-@dataclass(kw_only=True, slots=True)
-class Resend(Call["list[str]"]):
+@script(texts)
+def resend(*, queue: str, before: str, limit: int) -> None:
     """Make due what was published to a queue and never received."""
 
-    queue: str
-    before: str
-    limit: int
 
-
-@dataclass(kw_only=True, slots=True)
-class Abandon(Fenced):
+@script(settled)
+def abandon(*, id: str, boot: str, error: str, final: int) -> None:
     """Tell that the process that executed a run is gone."""
 
-    id: str
-    boot: str
-    error: str
-    final: int
 
-
-@dataclass(kw_only=True, slots=True)
-class Unregistered(Fenced):
+@script(settled)
+def unregistered(*, id: str, delay: float) -> None:
     """Put a run back whose task this worker does not know."""
 
-    id: str
-    delay: float
 
-
-@dataclass(kw_only=True, slots=True)
-class AwaitingFollowUp(Call["list[str]"]):
+@script(texts)
+def awaiting_follow_up(*, older_than: float, limit: int) -> None:
     """Find runs whose follow-up is not recorded."""
 
-    older_than: float
-    limit: int
 
-
-@dataclass(kw_only=True, slots=True)
-class Adopt(Flag):
+@script(bool)
+def adopt(*, id: str, run: str) -> None:
     """Record a child of a run that has ended."""
 
-    id: str
-    run: str
 
-
-@dataclass(kw_only=True, slots=True)
-class Sweep(Call[int]):
+@script(int)
+def sweep(*, limit: int) -> None:
     """Remove from the indexes what has expired."""
-
-    limit: int
 
 
 # -- control, and what people see ------------------------------------------------------------------
 
 
-@dataclass(kw_only=True, slots=True)
-class Cancel(Call["tuple[list[str], list[str]]"]):
+def cancelled(answer: Any) -> tuple[list[str], list[str]]:
+    """Read the ids of those that were cancelled, and of those that were woken."""
+    ids, woken = answer
+    return ids, woken
+
+
+@script(cancelled)
+def cancel(*, reason: str, ids: Sequence[str]) -> None:
     """Cancel runs."""
 
-    reason: str
-    ids: Sequence[str]
 
-    def read(self, answer: Any) -> tuple[list[str], list[str]]:
-        """Return the ids of those that it cancelled, and of those that it woke."""
-        cancelled, woken = answer
-        return cancelled, woken
-
-
-@dataclass(kw_only=True, slots=True)
-class Reopen(Flag):
+@script(bool)
+def reopen(*, id: str, reason: str) -> None:
     """Run a dead letter or a cancelled run again."""
 
-    id: str
-    reason: str
 
-
-@dataclass(kw_only=True, slots=True)
-class Pause(Flag):
+@script(bool)
+def pause(*, subscription: str) -> None:
     """Hold back the runs of a subscription."""
 
-    subscription: str
+
+def resumed(answer: Any) -> tuple[int, bool]:
+    """Read how many were let go, and whether any are left."""
+    count, left = answer
+    return count, bool(left)
 
 
-@dataclass(kw_only=True, slots=True)
-class Resume(Call["tuple[int, bool]"]):
+@script(resumed)
+def resume(*, subscription: str, limit: int, go_on: int) -> None:
     """Let the runs of a subscription go."""
 
-    subscription: str
-    limit: int
-    go_on: int
 
-    def read(self, answer: Any) -> tuple[int, bool]:
-        """Return how many it let go, and whether any are left."""
-        count, left = answer
-        return count, bool(left)
+def ended(answer: Any) -> list[records.RunOutcome]:
+    """Read how runs ended."""
+    return [
+        records.RunOutcome(
+            run_id,
+            RunState(state) if state else None,
+            result,
+            json.loads(error) if error else None,
+            reason,
+        )
+        for run_id, state, result, error, reason in answer
+    ]
 
 
-@dataclass(kw_only=True, slots=True)
-class Outcomes(Call["list[records.RunOutcome]"]):
+@script(ended)
+def outcomes(*, ids: Sequence[str]) -> None:
     """Find how runs ended, followed to the last link of their tails."""
 
-    ids: Sequence[str]
 
-    def read(self, answer: Any) -> list[records.RunOutcome]:
-        """Return what the answer says."""
-        return [
-            records.RunOutcome(
-                run_id,
-                RunState(state) if state else None,
-                result,
-                json.loads(error) if error else None,
-                reason,
-            )
-            for run_id, state, result, error, reason in answer
-        ]
-
-
-@dataclass(kw_only=True, slots=True)
-class Tune(Call[int]):
+@script(int)
+def tune(*, limit: str, numbers: str) -> None:
     """Change a limit for all its gates."""
 
-    limit: str
-    numbers: str
 
-
-@dataclass(kw_only=True, slots=True)
-class Preview(Call["tuple[Any, str, int, int, int, str | None]"]):
+@script(unread)
+def preview(*, flow_json: str) -> None:
     """Find what would happen to a run with a flow now: verdict, gate, its numbers, when."""
-
-    flow_json: str

@@ -23,9 +23,6 @@ from celery_fanout.stores.redis_urls import CLUSTER, SENTINEL
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Link", "connect"]
-
-
 #: How often a command is sent again after a connection that was cut or refused, and how long after;
 #: and how often when no answer came. The second holds a caller for as long as a whole time-out.
 REFUSALS, TIMEOUTS = 2, 1

@@ -45,33 +45,6 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-__all__ = ["NEVER_EXPIRE", "Keys", "sub_hash"]
-
-#: Patterns of the keys that need no expiry: they are empty at rest, swept, or bounded by the
-#: number of subscriptions.
-NEVER_EXPIRE = (
-    "due",
-    "s:*",
-    "u:*",
-    "subs",
-    "g:*",
-    "paused",
-    "wp:*",
-    "wv:*",
-    "untold",
-    "news",
-    "shards",
-    "lp:*",
-    "lr:*",
-    "lq:*",
-    "lanes",
-    "lc:*",
-    "gates",
-    "limits",
-    "tuned",
-    "lseq",
-)
-
 
 def sub_hash(subscription: str) -> str:
     """Return what a subscription id is called in keys."""
@@ -86,10 +59,28 @@ class Keys:
 
     Attributes:
         root: the prefix with its hash tag.
+        where: the key of the gates at which lanes wait.
+        limits: the key of the gates that were used of late.
+        tuned: the key of the limits that were changed.
+        news: the key of the events that other shards are still to be told of.
+        shards: the key of the number of shards.
+        due: the key of all timers.
+        subscriptions: the key of the subscription ids by their hash.
+        paused: the key of the paused subscriptions.
+        untold: the key of the ended runs whose follow-up is still to be recorded.
     """
 
     def __init__(self, prefix: str) -> None:
         self.root = f"{{{prefix}}}"
+        self.where = f"{self.root}:lanes"
+        self.limits = f"{self.root}:limits"
+        self.tuned = f"{self.root}:tuned"
+        self.news = f"{self.root}:news"
+        self.shards = f"{self.root}:shards"
+        self.due = f"{self.root}:due"
+        self.subscriptions = f"{self.root}:subs"
+        self.paused = f"{self.root}:paused"
+        self.untold = f"{self.root}:untold"
 
     def run(self, run_id: str) -> str:
         """Return the key of a run's record."""
@@ -143,11 +134,6 @@ class Keys:
         """Return the key of the runs that wait in a lane."""
         return f"{self.root}:lq:{lane}"
 
-    @property
-    def where(self) -> str:
-        """The key of the gates at which lanes wait."""
-        return f"{self.root}:lanes"
-
     def passed(self, gate: str) -> str:
         """Return the key of when a rate limit has let runs through."""
         return f"{self.root}:lx:{gate}"
@@ -155,38 +141,3 @@ class Keys:
     def collects(self, gate: str) -> str:
         """Return the key of the run that collects events."""
         return f"{self.root}:lc:{gate}"
-
-    @property
-    def limits(self) -> str:
-        """The key of the gates that were used of late."""
-        return f"{self.root}:limits"
-
-    @property
-    def tuned(self) -> str:
-        """The key of the limits that were changed."""
-        return f"{self.root}:tuned"
-
-    @property
-    def news(self) -> str:
-        """The key of the events that other shards are still to be told of."""
-        return f"{self.root}:news"
-
-    @property
-    def shards(self) -> str:
-        """The key of the number of shards."""
-        return f"{self.root}:shards"
-
-    @property
-    def due(self) -> str:
-        """The key of all timers."""
-        return f"{self.root}:due"
-
-    @property
-    def subscriptions(self) -> str:
-        """The key of the subscription ids by their hash."""
-        return f"{self.root}:subs"
-
-    @property
-    def paused(self) -> str:
-        """The key of the paused subscriptions."""
-        return f"{self.root}:paused"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.stores.redis import calls
@@ -25,7 +24,7 @@ from celery_fanout.stores.redis.views import RedisViews
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from celery_fanout.stores.ledger import (
+    from celery_fanout.stores.records import (
         Claim,
         LedgerRules,
         NewEvent,
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
         Taken,
     )
     from celery_fanout.stores.states import RunState
-
-__all__ = ["RedisLedger"]
 
 #: How many recorded events a wait looks through in one script, so that none blocks Redis for long.
 LOOK_BACK = 500
@@ -65,6 +62,7 @@ class RedisLedger(RedisViews, RedisLimits):
     supports_publish = True
     supports_flow = True
     shards = 1
+    _tells_others = False
 
     def __init__(
         self,
@@ -111,14 +109,11 @@ class RedisLedger(RedisViews, RedisLimits):
 
     def record_one(self, event: NewEvent) -> Recorded:
         """Record one event and its runs."""
-        return recorded_of(event, self._scripts.run(self._record_call(event)))
+        return recorded_of(event, self._scripts.run(record_call(event, news=self._tells_others)))
 
     def record_command(self, event: NewEvent) -> list[Any]:
         """Return the command that does that."""
-        return self._scripts.command(self._record_call(event))
-
-    def _record_call(self, event: NewEvent) -> calls.Record:
-        return record_call(event)
+        return self._scripts.command(record_call(event, news=self._tells_others))
 
     def _record_rest(self, pairs: Sequence[tuple[RedisLedger, NewEvent]]) -> list[Recorded]:
         pipe = self._scripts.client.pipeline(transaction=False)
@@ -147,7 +142,7 @@ class RedisLedger(RedisViews, RedisLimits):
         lists = list_args(messages or {})
         for start in range(0, len(run_ids), AT_ONCE):
             runs = [(i, queue_of.get(i, "")) for i in run_ids[start : start + AT_ONCE]]
-            self._scripts.run(calls.Published(runs=dumps(runs), lists=lists))
+            self._scripts.run(calls.published(runs=dumps(runs), lists=lists))
             lists = [0]
 
     def claim(
@@ -162,22 +157,22 @@ class RedisLedger(RedisViews, RedisLimits):
         left: int = 0,
     ) -> Claim:
         """Take a run for execution."""
-        call = calls.Claim(
+        event = attributes = data = run = ""
+        if recreate is not None:
+            facts = {"key": recreate.key, "name": recreate.name, "gen": recreate.generation}
+            event, run = dumps(facts), run_json(recreate.runs[0])
+            attributes, data = recreate.attributes, recreate.data
+        call = calls.claim(
             id=run_id,
             boot=boot,
             nonce=nonce,
             retries=retries,
             put_back=f"1{left}" if put_back else "0",
+            event=event,
+            attributes=attributes,
+            data=data,
+            run=run,
         )
-        if recreate is not None:
-            event = {"key": recreate.key, "name": recreate.name, "gen": recreate.generation}
-            call = replace(
-                call,
-                event=dumps(event),
-                attributes=recreate.attributes,
-                data=recreate.data,
-                run=run_json(recreate.runs[0]),
-            )
         return self._scripts.run(call)
 
     def store(
@@ -190,45 +185,16 @@ class RedisLedger(RedisViews, RedisLimits):
         final: bool,  # noqa: ARG002 - the protocol's; the script sees from the text what is final
     ) -> str | None:
         """Store a checkpoint; a final one is never overwritten."""
-        return self._scripts.run(calls.Store(id=run_id, token=token, field=field, text=text))
+        return self._scripts.run(calls.store(id=run_id, token=token, field=field, text=text))
 
-    def settle(
-        self,
-        run_id: str,
-        token: int,
-        to: RunState,
-        *,
-        result: str | None = None,
-        error: Mapping[str, Any] | None = None,
-        reason: str = "",
-        due: float | None = None,
-        retries: int | None = None,
-        group: str = "",
-        checkpoints: Mapping[str, str] | None = None,
-        child: NewRun | None = None,
-        trace: str = "",
-    ) -> Settled:
+    def settle(self, run_id: str, token: int, to: RunState, **options: Any) -> Settled:
         """Leave ``running``, or ``completing``."""
-        call = settle_call(
-            run_id,
-            token,
-            to,
-            result=result,
-            error=error,
-            reason=reason,
-            due=due,
-            retries=retries,
-            group=group,
-            checkpoints=checkpoints,
-            child=child,
-            trace=trace,
-        )
-        return self._scripts.run(call)
+        return self._scripts.run(settle_call(run_id, token, to, **options))
 
     def spawn(self, run_id: str, token: int, group: str, children: Sequence[NewRun]) -> Settled:
         """Record child runs."""
         runs = runs_json(children)
-        return self._scripts.run(calls.Spawn(id=run_id, token=token, group=group, runs=runs))
+        return self._scripts.run(calls.spawn(id=run_id, token=token, group=group, runs=runs))
 
     def wait(
         self,
@@ -242,26 +208,25 @@ class RedisLedger(RedisViews, RedisLimits):
         due: float,
     ) -> str | None:
         """Wait for an event, or find one."""
-        call = calls.Wait(
-            id=run_id,
-            token=token,
-            field=field,
-            name=name,
-            match=match,
-            since=f"{since:.6f}",
-            due="1e308" if due == float("inf") else f"{due:.6f}",
-            chunk=LOOK_BACK,
-            start=0,
-        )
-        while True:
+        answer: str | int | None = 0
+        while isinstance(answer, int):
+            call = calls.wait(
+                id=run_id,
+                token=token,
+                field=field,
+                name=name,
+                match=match,
+                since=f"{since:.6f}",
+                due="1e308" if due == float("inf") else f"{due:.6f}",
+                chunk=LOOK_BACK,
+                start=answer,
+            )
             answer = self._scripts.run(call)
-            if not isinstance(answer, int):
-                return answer
-            call = replace(call, start=answer)
+        return answer
 
     def end_wait(self, run_id: str, token: int, field: str) -> str | None:
         """Give up a wait that has timed out."""
-        return self._scripts.run(calls.EndWait(id=run_id, token=token, field=field))
+        return self._scripts.run(calls.end_wait(id=run_id, token=token, field=field, event=""))
 
     # -- the keeper -----------------------------------------------------------------------------
 
@@ -269,13 +234,13 @@ class RedisLedger(RedisViews, RedisLimits):
         """Renew the leases of what a worker holds."""
         for start in range(0, len(run_ids), AT_ONCE):
             ids = run_ids[start : start + AT_ONCE]
-            late = self._scripts.run(calls.Renew(boot=boot, ids=ids))
+            late = self._scripts.run(calls.renew(boot=boot, ids=ids))
             if late:
                 self.cancel(late, "finish_timeout")
 
     def release(self, boot: str, run_ids: Sequence[str]) -> list[str]:
         """Let go of what a worker that stops still has."""
-        return self._scripts.run(calls.Release(boot=boot, ids=run_ids)) if run_ids else []
+        return self._scripts.run(calls.release(boot=boot, ids=run_ids)) if run_ids else []
 
     def take(
         self, run_ids: Sequence[str] | None = None, *, limit: int = 100, grace: bool = False
@@ -283,56 +248,56 @@ class RedisLedger(RedisViews, RedisLimits):
         """Take what is due."""
         if run_ids is not None:
             limit = 0  # it is for all that is due: of no runs, none is
-        return self._scripts.run(calls.Take(limit=limit, grace=int(grace), ids=run_ids or ()))
+        return self._scripts.run(calls.take(limit=limit, grace=int(grace), ids=run_ids or ()))
 
     def resend(self, queue: str, before: float, *, limit: int = 100) -> list[str]:
         """Make due what was lost on the way to a worker."""
-        call = calls.Resend(queue=queue, before=f"{before:.6f}", limit=limit)
+        call = calls.resend(queue=queue, before=f"{before:.6f}", limit=limit)
         return self._scripts.run(call)
 
     def abandon(self, run_id: str, boot: str, error: Mapping[str, Any], *, final: bool) -> Settled:
         """Tell that the process that executed a run is gone."""
         return self._scripts.run(
-            calls.Abandon(id=run_id, boot=boot, error=dumps(dict(error)), final=int(final))
+            calls.abandon(id=run_id, boot=boot, error=dumps(dict(error)), final=int(final))
         )
 
     def unregistered(self, run_id: str, delay: float) -> Settled:
         """Put a run back whose task this worker does not know."""
-        return self._scripts.run(calls.Unregistered(id=run_id, delay=delay))
+        return self._scripts.run(calls.unregistered(id=run_id, delay=delay))
 
     def awaiting_follow_up(self, *, older_than: float, limit: int = 100) -> list[str]:
         """Return runs whose follow-up is not recorded."""
-        return self._scripts.run(calls.AwaitingFollowUp(older_than=older_than, limit=limit))
+        return self._scripts.run(calls.awaiting_follow_up(older_than=older_than, limit=limit))
 
     def followed_up(self, run_id: str) -> None:
         """Note that the follow-up of a run is recorded."""
-        self._scripts.ask(self._scripts.client.zrem, f"{self._keys.root}:untold", run_id)
+        self._scripts.ask(self._scripts.client.zrem, self._keys.untold, run_id)
 
     def adopt(self, run_id: str, child: NewRun) -> bool:
         """Record a child of a run that has ended."""
-        return self._scripts.run(calls.Adopt(id=run_id, run=run_json(child)))
+        return self._scripts.run(calls.adopt(id=run_id, run=run_json(child)))
 
     def sweep(self, *, limit: int = 1000) -> int:
         """Remove from the indexes what has expired."""
-        return self._scripts.run(calls.Sweep(limit=limit))
+        return self._scripts.run(calls.sweep(limit=limit))
 
     # -- control --------------------------------------------------------------------------------
 
     def cancel(self, run_ids: Sequence[str], reason: str) -> tuple[list[str], list[str]]:
         """Cancel runs that are not final, and the runs that they invoked."""
-        return self._scripts.run(calls.Cancel(reason=reason, ids=run_ids))
+        return self._scripts.run(calls.cancel(reason=reason, ids=run_ids))
 
     def reopen(self, run_id: str, reason: str) -> bool:
         """Run a failed or cancelled run again."""
-        return self._scripts.run(calls.Reopen(id=run_id, reason=reason))
+        return self._scripts.run(calls.reopen(id=run_id, reason=reason))
 
     def pause(self, subscription: str) -> bool:
         """Hold back the runs of a subscription."""
-        return self._scripts.run(calls.Pause(subscription=subscription))
+        return self._scripts.run(calls.pause(subscription=subscription))
 
     def resume(
         self, subscription: str, *, limit: int = 1000, go_on: bool = False
     ) -> tuple[int, bool]:
         """Let them go."""
-        call = calls.Resume(subscription=subscription, limit=limit, go_on=int(go_on))
+        call = calls.resume(subscription=subscription, limit=limit, go_on=int(go_on))
         return self._scripts.run(call)

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.redis.keys import Keys
     from celery_fanout.stores.redis.scripting import Scripts
 
-__all__ = ["RedisLimits"]
-
 #: How many gates are looked through for a list, those that were used last.
 LOOK_THROUGH = 10_000
 
@@ -164,7 +162,7 @@ class RedisLimits:
 
     def preview(self, flow: Flow) -> Preview:
         """Return what would happen to a run with this flow now."""
-        answer = self._scripts.run(calls.Preview(flow_json=flow_json(flow)))
+        answer = self._scripts.run(calls.preview(flow_json=flow_json(flow)))
         verdict, gate, at_most, used, waiting, at = answer
         return Preview(
             verdict,
@@ -179,7 +177,7 @@ class RedisLimits:
         """Change a limit, or make it the code's again."""
         numbers = {"at_most": at_most} if per is None else {"at_most": at_most, "per": per}
         text = "" if at_most is None else dumps(numbers)
-        self._scripts.run(calls.Tune(limit=limit, numbers=text))
+        self._scripts.run(calls.tune(limit=limit, numbers=text))
 
     def tuned(self) -> list[Tuned]:
         """Return the limits that were changed."""

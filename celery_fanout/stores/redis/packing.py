@@ -8,26 +8,14 @@ from hashlib import sha1
 from typing import TYPE_CHECKING, Any, cast
 
 from celery_fanout.stores.records import Recorded
-from celery_fanout.stores.redis.calls import Record, Settle
+from celery_fanout.stores.redis import calls
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from celery_fanout.stores.limits import Flow, Gate
-    from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
-
-__all__ = [
-    "dumps",
-    "flow_json",
-    "list_args",
-    "pack_rules",
-    "record_call",
-    "recorded_of",
-    "run_json",
-    "runs_json",
-    "settle_call",
-]
+    from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun, Settled
 
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -174,7 +162,7 @@ def runs_json(runs: Sequence[NewRun], messages: Sequence[int] = ()) -> str:
 _quoted = lru_cache(maxsize=64)(dumps)
 
 
-def record_call(event: NewEvent, *, news: bool = False) -> Record:
+def record_call(event: NewEvent, *, news: bool = False) -> calls.Call[Any]:
     """Return the call that records an event; ``news``: other shards are to be told."""
     head: dict[str, Any] = {
         "key": event.key,
@@ -202,7 +190,7 @@ def record_call(event: NewEvent, *, news: bool = False) -> Record:
         numbers.append(0 if envelope is None else first + len(sealed))
         if envelope is not None:
             sealed.append(envelope[1])
-    return Record(
+    return calls.record(
         event=_dumps(head),
         attributes=event.attributes,
         data=event.data,
@@ -242,7 +230,7 @@ def settle_call(
     checkpoints: Mapping[str, str] | None = None,
     child: NewRun | None = None,
     trace: str = "",
-) -> Settle:
+) -> calls.Call[Settled]:
     """Return the call that settles a run, see ``Ledger.settle``."""
     how: dict[str, Any] = {"reason": reason, "group": group}
     if due is not None:
@@ -253,7 +241,7 @@ def settle_call(
         how["error"] = f"{error.get('type', '?')}: {str(error.get('message', ''))[:500]}"
     if trace:
         how["trace"] = trace
-    return Settle(
+    return calls.settle(
         id=run_id,
         token=token,
         to=to.value,

@@ -35,13 +35,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from celery_fanout.stores.ledger import EventRecord, RunRecord
+from celery_fanout.stores.records import EventRecord, RunRecord
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-__all__ = ["detail_of", "event_record", "parts_of", "run_record"]
 
 
 def _time(value: str | None) -> float | None:

@@ -6,7 +6,6 @@ import re
 from functools import lru_cache
 from hashlib import sha1
 from importlib import resources
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.redis.calls import Answer, Call
     from celery_fanout.stores.redis.client import Link
-
-__all__ = ["Arguments", "Scripts", "arguments", "library_names", "source"]
 
 
 class Scripts:
@@ -152,16 +149,9 @@ def _read_script(name: str) -> str:
 
 def _packed(call: Call[Any]) -> Sequence[Any]:
     """Return the arguments of a call in the order of the script's header."""
-    values = _values_of(call.script)(call)
-    return (*values[:-1], *values[-1]) if arguments(call.script).has_tail else values
-
-
-@lru_cache(maxsize=64)
-def _values_of(script: str) -> Callable[[Any], tuple[Any, ...]]:
-    names = arguments(script).names
-    if len(names) == 1:  # attrgetter() would return no tuple
-        return lambda call: (getattr(call, names[0]),)
-    return attrgetter(*names)
+    names, has_tail = arguments(call.script)
+    values = [call.values[name] for name in names]
+    return [*values[:-1], *values[-1]] if has_tail else values
 
 
 class Arguments(NamedTuple):

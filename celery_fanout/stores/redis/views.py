@@ -12,11 +12,9 @@ from celery_fanout.stores.states import RunState
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from celery_fanout.stores.ledger import EventRecord, LedgerRules, RunOutcome, RunRecord
+    from celery_fanout.stores.records import EventRecord, LedgerRules, RunOutcome, RunRecord
     from celery_fanout.stores.redis.keys import Keys
     from celery_fanout.stores.redis.scripting import Scripts
-
-__all__ = ["RedisViews"]
 
 #: How many entries of an index are read at a time.
 PAGE = 200
@@ -194,8 +192,7 @@ class RedisViews:
         """Return how runs ended, or where they are."""
         found: list[RunOutcome] = []
         for start in range(0, len(run_ids), PAGE):
-            call = calls.Outcomes(ids=run_ids[start : start + PAGE])
-            outcomes = self._scripts.run(call)
+            outcomes = self._scripts.run(calls.outcomes(ids=run_ids[start : start + PAGE]))
             found += outcomes
         return found
 

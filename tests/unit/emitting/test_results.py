@@ -14,8 +14,8 @@ from kombu.utils import json as kombu_json
 from celery_fanout import Emission, Event, Outcome, RunHandle, get_fanout, on_event
 from celery_fanout.emitting.emission import RunResult, error_of, value_of
 from celery_fanout.exceptions import EmissionTimeout, RunFailed
-from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun, RunOutcome
 from celery_fanout.stores.memory.ledger import MemoryLedger
+from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun, RunOutcome
 from celery_fanout.stores.states import RunState
 
 S = RunState

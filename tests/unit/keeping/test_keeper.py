@@ -15,8 +15,8 @@ from celery_fanout.exceptions import StoreUnavailable
 from celery_fanout.keeping import keeper as module
 from celery_fanout.keeping.keeper import BATCH, FOLLOW_UPS_AT_ONCE, Held, Keeper
 from celery_fanout.model.headers import RUN_HEADER
-from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.memory.ledger import MemoryLedger
+from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.states import RunState
 from tests.processes import wait_until
 

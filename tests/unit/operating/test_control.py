@@ -21,8 +21,8 @@ from celery_fanout.exceptions import (
 from celery_fanout.model.ids import event_key, run_id
 from celery_fanout.operating.control import RunControl
 from celery_fanout.stores.checkpoints import Checkpoint, field_of
-from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.memory.ledger import MemoryLedger
+from celery_fanout.stores.records import NewEvent, NewRun
 from celery_fanout.stores.states import RunState as S
 from tests.conformance.ledgers import RULES, Clock
 

@@ -10,7 +10,7 @@ from celery_fanout.app.fanout import get_fanout
 from celery_fanout.exceptions import StoreUnsupported
 from celery_fanout.model.events import Event
 from celery_fanout.model.ids import event_key, run_id
-from celery_fanout.stores.ledger import NewEvent, NewRun
+from celery_fanout.stores.records import NewEvent, NewRun
 from celery_fanout.subscribing.admission import flow_of
 
 

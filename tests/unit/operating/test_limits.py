@@ -21,9 +21,9 @@ from celery_fanout.app.fanout import get_fanout
 from celery_fanout.exceptions import LimitNotTuned, UnknownLimit
 from celery_fanout.model.ids import event_key, run_id
 from celery_fanout.operating.limits import LimitControl, declared_limits
-from celery_fanout.stores.ledger import NewEvent, NewRun
 from celery_fanout.stores.limits import Flow, Gate, Place
 from celery_fanout.stores.memory.ledger import MemoryLedger
+from celery_fanout.stores.records import NewEvent, NewRun
 from tests.conformance.ledgers import RULES, Clock
 
 SHIP = "shop.ship@order/paid"

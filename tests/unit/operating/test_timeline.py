@@ -8,9 +8,9 @@ import pytest
 from celery_fanout.operating.texts import age, moment
 from celery_fanout.operating.timeline import describe_event, timeline
 from celery_fanout.stores.checkpoints import Checkpoint, field_of
-from celery_fanout.stores.ledger import EventRecord, NewEvent, NewRun, RunRecord
 from celery_fanout.stores.limits import Collect, Flow, Gate, Place, Rate
 from celery_fanout.stores.memory.ledger import MemoryLedger
+from celery_fanout.stores.records import EventRecord, NewEvent, NewRun, RunRecord
 from celery_fanout.stores.states import RunState as S
 from tests.conformance.ledgers import RULES, Clock
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 import re
 from importlib import resources
 from typing import Any
@@ -22,8 +22,8 @@ TEXTS = {
 #: What others include, and nobody calls.
 LIBRARIES = {"lib", "limits"}
 SCRIPTS = sorted(TEXTS.keys() - LIBRARIES)
-CLASSES: dict[str, Any] = {
-    kind.script: kind for kind in vars(calls).values() if dataclasses.is_dataclass(kind)
+FUNCTIONS: dict[str, Any] = {
+    name: each for name, each in vars(calls).items() if hasattr(each, "__wrapped__")
 }
 
 
@@ -38,16 +38,16 @@ def sent(call: calls.Call[Any]) -> list[Any]:
 
 
 def test_each_script_has_one_call_and_each_call_a_script() -> None:
-    assert sorted(CLASSES) == SCRIPTS
+    assert sorted(FUNCTIONS) == SCRIPTS
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_call_has_the_arguments_that_the_header_declares_in_their_order(script: str) -> None:
     names, has_tail = arguments(script)
-    fields = dataclasses.fields(CLASSES[script])
+    declared = inspect.signature(FUNCTIONS[script]).parameters.values()
 
-    assert [field.name for field in fields] == list(names)
-    lists = [field.name for field in fields if str(field.type).startswith("Sequence[")]
+    assert [each.name for each in declared] == list(names)
+    lists = [each.name for each in declared if str(each.annotation).startswith("Sequence[")]
     assert lists == ([names[-1]] if has_tail else [])
 
 
@@ -78,15 +78,15 @@ def test_the_loader_gives_a_script_its_arguments_by_name() -> None:
 
 
 def test_a_call_is_sent_in_the_order_of_the_header() -> None:
-    call = calls.Abandon(final=1, error="{}", boot="b", id="run")
+    call = calls.abandon(final=1, error="{}", boot="b", id="run")
     assert sent(call) == ["run", "b", "{}", 1]
 
 
 def test_a_list_is_sent_item_by_item() -> None:
-    assert sent(calls.Cancel(reason="no", ids=["a", "b"])) == ["no", "a", "b"]
-    assert sent(calls.Take(limit=1, grace=0, ids=())) == [1, 0]
+    assert sent(calls.cancel(reason="no", ids=["a", "b"])) == ["no", "a", "b"]
+    assert sent(calls.take(limit=1, grace=0, ids=())) == [1, 0]
 
 
 def test_arguments_are_given_by_name() -> None:
     with pytest.raises(TypeError):
-        calls.Reopen("run", "why")  # type: ignore[misc]  # pyright: ignore[reportCallIssue]
+        calls.reopen("run", "why")  # type: ignore[misc]  # pyright: ignore[reportCallIssue]

@@ -9,9 +9,9 @@ from celery import Celery
 
 from celery_fanout import get_fanout, on_event
 from celery_fanout.exceptions import MissingExtra, StoreUnavailable
-from celery_fanout.stores.ledger import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.memory import lua
 from celery_fanout.stores.memory.ledger import MemoryLedger
+from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.states import RunState
 from celery_fanout.testing import capture, run, simulate
 

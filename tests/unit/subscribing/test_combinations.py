@@ -504,7 +504,7 @@ def test_what_goes_together(given):
 def test_every_refusal_of_a_combination_has_a_case_here():
     tree = ast.parse(Path(combinations.__file__).read_text())
     yielded = [node.value for node in ast.walk(tree) if isinstance(node, ast.Yield)]
-    pairs = [node.elts for node in yielded if isinstance(node, ast.Tuple)]
+    pairs = [node.args for node in yielded if isinstance(node, ast.Call)]
     remedies = {remedy.value for _, remedy in pairs if isinstance(remedy, ast.Constant)}
     assert len(remedies) > 9
     said = " ".join(text for _, text in COMBINATIONS.values())

@@ -19,7 +19,7 @@ from celery.utils.log import get_logger
 
 from celery_fanout.exceptions import StoreUnavailable
 from celery_fanout.model.failpoints import hit
-from celery_fanout.stores.ledger import Recorded, Taken
+from celery_fanout.stores.records import Recorded, Taken
 from celery_fanout.stores.redis.reading import parts_of
 from celery_fanout.stores.redis.shards.limits import ShardedLimits
 from celery_fanout.stores.redis.shards.locating import Shards
@@ -29,18 +29,10 @@ from celery_fanout.stores.redis.shards.views import ShardedViews
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from celery_fanout.stores.ledger import (
-        Claim,
-        LedgerRules,
-        NewEvent,
-        NewRun,
-        Settled,
-    )
+    from celery_fanout.stores.records import Claim, LedgerRules, NewEvent, NewRun, Settled
     from celery_fanout.stores.redis.calls import PastEvent
     from celery_fanout.stores.redis.shards.shard import Shard
     from celery_fanout.stores.states import RunState
-
-__all__ = ["ShardedLedger"]
 
 logger = get_logger(__name__)
 
@@ -125,7 +117,9 @@ class ShardedLedger(ShardedViews, ShardedLimits):
         Of events that were repeated; and of many in one call, of which the first concern no runs of
         the last.
         """
-        times = self._shards.first.many([("zscore", item.home.news, item.key) for item in news])
+        times = self._shards.first.many(
+            [("zscore", item.home.keys.news, item.key) for item in news]
+        )
         pairs = zip(news, times, strict=True)
         return [item._replace(at=float(at)) for item, at in pairs if at is not None]
 
@@ -133,7 +127,7 @@ class ShardedLedger(ShardedViews, ShardedLimits):
         """Tell the other shards of events. Returns whom each woke, by its key."""
         waits = [(shard, name) for name in {item.name for item in news} for shard in self.parts]
         counts = self._shards.first.many(
-            [("hlen", shard.key_of_waits(name)) for shard, name in waits]
+            [("hlen", shard.keys.waits(name)) for shard, name in waits]
         )
         waiting = {wait for wait, count in zip(waits, counts, strict=True) if count}
         woken: dict[str, list[str]] = {}
@@ -141,7 +135,7 @@ class ShardedLedger(ShardedViews, ShardedLimits):
             for shard in self.parts:
                 if shard is not item.home and (shard, item.name) in waiting:
                     woken.setdefault(item.key, []).extend(shard.announce(item))
-        self._shards.first.many([("zrem", item.home.news, item.key) for item in news])
+        self._shards.first.many([("zrem", item.home.keys.news, item.key) for item in news])
         return woken
 
     def mark_published(
@@ -162,18 +156,13 @@ class ShardedLedger(ShardedViews, ShardedLimits):
         boot: str,
         nonce: str,
         *,
-        retries: int = 0,
         recreate: NewEvent | None = None,
-        put_back: bool = False,
-        left: int = 0,
+        **options: Any,
     ) -> Claim:
         """Take a run for execution."""
-        shard = self._shards.of(
-            run_id, None if recreate is None else self._shards.home(recreate.key)
-        )
-        return shard.claim(
-            run_id, boot, nonce, retries=retries, recreate=recreate, put_back=put_back, left=left
-        )
+        home = None if recreate is None else self._shards.home(recreate.key)
+        shard = self._shards.of(run_id, home)
+        return shard.claim(run_id, boot, nonce, recreate=recreate, **options)
 
     def store(self, run_id: str, token: int, field: str, text: str, *, final: bool) -> str | None:
         """Store a checkpoint; a final one is never overwritten."""
@@ -212,7 +201,7 @@ class ShardedLedger(ShardedViews, ShardedLimits):
 
     def _look_back(self, name: str, match: str, since: float, own_event: str) -> PastEvent | None:
         counts = self._shards.first.many(
-            [("zcount", shard.key_of_events(name), f"{since:.6f}", "+inf") for shard in self.parts]
+            [("zcount", shard.keys.events(name), f"{since:.6f}", "+inf") for shard in self.parts]
         )
         events = [
             shard.look_back(name, match, since, own_event)
@@ -296,7 +285,10 @@ class ShardedLedger(ShardedViews, ShardedLimits):
         """Tell the other shards of what is noted for long. Returns whom it woke."""
         top = f"{now - self.rules.grace:.6f}"
         answers = self._shards.first.many(
-            [("zrangebyscore", shard.news, "-inf", top, 0, AT_ONCE, True) for shard in self.parts]
+            [
+                ("zrangebyscore", shard.keys.news, "-inf", top, 0, AT_ONCE, True)
+                for shard in self.parts
+            ]
         )
         noted = [
             (shard, key, float(at))
@@ -305,8 +297,8 @@ class ShardedLedger(ShardedViews, ShardedLimits):
         ]
         if not noted:
             return []
-        names = [("hget", shard.key_of_event(key), "nm") for shard, key, _ in noted]
-        texts = [("get", shard.key_of_text(key)) for shard, key, _ in noted]
+        names = [("hget", shard.keys.event(key), "nm") for shard, key, _ in noted]
+        texts = [("get", shard.keys.text(key)) for shard, key, _ in noted]
         answers = self._shards.first.many(names + texts)
         said = zip(answers[: len(noted)], answers[len(noted) :], strict=True)
         news: list[News] = []

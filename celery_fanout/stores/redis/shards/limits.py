@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery_fanout.exceptions import StoreUnsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from celery_fanout.stores.limits import Flow, Gate, GateRecord, Holder, Preview, Tuned
     from celery_fanout.stores.redis.shards.locating import Shards
-
-__all__ = ["ShardedLimits"]
 
 
 class ShardedLimits:
@@ -27,30 +22,11 @@ class ShardedLimits:
 
     supports_flow = False
 
-    def gates(self, *, limit: str | None = None, most: int = 100) -> list[GateRecord]:  # noqa: ARG002 - the protocol's
-        """Refuse to list limits."""
-        raise self._refusal
-
-    def holders(self, gates: Sequence[Gate], *, most: int = 100) -> list[Holder]:  # noqa: ARG002 - the protocol's
-        """Refuse to look at limits."""
-        raise self._refusal
-
-    def preview(self, flow: Flow) -> Preview:  # noqa: ARG002 - the protocol's
-        """Refuse to look at limits."""
-        raise self._refusal
-
-    def tune(self, limit: str, at_most: int | None, per: float | None = None) -> None:  # noqa: ARG002 - the protocol's
-        """Refuse to change a limit."""
-        raise self._refusal
-
-    def tuned(self) -> list[Tuned]:
-        """Refuse to list limits."""
-        raise self._refusal
-
-    @property
-    def _refusal(self) -> StoreUnsupported:
-        return StoreUnsupported(
+    def _refuse(self, *_args: Any, **_options: Any) -> NoReturn:
+        raise StoreUnsupported(
             f"A ledger with {self._shards.number} shards",
             "limits",
             "Set fanout_shards to 1 for them.",
         )
+
+    gates = holders = preview = tune = tuned = _refuse

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.records import LedgerRules
 
-__all__ = ["Shards"]
-
 
 class Shards:
     """The shards of a ledger.
@@ -63,7 +61,7 @@ class Shards:
         """Find runs whose ids do not say where they are: of a time with one shard."""
         pairs = [(run_id, shard) for run_id in run_ids for shard in self.parts]
         answers = self.first.many(
-            [("hexists", shard.key_of_run(run_id), "s") for run_id, shard in pairs]
+            [("hexists", shard.keys.run(run_id), "s") for run_id, shard in pairs]
         )
         return {
             run_id: shard
@@ -85,7 +83,7 @@ class Shards:
     def where(self, key: str) -> Shard:
         """Return the shard that an event lies in: another one if their number was changed."""
         answers = self.first.many(
-            [("hexists", shard.key_of_event(key), "nm") for shard in self.parts]
+            [("hexists", shard.keys.event(key), "nm") for shard in self.parts]
         )
         there = [shard for shard, exists in zip(self.parts, answers, strict=True) if exists]
         home = self.home(key)

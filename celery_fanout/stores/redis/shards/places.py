@@ -17,8 +17,6 @@ from redis.crc import key_slot
 
 from celery_fanout.model.ids import PLACES
 
-__all__ = ["places", "tag"]
-
 SLOTS = 16_384
 
 

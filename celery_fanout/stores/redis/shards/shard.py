@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_fanout.stores.redis import calls
 from celery_fanout.stores.redis.ledger import LOOK_BACK, RedisLedger
-from celery_fanout.stores.redis.packing import record_call
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from celery_fanout.stores.ledger import NewEvent
     from celery_fanout.stores.redis.calls import PastEvent
     from celery_fanout.stores.redis.client import Link
-
-__all__ = ["ALWAYS", "News", "Shard"]
+    from celery_fanout.stores.redis.keys import Keys
 
 #: After any time.
 ALWAYS = 1e308
@@ -46,52 +42,28 @@ class Shard(RedisLedger):
     """A part of :class:`~celery_fanout.stores.redis.shards.ledger.ShardedLedger`."""
 
     supports_flow = False
+    _tells_others = True
 
     @property
     def link(self) -> Link:
         """The way to Redis, which all shards share."""
         return self._scripts.link
 
+    @property
+    def keys(self) -> Keys:
+        """Its keys."""
+        return self._keys
+
     def many(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run several commands on keys of whatever shard, in one round trip where possible."""
         return self._scripts.many(commands)
 
-    # -- its keys -------------------------------------------------------------------------------
-
-    @property
-    def news(self) -> str:
-        """The key of the events that other shards are still to be told of."""
-        return self._keys.news
-
-    def key_of_run(self, run_id: str) -> str:
-        """Return the key of a run."""
-        return self._keys.run(run_id)
-
-    def key_of_event(self, key: str) -> str:
-        """Return the key of an event."""
-        return self._keys.event(key)
-
-    def key_of_text(self, key: str) -> str:
-        """Return the key of what an event says."""
-        return self._keys.text(key)
-
-    def key_of_events(self, name: str) -> str:
-        """Return the key of the events of a name."""
-        return self._keys.events(name)
-
-    def key_of_waits(self, name: str) -> str:
-        """Return the key that exists while anybody waits for an event."""
-        return self._keys.waits(name)
-
     # -- events of its own, and those of others -------------------------------------------------
-
-    def _record_call(self, event: NewEvent) -> calls.Record:
-        return record_call(event, news=True)  # the other shards are to be told
 
     def announce(self, news: News) -> list[str]:
         """Tell the runs here that wait for an event of another shard; return whom it woke."""
         return self._scripts.run(
-            calls.Announce(
+            calls.announce(
                 key=news.key,
                 name=news.name,
                 attributes=news.attributes,
@@ -115,28 +87,27 @@ class Shard(RedisLedger):
             The text of the checkpoint, if there is one, and the key of the run's event; ``None``
             if the token is stale.
         """
-        return self._scripts.run(
-            calls.FileWait(id=run_id, token=token, field=field, name=name, match=match)
-        )
+        call = calls.file_wait(id=run_id, token=token, field=field, name=name, match=match)
+        filed: tuple[str, str] | None = self._scripts.run(call)
+        return filed
 
     def look_back(self, name: str, match: str, since: float, own_event: str) -> PastEvent | None:
         """Return the first event since a time that fits, but for one."""
-        call = calls.LookBack(
-            name=name,
-            match=match,
-            since=f"{since:.6f}",
-            own_event=own_event,
-            chunk=LOOK_BACK,
-            start=0,
-        )
-        while True:
+        answer: PastEvent | int | None = 0
+        while isinstance(answer, int):
+            call = calls.look_back(
+                name=name,
+                match=match,
+                since=f"{since:.6f}",
+                own_event=own_event,
+                chunk=LOOK_BACK,
+                start=answer,
+            )
             answer = self._scripts.run(call)
-            if not isinstance(answer, int):
-                return answer
-            call = replace(call, start=answer)
+        return answer
 
     def answer_wait(self, run_id: str, token: int, field: str, event: PastEvent) -> str | None:
         """End a wait with an event, unless it has ended; return the checkpoint's text."""
         value = f'{{"a":{event.attributes},"d":{event.data}}}'
-        call = calls.EndWait(id=run_id, token=token, field=field, event=value)
+        call = calls.end_wait(id=run_id, token=token, field=field, event=value)
         return self._scripts.run(call)

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from celery_fanout.stores.records import EventRecord, RunOutcome, RunRecord
     from celery_fanout.stores.redis.shards.locating import Shards
 
-__all__ = ["ShardedViews"]
-
 
 class ShardedViews:
     """The part of the sharded ledger that only reads.
@@ -40,21 +38,12 @@ class ShardedViews:
         return self._shards.of(run_id).run(run_id)
 
     def runs(
-        self,
-        *,
-        state: RunState | None = None,
-        subscription: str | None = None,
-        event: str | None = None,
-        limit: int = 100,
-        before: float | None = None,
+        self, *, event: str | None = None, limit: int = 100, **filters: Any
     ) -> list[RunRecord]:
         """Return runs, those whose state changed last first."""
         parts = self._shards.parts if event is None else [self._shards.where(event)]
         runs = chain.from_iterable(
-            shard.runs(
-                state=state, subscription=subscription, event=event, limit=limit, before=before
-            )
-            for shard in parts
+            shard.runs(event=event, limit=limit, **filters) for shard in parts
         )
         return sorted(runs, key=lambda run: run.updated, reverse=True)[:limit]
 
