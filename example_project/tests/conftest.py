@@ -121,7 +121,7 @@ def start_sites() -> Iterator[Callable[..., Site]]:
         yield functools.partial(_start, stack)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's event loop runs in this thread until its end
 def chromium() -> Iterator[Browser]:
     """The system's Chromium, headless."""
     path = program("chromium", "chromium")
