@@ -20,7 +20,7 @@ from celery_fanout.running.claiming import claim
 from celery_fanout.running.endings import (
     STEERING,
     Ending,
-    Kind,
+    EndingKind,
     body_raised,
     body_returned,
     steered,
@@ -123,7 +123,7 @@ def _settle_success(execution: Execution, value: Any) -> None:
             settle(execution, ending)
             ending.conclude()
         if execution.tail:
-            settle(execution, Ending(Kind.TAIL_DISPATCHED))
+            settle(execution, Ending(EndingKind.TAIL_DISPATCHED))
     except FanoutError as exc:
         # wrong: after this, and after any other error, the run stays claimed for a lease
         logger.warning("%s", exc)

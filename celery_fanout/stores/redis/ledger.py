@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.stores.redis import calls
-from celery_fanout.stores.redis.client import Link, connect
+from celery_fanout.stores.redis.client import RedisConnection, connect
 from celery_fanout.stores.redis.keys import Keys
 from celery_fanout.stores.redis.limits import RedisLimits
 from celery_fanout.stores.redis.packing import (
@@ -55,7 +55,7 @@ class RedisLedger(RedisViews, RedisLimits):
         clock: the time, for tests; the server's by default.
         options: see :func:`~celery_fanout.stores.redis.client.connect`.
         timeout: how long an answer may take, in seconds.
-        link: the way there, if others share it.
+        connection: the way there, if others share it.
     """
 
     name = "The Redis ledger"
@@ -73,7 +73,7 @@ class RedisLedger(RedisViews, RedisLimits):
         clock: Callable[[], float] | None = None,
         options: Mapping[str, Any] | None = None,
         timeout: float = 5.0,
-        link: Link | None = None,
+        connection: RedisConnection | None = None,
     ) -> None:
         self.url = url
         self.clock = clock
@@ -83,7 +83,7 @@ class RedisLedger(RedisViews, RedisLimits):
             self.name,
             keys.root,
             pack_rules(rules),
-            link or Link(lambda: connect(url, client_options, timeout)),
+            connection or RedisConnection(lambda: connect(url, client_options, timeout)),
             clock,
         )
         RedisViews.__init__(self, scripts, keys, rules)
@@ -91,7 +91,7 @@ class RedisLedger(RedisViews, RedisLimits):
 
     def close(self) -> None:
         """Close its connections; the next call opens new ones."""
-        self._scripts.link.close()
+        self._scripts.connection.close()
 
     # -- the path of a run ----------------------------------------------------------------------
 

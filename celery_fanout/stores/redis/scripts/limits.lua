@@ -1,7 +1,7 @@
 -- Flow control: what has to be so before a run may start. All of it is one function, as scripts that
 -- meet no run with a flow then define no more than that; so there is no empty line in it.
 --
--- Of a run's record (see reading.py): fl "lane priority", l1 to l4 its places, "gate at_most mode",
+-- Of a run's record (see unpacking.py): fl "lane priority", l1 to l4 its places, "gate at_most mode",
 -- lt its throttle, "gate at_most period burst", ls order number, la admitted, lh throttle charged,
 -- lw the lane in which it waits, co gate where it collects, cl how it collects.
 -- Its events are the list le:<run>. A place's mode is "k" or "-", whether it is kept until the run

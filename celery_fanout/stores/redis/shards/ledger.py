@@ -20,11 +20,11 @@ from celery.utils.log import get_logger
 from celery_fanout.exceptions import StoreUnavailable
 from celery_fanout.model.failpoints import hit
 from celery_fanout.stores.records import Recorded, Taken
-from celery_fanout.stores.redis.reading import parts_of
 from celery_fanout.stores.redis.shards.limits import ShardedLimits
 from celery_fanout.stores.redis.shards.locating import Shards
 from celery_fanout.stores.redis.shards.shard import News
 from celery_fanout.stores.redis.shards.views import ShardedViews
+from celery_fanout.stores.redis.unpacking import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
