@@ -1,4 +1,7 @@
-"""How an attempt ended, made from what its task returned or raised. Nothing is written here."""
+"""How an attempt ended, made from what its task returned or raised.
+
+Nothing is written here: ``settling`` says which state a run gets by which ending, and stores it.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +122,8 @@ def _error_raised(task: Any, raised: Exception) -> Ending:
 
 def task_raised(error: BaseException) -> Ending:
     """Return the ending of a task whose ``__call__`` raised after its body had returned."""
-    # wrong: a Retry or an Ignore that a __call__ raises gets here neither; the run stays claimed
+    # KNOWN FAULT: a Retry or an Ignore that a __call__ raises gets here neither; the run stays
+    # claimed
     return Ending(EndingKind.FAILED, error=error, traceback=error.__traceback__)
 
 

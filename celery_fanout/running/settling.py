@@ -54,8 +54,8 @@ def settle(execution: Execution, ending: Ending) -> None:
     if claimed is None or ending.kind is EndingKind.LOST:
         return
     if ending.kind is EndingKind.BODY_RETURNED:
-        # wrong: if its __call__ handles an error of the body, or raises Retry or Ignore after this,
-        # Celery's signals do not say so, and the run stays claimed until its lease is over
+        # KNOWN FAULT: if its __call__ handles an error of the body, or raises Retry or Ignore after
+        # this, Celery's signals do not say so, and the run stays claimed until its lease is over
         execution.left_to_call = True
         return
     state, details = _change(execution, claimed, ending)
@@ -67,7 +67,7 @@ def settle(execution: Execution, ending: Ending) -> None:
         hit("tail.before_dispatch" if state is RunState.COMPLETING else "settle.after")
     if isinstance(ending.error, Suspended):
         announce(execution, ending.error)
-    # wrong: a run that gets the place of one that is retried waits for a keeper
+    # KNOWN FAULT: a run that gets the place of one that is retried waits for a keeper
     if settled.woken and ending.kind is not EndingKind.RETRY:
         execution.engine.wake(settled.woken)
     if state is RunState.FAILED:
