@@ -219,7 +219,7 @@ class Fanout:
         options.setdefault("delivery", "now")
         return self.emit(event, data, cause=cause, **options)
 
-    # -- doors ---------------------------------------------------------------------------------
+    # -- public methods ------------------------------------------------------------------------
 
     def load(self) -> None:
         """Import the app's task modules and finalise it, once.

@@ -89,7 +89,7 @@ class Preparer:
 
 @dataclass(eq=False, repr=False)
 class PreparerPool:
-    """Lends what makes messages for the ledger's Redis, where that takes them.
+    """Lends a :class:`Preparer`, where broker and ledger are the same Redis database.
 
     Args:
         app: the Celery app.

@@ -156,7 +156,7 @@ class RedisLedger(RedisViews, RedisLimits):
         put_back: bool = False,
         left: int = 0,
     ) -> Claim:
-        """Take a run for execution."""
+        """Claim a run for this worker."""
         event = attributes = data = run = ""
         if recreate is not None:
             facts = {"key": recreate.key, "name": recreate.name, "gen": recreate.generation}
@@ -245,7 +245,7 @@ class RedisLedger(RedisViews, RedisLimits):
     def take(
         self, run_ids: Sequence[str] | None = None, *, limit: int = 100, grace: bool = False
     ) -> Taken:
-        """Take what is due."""
+        """Collect what is due, to be published."""
         if run_ids is not None:
             limit = 0  # it is for all that is due: of no runs, none is
         return self._scripts.run(calls.take(limit=limit, grace=int(grace), ids=run_ids or ()))
