@@ -43,8 +43,8 @@ run_failed = Signal(name="run_failed", providing_args=["run", "exception"])
 #: ``"delay"`` or ``"store"``; ``step``: the step id or ``None``.
 run_suspended = Signal(name="run_suspended", providing_args=["run", "until", "reason", "step"])
 
-#: A step has its value. ``run``; ``step``: the step id; ``number``: the how-manieth step of that
-#: id; ``cached``: whether the value came from its checkpoint; ``attempts``.
+#: A step has its value. ``run``; ``step``: the step id; ``number``: of the call with that id,
+#: from 1; ``cached``: whether the value came from its checkpoint; ``attempts``.
 step_completed = Signal(
     name="step_completed", providing_args=["run", "step", "number", "cached", "attempts"]
 )

@@ -28,8 +28,8 @@ from celery_fanout.running.current import app_in_use, current_run
 from celery_fanout.running.execution import Engine
 from celery_fanout.running.suspending import Republisher
 from celery_fanout.running.wrapping import TaskWrapper
+from celery_fanout.stores.choosing import choose_checkpoint_store, choose_ledger, lazy_store
 from celery_fanout.stores.memory.checkpoints import MemoryStore
-from celery_fanout.stores.opening import choose_checkpoint_store, choose_ledger, lazy_store
 from celery_fanout.subscribing.registry import Explanation, Registry
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class Fanout:
         options.setdefault("delivery", "now")
         return self.emit(event, data, cause=cause, **options)
 
-    # -- doors ---------------------------------------------------------------------------------
+    # -- public methods ------------------------------------------------------------------------
 
     def load(self) -> None:
         """Import the app's task modules and finalise it, once.

@@ -1,7 +1,8 @@
 """An event and a subscription become one frozen Celery chain. No I/O happens here.
 
-Ids are frozen so that publishing the same event twice gives the same runs, and every link is
-stamped with the event: headers given to a chain would reach its first link only.
+Celery's ``Signature.freeze()`` fixes ids too, but at random. Here they are computed, so that
+publishing the same event twice gives the same runs. Every link is stamped with the event: headers
+given to a chain would reach its first link only.
 """
 
 from __future__ import annotations

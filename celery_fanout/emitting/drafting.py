@@ -32,7 +32,7 @@ def draft_event(
     time: dt.datetime | str | None = None,
     cause: Run | None = None,
 ) -> Event:
-    """Return the event that :func:`~celery_fanout.emit` would publish. Nothing is sent.
+    """Check what was passed to :func:`~celery_fanout.emit`, and return the event that it makes.
 
     Args:
         settings: the app's settings.

@@ -198,7 +198,7 @@ class Keeper:
 
     def _pause(self) -> float:
         """Return the seconds until there is something to do."""
-        if not self.redrive and self._pulse is not None:  # the heart beats by itself
+        if not self.redrive and self._pulse is not None:  # the heartbeat has its own thread
             return TICK
         first = min(self._next.values(), default=0.0)
         return min(max(first - time.monotonic(), 0.01), TICK)

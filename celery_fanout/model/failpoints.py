@@ -77,7 +77,7 @@ def _pass(name: str, point: _Point) -> None:
 
 
 def _count(name: str) -> int:
-    """Return the how-manieth time it is, over all processes of the family."""
+    """Count this time, and return its number over all processes of the family."""
     directory = Path(os.environ["CELERY_FANOUT_FAILPOINT_DIR"])
     file = os.open(directory / name, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:

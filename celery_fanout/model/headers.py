@@ -45,8 +45,8 @@ BATCH_HEADER = "fanout_batch"
 #: Header of a run whose result is not to be kept, by an option of its subscription; level 2.
 IGNORED_HEADER = "fanout_ignored"
 
-#: What stands as the message of a run whose event's data is the list of a batch already: the
-#: ledger had lost it, and got it back from the broker's message.
+#: Stands as a run's message in the ledger, if that had lost the run and recorded it anew from the
+#: broker's message: the data of its event there is already the list of a batch.
 BATCHED = "batch"
 
 VERSION = 1

@@ -68,7 +68,7 @@ class Settings:
             Default: 7 days.
         lease: how long a worker holds a run without a heartbeat, in seconds; a run whose worker
             died goes on elsewhere after that. Default: 30.
-        max_crashes: the how-manieth death of its worker makes a run a dead letter. Default: 3.
+        max_crashes: after so many deaths of its worker a run is a dead letter. Default: 3.
         dedup_window: how long the same event id is the same event, in seconds. Default: 1 day.
         success_retention: how long succeeded and cancelled runs are kept, in seconds. Default: 1
             day.
@@ -99,7 +99,7 @@ class Settings:
             none. Default: ``"default"``.
         outbox_require_atomic: Django: whether an event for the outbox must be emitted inside a
             transaction. Default: ``True``.
-        outbox_max_attempts: Django: the how-manieth failure makes an event of the outbox a dead
+        outbox_max_attempts: Django: after so many failures an event of the outbox is a dead
             row; a broker or ledger that is away does not count. Default: 5.
         outbox_retention: Django: how long dead rows of the outbox are kept, in seconds. Default: 30
             days.

@@ -1,4 +1,4 @@
-"""Flow control in words: the number of a limit, and what would happen to a run now."""
+"""Numbers as people read them: what a limit allows, periods, ages and times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How an attempt ended, made from what its task returned or raised. Nothing is written here."""
+"""How an attempt ended, made from what its task returned or raised.
+
+Nothing is written here: ``settling`` says which state a run gets by which ending, and stores it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 STEERING = (RetryAfter, NonRetriable, StepFailed, StepMisused)
 
 
-class Kind(enum.Enum):
+class EndingKind(enum.Enum):
     """The ways in which an attempt of a claimed run ends."""
 
     RETURNED = "the task has returned"
@@ -60,7 +63,7 @@ class Ending(NamedTuple):
         traceback: where the error came from.
     """
 
-    kind: Kind
+    kind: EndingKind
     value: Any = None
     result: str | None = None
     error: BaseException | None = None
@@ -81,27 +84,27 @@ def body_returned(execution: Execution, value: Any) -> Ending:
     if execution.retry is not None:  # it asked for one, and went on after that
         return body_raised(execution, execution.retry)
     if _has_own_call(execution.task):
-        return Ending(Kind.BODY_RETURNED, value)
+        return Ending(EndingKind.BODY_RETURNED, value)
     return task_returned(execution, value)
 
 
 def task_returned(execution: Execution, value: Any) -> Ending:
     """Return the ending of a task that returned ``value``: it fails if that cannot be kept."""
-    return _with_result(execution, Kind.RETURNED, value, tail=bool(execution.tail))
+    return _with_result(execution, EndingKind.RETURNED, value, tail=bool(execution.tail))
 
 
 def body_raised(execution: Execution, raised: Exception) -> Ending:
     """Return the ending of a body that raised. Call it while the error is handled."""
     if isinstance(raised, BranchDone):
         # Celery has nothing to do with its value
-        return _with_result(execution, Kind.ITEM_DONE, raised.value, NotClaimed(), tail=False)
+        return _with_result(execution, EndingKind.ITEM_DONE, raised.value, NotClaimed(), tail=False)
     if isinstance(raised, (Superseded, StoreUnavailable, NotClaimed)):
-        return Ending(Kind.LOST, error=raised)
+        return Ending(EndingKind.LOST, error=raised)
     if isinstance(raised, Suspended):
-        return Ending(Kind.SUSPENDED, error=raised)
+        return Ending(EndingKind.SUSPENDED, error=raised)
     if isinstance(raised, Reject):
         reject: Any = raised
-        kind = Kind.REQUEUED if reject.requeue else Kind.REJECTED
+        kind = EndingKind.REQUEUED if reject.requeue else EndingKind.REJECTED
         return Ending(kind, error=raised, traceback=raised.__traceback__)
     return _error_raised(execution.task, raised)
 
@@ -110,17 +113,18 @@ def _error_raised(task: Any, raised: Exception) -> Ending:
     error = _seen_by_celery(task, raised)
     cause = None if error is raised else raised
     if isinstance(error, Retry):
-        return Ending(Kind.RETRY, error=error, cause=cause)
+        return Ending(EndingKind.RETRY, error=error, cause=cause)
     if isinstance(error, Ignore):
-        return Ending(Kind.IGNORED, error=error, cause=cause)
+        return Ending(EndingKind.IGNORED, error=error, cause=cause)
     traceback = error.__traceback__ or raised.__traceback__
-    return Ending(Kind.FAILED, error=error, cause=cause, traceback=traceback)
+    return Ending(EndingKind.FAILED, error=error, cause=cause, traceback=traceback)
 
 
 def task_raised(error: BaseException) -> Ending:
     """Return the ending of a task whose ``__call__`` raised after its body had returned."""
-    # wrong: a Retry or an Ignore that a __call__ raises gets here neither; the run stays claimed
-    return Ending(Kind.FAILED, error=error, traceback=error.__traceback__)
+    # KNOWN FAULT: a Retry or an Ignore that a __call__ raises gets here neither; the run stays
+    # claimed
+    return Ending(EndingKind.FAILED, error=error, traceback=error.__traceback__)
 
 
 def steered(task: Any, exc: BaseException) -> BaseException:
@@ -148,7 +152,12 @@ def _seen_by_celery(task: Any, raised: Exception) -> BaseException:
 
 
 def _with_result(
-    execution: Execution, kind: Kind, value: Any, error: Exception | None = None, *, tail: bool
+    execution: Execution,
+    kind: EndingKind,
+    value: Any,
+    error: Exception | None = None,
+    *,
+    tail: bool,
 ) -> Ending:
     """Return an ending with its value as JSON; where that is not possible, a failure."""
     headers: Mapping[str, Any] = execution.request.headers or {}
@@ -161,7 +170,7 @@ def _with_result(
         raise
     except Exception as exc:  # noqa: BLE001 - values may bring encoders of their own
         failure = RunFailed(f"Its result cannot be stored: {exc}")
-        return Ending(Kind.FAILED, error=failure, cause=exc)
+        return Ending(EndingKind.FAILED, error=failure, cause=exc)
     return Ending(kind, value, result, error)
 
 

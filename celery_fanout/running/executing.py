@@ -20,7 +20,7 @@ from celery_fanout.running.claiming import claim
 from celery_fanout.running.endings import (
     STEERING,
     Ending,
-    Kind,
+    EndingKind,
     body_raised,
     body_returned,
     steered,
@@ -78,7 +78,7 @@ def _call(execution: Execution, body: Callable[[], Any]) -> Ending:
         with make_current(execution):
             signals.run_started.send(sender=execution.task, run=execution.run)
             value = body()
-    # wrong: after anything else, such as SystemExit or CancelledError, the run stays claimed
+    # KNOWN FAULT: after anything else, such as SystemExit or CancelledError, the run stays claimed
     except Exception as raised:  # noqa: BLE001 - all of them are endings
         return body_raised(execution, raised)
     return body_returned(execution, value)
@@ -123,9 +123,9 @@ def _settle_success(execution: Execution, value: Any) -> None:
             settle(execution, ending)
             ending.conclude()
         if execution.tail:
-            settle(execution, Ending(Kind.TAIL_DISPATCHED))
+            settle(execution, Ending(EndingKind.TAIL_DISPATCHED))
     except FanoutError as exc:
-        # wrong: after this, and after any other error, the run stays claimed for a lease
+        # KNOWN FAULT: after this, and after any other error, the run stays claimed for a lease
         logger.warning("%s", exc)
 
 
@@ -135,7 +135,7 @@ def _on_failure(sender: Any = None, exception: Any = None, **_: Any) -> None:
     if run is None or getattr(sender.request, "fanout_crashed", False):
         return
     execution = execution_of(sender.request)
-    # wrong: what before_start raises, before the run is claimed, is no ending of it
+    # KNOWN FAULT: what before_start raises, before the run is claimed, is no ending of it
     if execution is not None and execution.left_to_call:
         try:
             settle(execution, task_raised(exception))

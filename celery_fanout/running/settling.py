@@ -16,7 +16,7 @@ from celery_fanout.emitting.broker.routing import routed_to
 from celery_fanout.exceptions.describing import MAX_MESSAGE, describe
 from celery_fanout.model.failpoints import hit
 from celery_fanout.model.tracing import current_trace
-from celery_fanout.running.endings import Kind
+from celery_fanout.running.endings import EndingKind
 from celery_fanout.running.suspending import Suspended, announce
 from celery_fanout.stores.records import NewRun
 from celery_fanout.stores.states import RunState
@@ -32,7 +32,15 @@ if TYPE_CHECKING:
 MAX_TRACEBACK = 50_000
 
 #: Endings before and after which the fault tests kill the process.
-_WATCHED = frozenset({Kind.RETURNED, Kind.ITEM_DONE, Kind.IGNORED, Kind.REJECTED, Kind.FAILED})
+_WATCHED = frozenset(
+    {
+        EndingKind.RETURNED,
+        EndingKind.ITEM_DONE,
+        EndingKind.IGNORED,
+        EndingKind.REJECTED,
+        EndingKind.FAILED,
+    }
+)
 
 
 def settle(execution: Execution, ending: Ending) -> None:
@@ -43,11 +51,11 @@ def settle(execution: Execution, ending: Ending) -> None:
         StoreUnavailable: if the ledger does not answer for a while.
     """
     claimed = execution.claimed
-    if claimed is None or ending.kind is Kind.LOST:
+    if claimed is None or ending.kind is EndingKind.LOST:
         return
-    if ending.kind is Kind.BODY_RETURNED:
-        # wrong: if its __call__ handles an error of the body, or raises Retry or Ignore after this,
-        # Celery's signals do not say so, and the run stays claimed until its lease is over
+    if ending.kind is EndingKind.BODY_RETURNED:
+        # KNOWN FAULT: if its __call__ handles an error of the body, or raises Retry or Ignore after
+        # this, Celery's signals do not say so, and the run stays claimed until its lease is over
         execution.left_to_call = True
         return
     state, details = _change(execution, claimed, ending)
@@ -59,8 +67,8 @@ def settle(execution: Execution, ending: Ending) -> None:
         hit("tail.before_dispatch" if state is RunState.COMPLETING else "settle.after")
     if isinstance(ending.error, Suspended):
         announce(execution, ending.error)
-    # wrong: a run that gets the place of one that is retried waits for a keeper
-    if settled.woken and ending.kind is not Kind.RETRY:
+    # KNOWN FAULT: a run that gets the place of one that is retried waits for a keeper
+    if settled.woken and ending.kind is not EndingKind.RETRY:
         execution.engine.wake(settled.woken)
     if state is RunState.FAILED:
         execution.engine.follow_up(claimed.run_id)
@@ -72,32 +80,32 @@ def _change(  # noqa: PLR0911 - a table
     """Return the state that a run gets by an ending, and what is written with it."""
     error: Any = ending.error
     match ending.kind:
-        case Kind.RETURNED if execution.tail:
+        case EndingKind.RETURNED if execution.tail:
             child = _next_link(execution, ending.value)
             return RunState.COMPLETING, {"result": ending.result, "child": child}
-        case Kind.RETURNED | Kind.ITEM_DONE:
+        case EndingKind.RETURNED | EndingKind.ITEM_DONE:
             return RunState.SUCCEEDED, {"result": ending.result}
-        case Kind.TAIL_DISPATCHED:
+        case EndingKind.TAIL_DISPATCHED:
             return RunState.SUCCEEDED, {}
-        case Kind.IGNORED:
+        case EndingKind.IGNORED:
             return RunState.SUCCEEDED, {"reason": "ignored"}
-        case Kind.SUSPENDED:
+        case EndingKind.SUSPENDED:
             return RunState.SUSPENDED, {
                 "reason": error.reason,
                 "due": None if error.until == float("inf") else error.until,
                 "group": error.group,
                 "trace": current_trace(),
             }
-        case Kind.RETRY:
+        case EndingKind.RETRY:
             return RunState.RETRYING, _timer(claimed, error)
-        case Kind.REQUEUED:  # Celery gives the message back to the broker
+        case EndingKind.REQUEUED:  # Celery gives the message back to the broker
             return RunState.PENDING, {"reason": "rejected"}
         case _:
             # without locals
             text = "".join(traceback.format_exception(error.__class__, error, ending.traceback))
             return RunState.FAILED, {
                 "error": {**describe(error, MAX_MESSAGE), "traceback": text[-MAX_TRACEBACK:]},
-                "reason": "rejected" if ending.kind is Kind.REJECTED else "error",
+                "reason": "rejected" if ending.kind is EndingKind.REJECTED else "error",
             }
 
 

@@ -1,6 +1,9 @@
-"""Leaving the worker, and coming back without spending a retry.
+"""Leaving the worker, and coming back without spending a retry: level 1, and what is put back.
 
-The message is published again under the same task id with a countdown. A long wait goes in hops,
+On level 2 a suspension is a timer of the ledger, see ``settling``. A message is published again
+only if it is put back because the store does not answer; on level 1 always.
+
+It is published under the same task id with a countdown. A long wait goes in hops,
 because Redis delivers a message again that a worker holds for longer than ``visibility_timeout``,
 and RabbitMQ closes the channel after ``consumer_timeout``.
 """

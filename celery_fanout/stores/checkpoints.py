@@ -18,7 +18,7 @@ from celery_fanout.model.jsondata import encode
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: A step's id and the how-manieth call with that id it is in its attempt; for an item of
+#: A step's id and the number of the call with that id in its attempt, from 1; for an item of
 #: ``step.parallel`` also its index. A tuple, so that no id that a user writes can collide with a
 #: numbered one.
 StepKey = tuple[str, int] | tuple[str, int, int]
@@ -42,7 +42,7 @@ def key_of(field: str) -> StepKey:
         field: a key of ``RunRecord.detail["checkpoints"]``.
 
     Returns:
-        The step's id and the how-manieth call with that id it is; for an item of
+        The step's id and the number of the call with that id, from 1; for an item of
         ``step.parallel`` also its index.
     """
     key: Any = tuple(json.loads(field[1:]))

@@ -1,4 +1,4 @@
-"""Recording an event in a new generation: by who emits it, and by who replays it. Both loop so."""
+"""Recording an event in a new generation; apart, as emitting and replaying share this loop."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class Ledger(LedgerViews, LedgerLimits, Protocol):
         put_back: bool = False,
         left: int = 0,
     ) -> Claim:
-        """Take a run for execution: raise its token, and hold it for ``rules.lease``.
+        """Claim a run for this worker: raise its token, and hold it for ``rules.lease``.
 
         Args:
             run_id: the run.
@@ -217,7 +217,7 @@ class Ledger(LedgerViews, LedgerLimits, Protocol):
     def take(
         self, run_ids: Sequence[str] | None = None, *, limit: int = 100, grace: bool = False
     ) -> Taken:
-        """Take what is due, of these runs or of all.
+        """Collect what is due, to be published, of these runs or of all.
 
         Pending, published, suspended and retrying runs become ``pending``, due after
         ``rules.grace``, and are returned as wakeups. Running ones whose lease is over have

@@ -31,7 +31,7 @@ class LedgerRules:
         failure_retention: how long dead letters are kept.
         event_retention: how long events are kept, at least; never shorter than their runs
             and ``dedup_window``.
-        max_crashes: the how-manieth crash makes a dead letter.
+        max_crashes: after so many crashes a run is a dead letter.
         grace: after which a pending run that nobody published is taken again.
         republish: after which a published run that nobody claimed is taken again; doubles with
             each time, up to an hour.

@@ -16,8 +16,8 @@ from celery_fanout.exceptions import (
     InvalidEventData,
     StoreUnsupported,
 )
+from celery_fanout.model.data_paths import MISSING, look_up
 from celery_fanout.model.jsondata import as_json_data, encode
-from celery_fanout.model.matching import MISSING, look_up
 from celery_fanout.stores.limits import Collect, Flow, Gate, Once, Place, Rate
 from celery_fanout.subscribing.combinations import MAX_PRIORITY, is_priority
 from celery_fanout.subscribing.limits import (

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from celery_fanout.exceptions import InvalidSubscription
+from celery_fanout.model.data_paths import MISSING, is_path, is_too_large, look_up
 from celery_fanout.model.events import check_name
 from celery_fanout.model.jsondata import encode
-from celery_fanout.model.matching import MISSING, is_path, is_too_large, look_up
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from celery_fanout.exceptions import InvalidSubscription
+from celery_fanout.model.data_paths import is_path
 from celery_fanout.model.events import NAME, Event
-from celery_fanout.model.matching import is_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -263,9 +263,9 @@ def on_event(
     tail = _as_tuple(then)
     for item in tail:
         if not isinstance_unopened(item, (Task, Signature)):
-            raise NotATask("then=", describe(item), "Pass tasks or signatures.")
+            raise NotATask("then=", _label_of(item), "Pass tasks or signatures.")
     if on_failure is not None and not isinstance_unopened(on_failure, (Task,)):
-        raise NotATask("on_failure=", describe(on_failure), "Pass a task.")
+        raise NotATask("on_failure=", _label_of(on_failure), "Pass a task.")
     cancels = tuple(
         item if isinstance(item, CancelOn) else CancelOn(item) for item in _as_tuple(cancel_on)
     )
@@ -294,7 +294,7 @@ def on_event(
             if adapted is None:
                 raise NotATask(
                     "on_event",
-                    describe(task),
+                    _label_of(task),
                     f"Put @app.task or @shared_task between @on_event({pattern!r}) and the "
                     "function.",
                 )
@@ -314,7 +314,7 @@ def _check_filter(pattern: str, filter: Any) -> None:
         return
     raise InvalidSubscription(
         f"A subscription to {pattern!r}",
-        f"cannot have the filter {describe(filter)}",
+        f"cannot have the filter {_label_of(filter)}",
         "Use a function that takes the Event and returns whether to deliver it.",
     )
 
@@ -327,7 +327,7 @@ def _pattern(event: Any) -> str:
     if issubclass(kind, Proxy):
         raise InvalidPattern("a task")
     if inspect.isroutine(event):
-        raise InvalidPattern(describe(event))
+        raise InvalidPattern(_label_of(event))
     return check_pattern(event)
 
 
@@ -347,7 +347,7 @@ def isinstance_unopened(item: object, kinds: tuple[type, ...]) -> bool:
     return isinstance(item, kinds)
 
 
-def describe(item: object) -> str:
+def _label_of(item: object) -> str:
     """Return what an error calls an object."""
     if inspect.isroutine(item):
         return f"the function {item.__module__}.{item.__qualname__}"

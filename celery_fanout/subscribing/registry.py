@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # not Celery's get_logger: its loggers say nothing in a process that has no logging set up
 logger = logging.getLogger(__name__)
 
-#: How much alike an event's name and a pattern are that are taken for a slip of the pen.
+#: How much alike an event's name and a pattern are that are taken for a typo.
 NEAR = 0.85
 
 #: How many event names are remembered with their subscriptions: names may come from outside.

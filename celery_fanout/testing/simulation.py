@@ -22,7 +22,7 @@ from celery_fanout.model.headers import KIND_HEADER
 from celery_fanout.model.ids import event_key
 from celery_fanout.model.jsondata import encode
 from celery_fanout.running.execution import Engine, test_engine
-from celery_fanout.stores.opening import rules_of
+from celery_fanout.stores.choosing import rules_of
 from celery_fanout.stores.records import NewEvent, NewRun
 from celery_fanout.stores.states import FINAL, RunState
 from celery_fanout.testing.capturing import CapturedEvents, CapturingEmitter, nothing, watching

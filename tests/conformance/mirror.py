@@ -15,7 +15,7 @@ from celery_fanout.stores.memory.ledger import MemoryClient
 from celery_fanout.stores.memory.lua import engine
 from celery_fanout.stores.records import LedgerRules
 from celery_fanout.stores.redis import RedisLedger
-from celery_fanout.stores.redis.client import Link, connect
+from celery_fanout.stores.redis.client import RedisConnection, connect
 
 __all__ = ["Mirror"]
 
@@ -36,8 +36,8 @@ class Mirror(RedisLedger):
     """
 
     def __init__(self, url: str, rules: LedgerRules, clock: Callable[[], float]) -> None:
-        self.mirror = MirrorLink(url)
-        super().__init__(url, rules, clock=clock, link=self.mirror)
+        self.mirror = MirrorConnection(url)
+        super().__init__(url, rules, clock=clock, connection=self.mirror)
 
     def compare(self) -> None:
         """Fail unless Redis answers the same to all that was done, and has the same then."""
@@ -52,7 +52,7 @@ class Mirror(RedisLedger):
             assert abs(ttl - other_ttl) <= LATE, (key, ttl, other_ttl)
 
 
-class MirrorLink(Link):
+class MirrorConnection(RedisConnection):
     """The way to a database in memory, on which every change is noted."""
 
     #: Clients by their URL: a new one for each story would take longer than the story.
@@ -96,14 +96,14 @@ class MirrorLink(Link):
 class MirrorClient(MemoryClient):
     """Reads in memory, and notes what it changes."""
 
-    def __init__(self, link: MirrorLink) -> None:
-        super().__init__(link.database)
-        self._link = link
+    def __init__(self, connection: MirrorConnection) -> None:
+        super().__init__(connection.database)
+        self._connection = connection
 
     def execute_command(self, *command: Any, **options: Any) -> Any:
         reply = super().execute_command(*command, **options)
         if command[0] in WRITES:
-            self._link.noted.append((command, reply))
+            self._connection.noted.append((command, reply))
         return reply
 
 

@@ -1,7 +1,7 @@
 """Publishing after a commit: what Django runs then, and what it leaves out.
 
-One callback of ``transaction.on_commit`` for each ``emit()``, so that the roll-back of a savepoint
-drops its own events and no others.
+Whether to wait is decided in ``delivery.py``. There is one callback of ``transaction.on_commit``
+for each ``emit()``, so that the roll-back of a savepoint drops its own events and no others.
 
 Django stops at the first callback that raises. Ours never do, but somebody else's would cost the
 events behind it: so whatever is left of ours when Django has run the callbacks of a commit is

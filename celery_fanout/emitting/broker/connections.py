@@ -236,7 +236,7 @@ def is_alive(connection: Any) -> bool:
     if driver_of(connection) != "py-amqp":
         return True  # redis-py looks for itself, and the others have no connection
     try:
-        while True:  # heartbeats, or the broker's farewell
+        while True:  # heartbeats, or the broker's close frame
             connection.drain_events(timeout=0)
     except TimeoutError:
         return True

@@ -60,7 +60,7 @@ class Preparer:
         Runs that collect events have none: what they are made of is not known yet.
         """
         chains = [chain for chain in chains if chain.flow is None or chain.flow.collect is None]
-        if not all(self._sending.keeps(chain) for chain in chains):
+        if not all(self._sending.can_buffer(chain) for chain in chains):
             return None
         try:
             return self._prepare(chains)
@@ -69,27 +69,27 @@ class Preparer:
         except Exception as exc:  # noqa: BLE001 - a broker's library raises errors of its own
             # to declare a queue asks the server; its ledger says itself whether it is away
             logger.debug("No message is made beforehand: %s", type(exc).__name__)
-            self._sending.kept()
+            self._sending.drain()
             return None
 
     def _prepare(self, chains: Sequence[FrozenChain]) -> Prepared:
         for chain in chains:
             if chain.flow is None:
                 self._sending.send(chain, {})
-        messages = self._sending.kept()
+        messages = self._sending.drain()
         envelopes: dict[str, tuple[str, str]] = {}
         for chain in chains:
             if chain.flow is None:
                 continue
             self._sending.send(chain, {})
-            ((key, (message,)),) = self._sending.kept().items()
+            ((key, (message,)),) = self._sending.drain().items()
             envelopes[chain.run_id] = (key, message)
         return Prepared(messages, envelopes)
 
 
 @dataclass(eq=False, repr=False)
 class PreparerPool:
-    """Lends what makes messages for the ledger's Redis, where that takes them.
+    """Lends a :class:`Preparer`, where broker and ledger are the same Redis database.
 
     Args:
         app: the Celery app.

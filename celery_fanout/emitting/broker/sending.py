@@ -141,7 +141,7 @@ class Sending:
         self._pipeline = None if self._hooked else open_pipeline(producer)
 
     def send(self, chain: FrozenChain, options: Mapping[str, Any]) -> bool:
-        """Publish one chain, or keep it for :meth:`flush`.
+        """Publish one chain, or buffer it for :meth:`flush`.
 
         Args:
             chain: the chain.
@@ -157,19 +157,19 @@ class Sending:
             return True
         return self._send_template(chain, template)
 
-    def keeps(self, chain: FrozenChain) -> bool:
-        """Whether :meth:`send` would keep a chain for :meth:`flush`."""
+    def can_buffer(self, chain: FrozenChain) -> bool:
+        """Whether :meth:`send` would buffer a chain for :meth:`flush`."""
         if not self._plain or self._pipeline is None:
             return False
         template = self._templates.get(chain.subscription, chain.priority)
-        return template is not None and template.held_by(self._pipeline, self._app) is not None
+        return template is not None and template.envelope_for(self._pipeline, self._app) is not None
 
-    def kept(self) -> dict[str, list[str]]:
-        """Return the messages that were kept, by their Redis list, and forget them."""
+    def drain(self) -> dict[str, list[str]]:
+        """Return the buffered messages by their Redis list, and forget them."""
         return {} if self._pipeline is None else self._pipeline.drain()
 
     def flush(self) -> None:
-        """Publish what was kept."""
+        """Publish what is buffered."""
         if self._pipeline is not None:
             self._pipeline.flush()
 
@@ -227,7 +227,7 @@ class Sending:
         body = self._body(chain, template)
         undeclared = _Undeclared(template.queues, producer.connection)
         pipeline = self._pipeline
-        envelope = None if pipeline is None else template.held_by(pipeline, self._app)
+        envelope = None if pipeline is None else template.envelope_for(pipeline, self._app)
         if pipeline is None or envelope is None:
             ids = {"correlation_id": run_id, "reply_to": self._reply_to}
             options = {

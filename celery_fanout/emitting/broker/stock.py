@@ -1,4 +1,4 @@
-"""Whether a method of Celery's or kombu's is their own: else no short way leads past it."""
+"""Whether a method is Celery's or kombu's own: one that was replaced has to be called."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class Template:
         self.publish = options
         return options
 
-    def held_by(self, pipeline: Pipeline, app: Celery) -> Envelope | None:
+    def envelope_for(self, pipeline: Pipeline, app: Celery) -> Envelope | None:
         """Return the envelope in which a pipeline takes the message, if it does."""
         if not self.envelope_asked:
             self.envelope = pipeline.envelope(self.publish_options(app))

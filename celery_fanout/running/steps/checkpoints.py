@@ -48,7 +48,7 @@ def save(execution: Execution, key: StepKey, checkpoint: Checkpoint, text: str =
 
 @contextmanager
 def reachable(execution: Execution) -> Generator[CheckpointStore]:
-    """Lend the store; an outage, and the loss of the run, leave the body though it catches them."""
+    """Lend the store. An outage or a lost run ends the body, also if the body catches the error."""
     try:
         yield execution.store
     except (StoreUnavailable, Superseded) as exc:

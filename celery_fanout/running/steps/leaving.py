@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def suspend(
     execution: Execution, until: float, reason: str, step: str, group: str = ""
 ) -> Suspended:
-    """Mark the run as suspended, and return what to raise; see there for the arguments."""
+    """Return the :class:`Suspended` to raise, and note that the step leaves the body by it."""
     suspended = execution.leave(Suspended(until, reason, step, group))
     store = execution.store
     wait = until - execution.now()

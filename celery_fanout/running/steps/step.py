@@ -1,4 +1,4 @@
-"""``step.*``: named parts of a run that are executed once after their result is stored.
+"""``step.*``: named parts of a run. Once its result is stored, a step is not executed again.
 
 The path of ``step.run``: number the call, look for its checkpoint, call the function, store the
 result, return it as it will be read back.

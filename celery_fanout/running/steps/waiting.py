@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.exceptions.runs import InvalidStep
+from celery_fanout.model.data_paths import check_match
 from celery_fanout.model.events import Event, check_name, from_attributes
 from celery_fanout.model.jsondata import encode
-from celery_fanout.model.matching import check_match
 from celery_fanout.running.steps.checkpoints import announce_completed, load
 from celery_fanout.running.steps.entering import claimed_of
 from celery_fanout.running.steps.leaving import lost_run, suspend

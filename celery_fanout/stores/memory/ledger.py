@@ -10,7 +10,7 @@ from redis.commands import CoreCommands
 from celery_fanout.stores.memory.database import Database
 from celery_fanout.stores.memory.lua import engine
 from celery_fanout.stores.redis import RedisLedger
-from celery_fanout.stores.redis.client import Link
+from celery_fanout.stores.redis.client import RedisConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ class MemoryLedger(RedisLedger):
     supports_publish = False
 
     def __init__(self, rules: LedgerRules, clock: Callable[[], float] = time.time) -> None:
-        super().__init__("memory://", rules, clock=clock, link=MemoryLink(clock))
+        super().__init__("memory://", rules, clock=clock, connection=MemoryConnection(clock))
         self.clock = clock  # for who works out times between two calls
 
 
@@ -92,7 +92,7 @@ class Pipeline(MemoryClient):
             ]
 
 
-class MemoryLink(Link):
+class MemoryConnection(RedisConnection):
     """The way to a database in memory.
 
     Args:

@@ -139,7 +139,7 @@ def claim(
     data: str,
     run: str,
 ) -> None:
-    """Take a run for execution."""
+    """Claim a run for this worker."""
 
 
 @script(text_or_none)
@@ -239,7 +239,7 @@ def taken(answer: Any) -> records.Taken:
 
 @script(taken)
 def take(*, limit: int, grace: int, ids: Sequence[str]) -> None:
-    """Take what is due."""
+    """Collect what is due, to be published."""
 
 
 @script(texts)

@@ -118,7 +118,7 @@ def _sentinel(url: str, master: str, kwargs: dict[str, Any], common: dict[str, A
     return group.master_for(master, **common)
 
 
-class Link:
+class RedisConnection:
     """The way to one Redis: a client, and connections of our own for scripts.
 
     Args:

@@ -7,9 +7,9 @@ users wrote is in no key but event names, whose characters are restricted.
 ====================  ======  =======================================================  ===========
 key                   type    what it holds                                            expires
 ====================  ======  =======================================================  ===========
-``r:<run>``           hash    the run's record: short fields, see ``reading.py``       once final
+``r:<run>``           hash    the run's record: short fields, see ``unpacking.py``     once final
 ``d:<run>``           hash    its checkpoints, result, error, attempts, message        once final
-``e:<event>``         hash    the event's record: short fields, see ``reading.py``     once at rest
+``e:<event>``         hash    the event's record: short fields, see ``unpacking.py``   once at rest
 ``t:<event>``         string  its runs, attributes, trace and data, a line each        once at rest
 ``due``               zset    every run that is not final, by when to look at it       never
 ``s:<state>``         zset    runs by state, by when it changed                        swept
@@ -25,7 +25,7 @@ key                   type    what it holds                                     
 ``news``              zset    events that other shards are still to be told of         when empty
 ``shards``            string  in how many shards the ledger is kept, if not one        never
 ``le:<run>``          list    keys of the events that a run has collected              once final
-``l:<gate>``          hash    a gate: short fields, see ``reading.py``                 when idle
+``l:<gate>``          hash    a gate: short fields, see ``unpacking.py``               when idle
 ``lp:<gate>``         zset    runs that have a place there, by since when              when empty
 ``lr:<gate>``         zset    lanes in which runs wait there, by their turns           when empty
 ``lq:<lane>``         zset    those runs, by priority and number                       when empty

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.stores.redis import calls
-from celery_fanout.stores.redis.client import Link, connect
+from celery_fanout.stores.redis.client import RedisConnection, connect
 from celery_fanout.stores.redis.keys import Keys
 from celery_fanout.stores.redis.limits import RedisLimits
 from celery_fanout.stores.redis.packing import (
@@ -55,7 +55,7 @@ class RedisLedger(RedisViews, RedisLimits):
         clock: the time, for tests; the server's by default.
         options: see :func:`~celery_fanout.stores.redis.client.connect`.
         timeout: how long an answer may take, in seconds.
-        link: the way there, if others share it.
+        connection: the way there, if others share it.
     """
 
     name = "The Redis ledger"
@@ -73,7 +73,7 @@ class RedisLedger(RedisViews, RedisLimits):
         clock: Callable[[], float] | None = None,
         options: Mapping[str, Any] | None = None,
         timeout: float = 5.0,
-        link: Link | None = None,
+        connection: RedisConnection | None = None,
     ) -> None:
         self.url = url
         self.clock = clock
@@ -83,7 +83,7 @@ class RedisLedger(RedisViews, RedisLimits):
             self.name,
             keys.root,
             pack_rules(rules),
-            link or Link(lambda: connect(url, client_options, timeout)),
+            connection or RedisConnection(lambda: connect(url, client_options, timeout)),
             clock,
         )
         RedisViews.__init__(self, scripts, keys, rules)
@@ -91,7 +91,7 @@ class RedisLedger(RedisViews, RedisLimits):
 
     def close(self) -> None:
         """Close its connections; the next call opens new ones."""
-        self._scripts.link.close()
+        self._scripts.connection.close()
 
     # -- the path of a run ----------------------------------------------------------------------
 
@@ -156,7 +156,7 @@ class RedisLedger(RedisViews, RedisLimits):
         put_back: bool = False,
         left: int = 0,
     ) -> Claim:
-        """Take a run for execution."""
+        """Claim a run for this worker."""
         event = attributes = data = run = ""
         if recreate is not None:
             facts = {"key": recreate.key, "name": recreate.name, "gen": recreate.generation}
@@ -245,7 +245,7 @@ class RedisLedger(RedisViews, RedisLimits):
     def take(
         self, run_ids: Sequence[str] | None = None, *, limit: int = 100, grace: bool = False
     ) -> Taken:
-        """Take what is due."""
+        """Collect what is due, to be published."""
         if run_ids is not None:
             limit = 0  # it is for all that is due: of no runs, none is
         return self._scripts.run(calls.take(limit=limit, grace=int(grace), ids=run_ids or ()))

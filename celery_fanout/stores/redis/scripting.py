@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from celery_fanout.stores.redis.calls import Answer, Call
-    from celery_fanout.stores.redis.client import Link
+    from celery_fanout.stores.redis.client import RedisConnection
 
 
 class Scripts:
@@ -27,7 +27,7 @@ class Scripts:
         name: what errors call the store.
         root: the prefix of all keys.
         rules: Lua that defines the rules.
-        link: what they are sent over.
+        connection: what they are sent over.
         clock: the time, for tests; ``None`` for the server's.
     """
 
@@ -36,20 +36,20 @@ class Scripts:
         name: str,
         root: str,
         rules: str,
-        link: Link,
+        connection: RedisConnection,
         clock: Callable[[], float] | None,
     ) -> None:
         self._name = name
         self._root = root
         self._rules = rules
-        self.link = link
+        self.connection = connection
         self.clock = clock
         self._shas: dict[str, str] = {}
 
     @property
     def client(self) -> Any:
         """The client of this process."""
-        return self.ask(lambda: self.link.client)
+        return self.ask(lambda: self.connection.client)
 
     def ask(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the client.
@@ -79,9 +79,9 @@ class Scripts:
     def _send(self, call: Call[Any]) -> Any:
         command = self.command(call)
         try:
-            return self.link.send(command)
+            return self.connection.send(command)
         except NoScriptError:  # Redis was restarted, or another one took over
-            return self.link.send(["EVAL", source(call.script, self._rules), *command[2:]])
+            return self.connection.send(["EVAL", source(call.script, self._rules), *command[2:]])
 
     def sha(self, name: str) -> str:
         """Return what Redis calls a script."""

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.stores.redis import calls
-from celery_fanout.stores.redis.reading import detail_of, event_record, run_record
+from celery_fanout.stores.redis.unpacking import detail_of, event_record, run_record
 from celery_fanout.stores.states import RunState
 
 if TYPE_CHECKING:

@@ -67,7 +67,7 @@ class Keeping(Views):
     def take(
         self, run_ids: Sequence[str] | None = None, *, limit: int = 100, grace: bool = False
     ) -> Taken:
-        """Take what is due."""
+        """Collect what is due, to be published."""
         book = self.book
         book.forget()
         if run_ids is None:

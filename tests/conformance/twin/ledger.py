@@ -152,7 +152,7 @@ class Twin(Keeping):
         put_back: bool = False,
         left: int = 0,
     ) -> Claim:
-        """Take a run for execution."""
+        """Claim a run for this worker."""
         book = self.book
         row = book.row(run_id)
         if row is None:

@@ -1,4 +1,4 @@
-"""emit() and its doors: loading, eager apps, several apps, threads."""
+"""emit() and the other public methods: loading, eager apps, several apps, threads."""
 
 import asyncio
 import datetime as dt

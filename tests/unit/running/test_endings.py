@@ -19,7 +19,7 @@ from celery_fanout.exceptions import (
     Superseded,
 )
 from celery_fanout.running.endings import (
-    Kind,
+    EndingKind,
     _has_own_call,
     body_raised,
     body_returned,
@@ -57,7 +57,7 @@ def execution_of(
     return execution
 
 
-def ended(error: Exception, **more: Any) -> tuple[Kind, type[BaseException]]:
+def ended(error: Exception, **more: Any) -> tuple[EndingKind, type[BaseException]]:
     """Return the kind of ending that an error of the body is, and the class of what Celery sees."""
     execution = execution_of(**more)
     try:
@@ -78,37 +78,37 @@ class Boom(Exception): ...  # noqa: N818 - a test's
 @pytest.mark.parametrize(
     ("error", "kind", "seen"),
     [
-        (Boom(), Kind.FAILED, Boom),
-        (SoftTimeLimitExceeded(), Kind.FAILED, SoftTimeLimitExceeded),
-        (Retry(when=5), Kind.RETRY, Retry),
-        (RetryAfter(5), Kind.RETRY, Retry),
-        (NonRetriable(Boom()), Kind.FAILED, Boom),
-        (NonRetriable("no"), Kind.FAILED, RunFailed),
-        (StepFailed("charge", "Boom", "no", 3), Kind.FAILED, RunFailed),
-        (InvalidStep("charge", "is wrong", "Mend it."), Kind.FAILED, RunFailed),
-        (Ignore(), Kind.IGNORED, Ignore),
-        (Reject("no", requeue=True), Kind.REQUEUED, Reject),
-        (Reject("no"), Kind.REJECTED, Reject),
-        (Suspended(7.0, "sleep", "a"), Kind.SUSPENDED, Suspended),
-        (NotClaimed("running"), Kind.LOST, NotClaimed),
-        (Superseded("r-1"), Kind.LOST, Superseded),
-        (StoreUnavailable("Redis", "it is away"), Kind.LOST, StoreUnavailable),
+        (Boom(), EndingKind.FAILED, Boom),
+        (SoftTimeLimitExceeded(), EndingKind.FAILED, SoftTimeLimitExceeded),
+        (Retry(when=5), EndingKind.RETRY, Retry),
+        (RetryAfter(5), EndingKind.RETRY, Retry),
+        (NonRetriable(Boom()), EndingKind.FAILED, Boom),
+        (NonRetriable("no"), EndingKind.FAILED, RunFailed),
+        (StepFailed("charge", "Boom", "no", 3), EndingKind.FAILED, RunFailed),
+        (InvalidStep("charge", "is wrong", "Mend it."), EndingKind.FAILED, RunFailed),
+        (Ignore(), EndingKind.IGNORED, Ignore),
+        (Reject("no", requeue=True), EndingKind.REQUEUED, Reject),
+        (Reject("no"), EndingKind.REJECTED, Reject),
+        (Suspended(7.0, "sleep", "a"), EndingKind.SUSPENDED, Suspended),
+        (NotClaimed("running"), EndingKind.LOST, NotClaimed),
+        (Superseded("r-1"), EndingKind.LOST, Superseded),
+        (StoreUnavailable("Redis", "it is away"), EndingKind.LOST, StoreUnavailable),
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
-def test_what_a_body_raises(error: Exception, kind: Kind, seen: type[BaseException]) -> None:
+def test_what_a_body_raises(error: Exception, kind: EndingKind, seen: type[BaseException]) -> None:
     assert ended(error) == (kind, seen)
 
 
 def test_a_retry_that_is_not_left() -> None:
     error = RetryAfter(5, Boom("no"))
-    assert ended(error, retries=1) == (Kind.FAILED, Boom)
+    assert ended(error, retries=1) == (EndingKind.FAILED, Boom)
 
 
 def test_what_a_body_returns() -> None:
     ending = body_returned(execution_of(), {"a": 1})
     assert (ending.kind, ending.conclude(), ending.result) == (
-        Kind.RETURNED,
+        EndingKind.RETURNED,
         {"a": 1},
         '{"a":1}',
     )
@@ -126,7 +126,7 @@ def test_a_result_that_is_ignored_is_kept_for_who_needs_it() -> None:
 
 def test_a_result_that_cannot_be_kept() -> None:
     ending = body_returned(execution_of(), object())
-    assert ending.kind is Kind.FAILED
+    assert ending.kind is EndingKind.FAILED
     with pytest.raises(RunFailed, match=r"^Its result cannot be stored: ") as caught:
         ending.conclude()
     assert caught.value.__cause__ is ending.cause is not None
@@ -136,13 +136,13 @@ def test_a_body_that_returns_after_it_asked_for_a_retry() -> None:
     execution = execution_of()
     execution.retry = Retry(when=5)
     ending = body_returned(execution, "went on")
-    assert (ending.kind, ending.error) == (Kind.RETRY, execution.retry)
+    assert (ending.kind, ending.error) == (EndingKind.RETRY, execution.retry)
 
 
 def test_an_item_that_is_done() -> None:
     headers = {"fanout_kind": "parallel"}
     ending = body_raised(execution_of(headers=headers, ignore_result=True), BranchDone([1]))
-    assert (ending.kind, ending.result) == (Kind.ITEM_DONE, "[1]")
+    assert (ending.kind, ending.result) == (EndingKind.ITEM_DONE, "[1]")
     with pytest.raises(NotClaimed):
         ending.conclude()
 
@@ -150,17 +150,17 @@ def test_an_item_that_is_done() -> None:
 def test_an_item_whose_value_cannot_be_kept() -> None:
     headers = {"fanout_kind": "parallel"}
     ending = body_raised(execution_of(headers=headers), BranchDone(object()))
-    assert (ending.kind, type(ending.error)) == (Kind.FAILED, RunFailed)
+    assert (ending.kind, type(ending.error)) == (EndingKind.FAILED, RunFailed)
 
 
 def test_a_call_of_its_own_decides() -> None:
     execution = execution_of(Calling)
     ending = body_returned(execution, object())
-    assert ending.kind is Kind.BODY_RETURNED
+    assert ending.kind is EndingKind.BODY_RETURNED
     assert ending.conclude() is ending.value
     assert task_returned(execution, "more").result == '"more"'
     error = Boom("late")
-    assert (task_raised(error).kind, task_raised(error).error) == (Kind.FAILED, error)
+    assert (task_raised(error).kind, task_raised(error).error) == (EndingKind.FAILED, error)
 
 
 # -- which tasks have a __call__ of their own ----------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from celery_fanout.stores.redis import calls
-from celery_fanout.stores.redis.client import Link
+from celery_fanout.stores.redis.client import RedisConnection
 from celery_fanout.stores.redis.scripting import Scripts, arguments, library_names, source
 
 FOLDER = resources.files("celery_fanout.stores.redis") / "scripts"
@@ -34,7 +34,7 @@ def code_of(script: str) -> str:
 
 def sent(call: calls.Call[Any]) -> list[Any]:
     """Return the arguments that go to Redis with a call, after the time."""
-    return Scripts("a store", "{root}", "", Link(lambda: None), None).command(call)[5:]
+    return Scripts("a store", "{root}", "", RedisConnection(lambda: None), None).command(call)[5:]
 
 
 def test_each_script_has_one_call_and_each_call_a_script() -> None:

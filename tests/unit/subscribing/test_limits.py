@@ -8,7 +8,7 @@ import pytest
 
 from celery_fanout import CancelOn
 from celery_fanout.exceptions import InvalidEventName, InvalidSubscription
-from celery_fanout.model.matching import check_match, look_up
+from celery_fanout.model.data_paths import check_match, look_up
 
 DATA = {"id": 7, "document": {"id": "d-1", "tags": ["a", {"b": True}], "at": None}, "9": "nine"}
 MISSING = look_up({}, "nowhere")

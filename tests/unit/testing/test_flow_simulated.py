@@ -24,7 +24,7 @@ from celery_fanout import (
 from celery_fanout.exceptions import InvalidEvent, StoreUnsupported, WrongKind
 from celery_fanout.model.ids import event_key
 from celery_fanout.operating.replaying import begin_again
-from celery_fanout.stores.memory.ledger import MemoryLink
+from celery_fanout.stores.memory.ledger import MemoryConnection
 from celery_fanout.subscribing.limits import Limits
 from celery_fanout.testing import Clock, FanoutTester
 
@@ -377,7 +377,7 @@ def test_a_batch_that_the_ledger_has_lost_comes_back_with_its_message(shop):
         for number in range(2):
             shop.emit(number)
         simulation.collect()
-        simulation.ledger._scripts.link = MemoryLink(simulation.clock)
+        simulation.ledger._scripts.connection = MemoryConnection(simulation.clock)
         simulation.finish()
         assert shop.got == [[0, 1], [0, 1]]
 

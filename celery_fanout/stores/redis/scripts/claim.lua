@@ -1,4 +1,4 @@
--- Take a run for execution.
+-- Claim a run for this worker.
 -- args: id boot nonce retries put_back event attributes data run
 --   retries: of the message
 --   put_back: "0", or "1" and the token that was left if it was put back

@@ -1,7 +1,7 @@
 -- Flow control: what has to be so before a run may start. All of it is one function, as scripts that
 -- meet no run with a flow then define no more than that; so there is no empty line in it.
 --
--- Of a run's record (see reading.py): fl "lane priority", l1 to l4 its places, "gate at_most mode",
+-- Of a run's record (see unpacking.py): fl "lane priority", l1 to l4 its places, "gate at_most mode",
 -- lt its throttle, "gate at_most period burst", ls order number, la admitted, lh throttle charged,
 -- lw the lane in which it waits, co gate where it collects, cl how it collects.
 -- Its events are the list le:<run>. A place's mode is "k" or "-", whether it is kept until the run
@@ -63,7 +63,9 @@ local function flow()
   --
   -- What note() has just read of gates.
   local seen = {}
-  -- Look at a gate: how many places are taken, or when the next may start.
+  -- Look at a gate: how many places are taken, or when the next may start. A throttle is the generic
+  -- cell rate algorithm (GCRA). tat is its theoretical arrival time: when the next run would start if
+  -- runs started exactly one step apart. One may start up to `burst` steps before that.
   local function look(g)
     local name, waiting, tat = unpack(seen[g.id] or call('HMGET', lkey(g.id), 'n', 'w', 'tat'))
     seen[g.id] = nil
@@ -74,7 +76,7 @@ local function flow()
     else
       g.tat = tonumber(tat or '0')
       g.step = g.most > 0 and g.span / g.most
-      -- if it was made faster: else the next start would be when the old numbers had it
+      -- capped: after a change to a faster limit it may lie further ahead than the new numbers put it
       if g.step then g.tat = math.min(g.tat, now + (g.burst + 1) * g.step) end
       g.next = g.step and g.tat - g.burst * g.step or math.huge
     end
@@ -133,11 +135,12 @@ local function flow()
     return (g.kept or g.full ~= 'w') and call('ZSCORE', pkey(g.id), r.id)
   end
   --
-  -- Return what refuses a run; if nothing does, `try` gives it all that it needs, at once.
-  -- `first`: at which gate it is the next. An arrival overtakes nobody. The next run of a lane takes
-  -- what is free at other gates, though others wait there: a gate that has room, and at which somebody
-  -- waits, has it since this change began, and is pumped in it too. But it takes nobody's turn of a
-  -- throttle, which may have been free for longer.
+  -- Return the first gate that refuses a run, or nil; then `try` can take a place at each, at once.
+  -- `first`: the gate at which the run is next in turn; nil if it does not wait yet.
+  -- A run that does not wait yet is refused where others wait: it must not overtake them. One that is
+  -- next in turn at `first` may take a free place at another gate, though others wait there. A place
+  -- that is free while runs wait became free in this script, which pumps that gate too. At another
+  -- throttle it is refused while others wait: there a start may have been free for longer.
   function F.refused(r, first)
     for _, g in ipairs(limits_of(r)) do
       if not has(r, g) then
@@ -170,9 +173,10 @@ local function flow()
     set(r, 'la', 1)
   end
   --
-  -- Messages that were let in one by one may start together, where workers were busy or away. So those
-  -- starts have a schedule as well. Return when a run may start that is too soon for it, by more than
-  -- its interval; then it has that time for itself.
+  -- A throttle lets runs in one step apart, but if workers are busy or away, their messages wait, and
+  -- are claimed together. So claims follow GCRA too, with a theoretical arrival time of their own, st.
+  -- If a claim is too early by more than one step, return when the run may start; nil otherwise. That
+  -- time is then reserved for it (lr), so it is put off once only.
   function F.too_soon(r)
     local limits = limits_of(r)
     local g = look(limits[#limits])

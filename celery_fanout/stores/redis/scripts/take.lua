@@ -1,4 +1,4 @@
--- Take what is due.
+-- Collect what is due, to be published.
 -- args: limit grace ids...
 --   grace: "1": leave running ones alone
 --   ids: none for all

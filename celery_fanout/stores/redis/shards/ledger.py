@@ -20,11 +20,11 @@ from celery.utils.log import get_logger
 from celery_fanout.exceptions import StoreUnavailable
 from celery_fanout.model.failpoints import hit
 from celery_fanout.stores.records import Recorded, Taken
-from celery_fanout.stores.redis.reading import parts_of
 from celery_fanout.stores.redis.shards.limits import ShardedLimits
 from celery_fanout.stores.redis.shards.locating import Shards
 from celery_fanout.stores.redis.shards.shard import News
 from celery_fanout.stores.redis.shards.views import ShardedViews
+from celery_fanout.stores.redis.unpacking import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -159,7 +159,7 @@ class ShardedLedger(ShardedViews, ShardedLimits):
         recreate: NewEvent | None = None,
         **options: Any,
     ) -> Claim:
-        """Take a run for execution."""
+        """Claim a run for this worker."""
         home = None if recreate is None else self._shards.home(recreate.key)
         shard = self._shards.of(run_id, home)
         return shard.claim(run_id, boot, nonce, recreate=recreate, **options)
@@ -258,7 +258,7 @@ class ShardedLedger(ShardedViews, ShardedLimits):
     def take(
         self, run_ids: Sequence[str] | None = None, *, limit: int = 100, grace: bool = False
     ) -> Taken:
-        """Take what is due, and tell of the events whose emitter died before it did.
+        """Collect what is due, and tell of the events whose emitter died before it did.
 
         Of some runs ``next_due`` is that of their shards.
         """

@@ -35,12 +35,12 @@ class Shards:
     ) -> None:
         self.number = number
         self.first = Shard(url, rules, prefix=prefix, **options)
-        link = self.first.link
+        connection = self.first.connection
         # all that an id can name: the number of shards may have been another one
         self._at = [
             self.first,
             *(
-                Shard(url, rules, prefix=tag(prefix, place), link=link, **options)
+                Shard(url, rules, prefix=tag(prefix, place), connection=connection, **options)
                 for place in range(1, PLACES)
             ),
         ]

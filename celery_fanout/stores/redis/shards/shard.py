@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from celery_fanout.stores.redis.calls import PastEvent
-    from celery_fanout.stores.redis.client import Link
+    from celery_fanout.stores.redis.client import RedisConnection
     from celery_fanout.stores.redis.keys import Keys
 
 #: After any time.
@@ -45,9 +45,9 @@ class Shard(RedisLedger):
     _tells_others = True
 
     @property
-    def link(self) -> Link:
+    def connection(self) -> RedisConnection:
         """The way to Redis, which all shards share."""
-        return self._scripts.link
+        return self._scripts.connection
 
     @property
     def keys(self) -> Keys:

@@ -9,8 +9,8 @@ from redis.credentials import UsernamePasswordCredentialProvider
 
 from celery_fanout.exceptions import InvalidSetting, StoreUnavailable
 from celery_fanout.model.settings import Settings
+from celery_fanout.stores.choosing import choose_ledger, rules_of
 from celery_fanout.stores.memory.ledger import MemoryLedger
-from celery_fanout.stores.opening import choose_ledger, rules_of
 from celery_fanout.stores.records import LedgerRules
 from celery_fanout.stores.redis import RedisLedger
 from celery_fanout.stores.redis.shards.ledger import ShardedLedger
