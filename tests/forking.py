@@ -69,6 +69,7 @@ def can_fork(command: Sequence[Any], environment: Mapping[str, str]) -> bool:
         and not {"gevent", "eventlet"} & set(words)
         and not any(key.startswith("COVERAGE_") for key in environment)
         and {key for key in environment if key.startswith("PYTHON")} <= _HEEDED
+        and not any(key.startswith("LD_") for key in environment)  # read by the dynamic linker
         and sum(map(len, words)) + sum(len(k) + len(v) for k, v in environment.items()) < LONGEST
     )
 
