@@ -36,7 +36,6 @@ class MemoryLedger(RedisLedger):
 
     def __init__(self, rules: LedgerRules, clock: Callable[[], float] = time.time) -> None:
         super().__init__("memory://", rules, clock=clock, connection=MemoryConnection(clock))
-        self.clock = clock  # for who works out times between two calls
 
 
 class MemoryClient(CoreCommands):

@@ -76,7 +76,7 @@ class RedisLedger(RedisViews, RedisLimits):
         connection: RedisConnection | None = None,
     ) -> None:
         self.url = url
-        self.clock = clock
+        self.clock = clock  # for who works out times between two calls
         keys = Keys(prefix)
         client_options = dict(options or {})
         scripts = Scripts(
