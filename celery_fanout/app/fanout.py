@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 import time as clock_module
+from concurrent.futures import (
+    thread,  # noqa: F401  # pyright: ignore[reportUnusedImport] - redis needs it, at exit too late
+)
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +24,7 @@ from celery_fanout.emitting.freezing import Freezer
 from celery_fanout.emitting.publishing import Publisher
 from celery_fanout.exceptions import EmitWhileImporting, InvalidEvent, StoreUnsupported
 from celery_fanout.keeping.supervisor import supervise_requests
+from celery_fanout.model.locks import fork_safe_lock
 from celery_fanout.model.settings import Settings
 from celery_fanout.operating.explaining import explain
 from celery_fanout.running.current import app_in_use, current_run
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
     from celery_fanout.stores.ledger import Ledger
 
 _ATTRIBUTE = "_celery_fanout"
-_lock = threading.RLock()
+_lock = fork_safe_lock()
 
 
 class Fanout:
@@ -69,7 +72,7 @@ class Fanout:
         self.wrapper = TaskWrapper(self._engine)
         self.registry = Registry(app, self.wrapper.wrap)
         self._loaded = False
-        self._loading = False
+        self._loading_process = 0  # a forked process imports what another thread was importing
 
     def _now(self) -> float:
         return self.clock()
@@ -230,21 +233,21 @@ class Fanout:
         if self._loaded:
             return
         with _lock:  # other threads wait: half of the subscribers would be fewer than all
-            if self._loaded or self._loading:  # type: ignore[redundant-expr]  # in another thread
+            if self._loaded or self.loading:  # type: ignore[redundant-expr]  # in another thread
                 return
-            self._loading = True
+            self._loading_process = os.getpid()
             try:
                 with _no_django_checks():
                     self.app.loader.import_default_modules()
                 self.app.finalize()
                 self._loaded = True
             finally:
-                self._loading = False
+                self._loading_process = 0
 
     @property
     def loading(self) -> bool:
         """Whether :meth:`load` is under way: not all subscriptions are known yet."""
-        return self._loading
+        return self._loading_process == os.getpid()
 
     def load_to_emit(self) -> None:
         """Import the app's task modules: without them nobody would get an event.
@@ -253,7 +256,7 @@ class Fanout:
             EmitWhileImporting: if they are being imported.
         """
         self.load()
-        if self._loading:  # only the thread that is loading gets here meanwhile
+        if self.loading:  # only the thread that is loading gets here meanwhile
             raise EmitWhileImporting(str(self.app.main))
 
     def prepare_worker(self) -> None:

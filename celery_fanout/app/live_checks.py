@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from kombu.utils.url import url_to_parts
 
 from celery_fanout.app.checks import finding, store_url
-from celery_fanout.exceptions import ConfigurationError, FanoutError
+from celery_fanout.exceptions import ConfigurationError, FanoutError, StoreRefused
+from celery_fanout.exceptions.describing import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,10 @@ def live_findings(fanout: Fanout) -> list[Finding]:
             fanout.store.get("00000000-0000-0000-0000-000000000000", ("check", 1))
     except ConfigurationError:
         return result  # said by findings()
+    except StoreRefused as exc:
+        result.append(
+            finding("fanout.E006", str(exc), "Correct result_backend, or what it allows.")
+        )
     except FanoutError as exc:
         result.append(finding("fanout.E006", str(exc), "Start it, or correct result_backend."))
     else:
@@ -69,6 +74,14 @@ def _redis_findings(fanout: Fanout) -> Iterator[Finding]:
     store: Any = fanout.store if fanout.level2 is None else fanout.ledger
     client = store.backend().client if fanout.level2 is None else store.client
     what = "step results" if fanout.level2 is None else "events, runs and step results"
+    try:  # a replica, a full server and one whose disk is full answer what only reads
+        client.set(f"{{{fanout.settings.store_prefix}}}:check", "1", px=1000)
+    except Exception as exc:  # noqa: BLE001 - each client has errors of its own
+        yield finding(
+            "fanout.E010",
+            f"Redis at {host} takes no {what}: {reason_of(exc)}",
+            "Use the primary server, give it memory and disk, or allow this user to write.",
+        )
     try:
         config: dict[str, Any] = {**client.config_get("maxmemory*"), **client.config_get("append*")}
     except Exception:  # noqa: BLE001 - managed Redis servers refuse CONFIG

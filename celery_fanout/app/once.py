@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from celery_fanout.model.locks import fork_safe_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,7 @@ else:
 
         def __init__(self, func: Callable[[Any], T]) -> None:
             super().__init__(func)
-            self._lock = threading.RLock()
+            self._lock = self.lock = fork_safe_lock()  # before Python 3.12 it has one, a plain one
 
         def __get__(self, instance: Any, owner: Any = None) -> Any:
             """Return the value; only called as long as the instance has none."""

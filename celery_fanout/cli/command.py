@@ -36,14 +36,18 @@ def command(fn: Callable[..., Any]) -> Callable[..., Any]:
         names = {parameter.name for parameter in ctx.command.params}
         options = {name: value for name, value in options.items() if name in names}
         from celery_fanout.app.fanout import get_fanout
-        from celery_fanout.exceptions import FanoutError, StoreUnavailable
+        from celery_fanout.exceptions import FanoutError, StoreRefused, StoreUnavailable
 
         try:
             fn(get_fanout(ctx.obj.app), **options)
-        except StoreUnavailable as exc:
-            # its own text is about the run that it puts back
-            problem = f"{exc.store} cannot be reached ({exc.reason.rstrip('.')})."
-            remedy = "Start it, or mend fanout_store_url. `celery fanout check` tells more."
+        except StoreUnavailable as exc:  # its own text is about the run that it puts back
+            reason = exc.reason.rstrip(".")
+            if isinstance(exc, StoreRefused):
+                problem = f"{exc.store} answers and refuses ({reason})."
+                remedy = "`celery fanout check --connect` tells more."
+            else:
+                problem = f"{exc.store} cannot be reached ({reason})."
+                remedy = "Start it, or mend fanout_store_url. `celery fanout check` tells more."
             raise click.ClickException(f"{problem} {remedy}") from exc
         except FanoutError as exc:
             raise click.ClickException(str(exc)) from exc

@@ -16,7 +16,13 @@ from celery import result as celery_result
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from kombu.utils import json as kombu_json
 
-from celery_fanout.exceptions import EmissionTimeout, NotPublishedYet, RunFailed
+from celery_fanout.exceptions import (
+    EmissionTimeout,
+    NotPublishedYet,
+    RunFailed,
+    StoreRefused,
+    StoreUnavailable,
+)
 from celery_fanout.signals import event_emitted
 from celery_fanout.stores.states import FINAL, RunState
 
@@ -178,10 +184,11 @@ def _outcome(run: RunHandle, timeout: float | None) -> Outcome:
         return Outcome(run, ignored=True)
     result: Any = run.result
     # waiting takes a second at least, and for ever with a timeout of 0 before Celery 5.7
-    if timeout is not None and timeout <= 0 and not result.ready():
+    over = timeout is not None and timeout <= 0
+    if over and not isinstance(result, RunResult) and not result.ready():
         raise CeleryTimeoutError
     value = result.get(timeout=None if timeout is None else max(timeout, 0.001), propagate=False)
-    if result.failed() or isinstance(value, BaseException):
+    if isinstance(value, BaseException) or result.failed():
         return Outcome(run, error=value)
     return Outcome(run, value=value)
 
@@ -257,6 +264,15 @@ class RunResult:
             self._final = outcome
         return outcome
 
+    def _look(self) -> tuple[RunOutcome | None, StoreUnavailable | None]:
+        """Return what the ledger has, or why that is not known: a restart is waited for."""
+        try:
+            return self.outcome(), None
+        except StoreRefused:
+            raise
+        except StoreUnavailable as exc:
+            return None, exc
+
     @property
     def run_state(self) -> RunState | None:
         """The state of the run, or of the link at which its chain is; ``None`` if it is unknown."""
@@ -309,6 +325,7 @@ class RunResult:
 
         Raises:
             RunFailed: if it failed or was cancelled.
+            StoreRefused: if the ledger answers and refuses; one that is away is waited for.
             celery.exceptions.TimeoutError: if it has not ended by then.
             RuntimeError: inside a task, as from Celery's own results: all workers could wait for
                 one another. ``celery.result.allow_join_result()`` allows it.
@@ -318,14 +335,17 @@ class RunResult:
             blocking.assert_will_not_block()
         deadline = None if timeout is None else time.monotonic() + timeout
         pause = PAUSE
-        outcome = self.outcome()
-        while outcome.state not in FINAL:
+        while True:
+            outcome, away = self._look()
+            if outcome is not None and outcome.state in FINAL:
+                break
             left = pause if deadline is None else min(pause, deadline - time.monotonic())
             if left <= 0:
-                raise CeleryTimeoutError(f"The run {self.id} has not ended after {timeout} s.")
+                text = f"The run {self.id} has not ended after {timeout} s"
+                text += "." if away is None else f": {away.store} cannot be reached."
+                raise CeleryTimeoutError(text) from away
             threading.Event().wait(left)
             pause = min(2 * pause, PAUSE_MAX)
-            outcome = self.outcome()
         error = error_of(outcome)
         if error is None:
             return value_of(outcome)

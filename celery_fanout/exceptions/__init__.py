@@ -44,6 +44,7 @@ Public: the names in ``__all__``. The modules inside may change without notice.
           │    └── TooMany
           ├── EmissionTimeout (celery.exceptions.TimeoutError)
           ├── StoreUnavailable (Ignore)
+          │    └── StoreRefused
           ├── Superseded (Ignore)
           ├── RunFailed
           ├── StepError
@@ -129,6 +130,7 @@ from celery_fanout.exceptions.runs import (
     StepMisused,
     StepTimeout,
     StepTimeoutUnsupported,
+    StoreRefused,
     StoreUnavailable,
     Superseded,
 )
@@ -183,6 +185,7 @@ __all__ = [
     "StepTimeout",
     "StepTimeoutUnsupported",
     "StepValueWarning",
+    "StoreRefused",
     "StoreUnavailable",
     "StoreUnsupported",
     "Superseded",

@@ -27,6 +27,19 @@ class StoreUnavailable(FanoutError, Ignore):
         return f"{self.store} cannot be reached ({self.reason}). The run continues when it can be."
 
 
+class StoreRefused(StoreUnavailable):
+    """The store answered, and refused: it is read-only or full, or this user may not do that.
+
+    It is treated like one that is away, as who mends it need not start anything again.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"{self.store} answers and refuses ({self.reason}). The run continues when it no "
+            "longer does."
+        )
+
+
 class Superseded(FanoutError, Ignore):
     """The run is no longer this worker's: it was cancelled, or claimed by another. It stops here.
 

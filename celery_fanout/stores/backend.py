@@ -27,6 +27,7 @@ from celery_fanout.exceptions import (
 )
 from celery_fanout.exceptions.describing import causes_of, text_of
 from celery_fanout.model.ids import child_id
+from celery_fanout.model.locks import fork_safe_lock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +84,7 @@ class BackendStore:
         self._expires = settings.checkpoint_expires
         self._local = threading.local()
         self._shared: tuple[int, Any] | None = None
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._refuse_unreadable()
         self.name = f"The result backend {self._cls.__name__}"
         self._is_kv = issubclass(self._cls, BaseKeyValueStoreBackend)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from celery_fanout.exceptions import INTERRUPTS, DuplicateSubscription, InvalidSubscription
 from celery_fanout.exceptions.describing import nearest
 from celery_fanout.model.events import patterns_of
+from celery_fanout.model.locks import fork_safe_lock
 from celery_fanout.subscribing.on_event import declared
 from celery_fanout.subscribing.resolving import resolve_signatures, resolve_task
 
@@ -114,7 +114,7 @@ class Registry:
     def __init__(self, app: Celery, wrap: Callable[[Any], None] | None = None) -> None:
         self._app = app
         self._wrap = wrap or _leave_alone
-        self._lock = threading.RLock()
+        self._lock = fork_safe_lock()
         self._state: tuple[Any, ...] | None = None
         self._resolved: dict[int, tuple[Declaration, Subscription]] = {}
         self._subscriptions: list[Subscription] = []

@@ -182,3 +182,26 @@ def test_greenlets_and_a_broker_that_never_answers(scheme: str, tmp_path: Path) 
 
     assert "Error" in reasons
     assert "None" not in reasons
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_the_first_emit_of_a_process_may_be_at_its_exit(redis_url: str, level: int) -> None:
+    """Threads cannot be prepared any more then, which libraries do as they are imported."""
+    text = f"""
+        import atexit
+        from celery import Celery
+        from celery_fanout import emit, on_event
+
+        options = {{}} if {level} == 2 else {{"fanout_store_url": "backend"}}
+        app = Celery("shop", broker={redis_url!r}, backend={redis_url!r}, **options)
+
+        @on_event("order/paid")
+        @app.task
+        def mail(order):
+            pass
+
+        atexit.register(lambda: print("published", len(emit("order/paid", {{}}).runs)))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(text)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("published 1\n", "")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
+from celery import Celery
 
-from celery_fanout.exceptions import StoreUnavailable
+from celery_fanout.app.fanout import get_fanout
+from celery_fanout.app.live_checks import live_findings
+from celery_fanout.exceptions import StoreRefused, StoreUnavailable
 from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun
 from celery_fanout.stores.redis import RedisLedger
 from celery_fanout.stores.states import RunState
@@ -103,3 +107,35 @@ def test_what_it_refuses_is_said_without_the_values(redis_server: RedisServer) -
         claim(ledger, "secret")
     assert caught.value.reason.startswith("ResponseError: WRONGTYPE Operation against a key")
     redis_server.flush()
+
+
+@pytest.fixture(params=["full", "replica", "forbidden"])
+def refusing(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a server that answers, and takes nothing."""
+    with RedisServer() as server, server.client() as client:
+        url = server.url()
+        if request.param == "full":
+            client.config_set("maxmemory", "1")
+        elif request.param == "replica":
+            client.replicaof("127.0.0.1", free_port())
+        else:
+            rules = ["+@read", "+@connection", "+config", "+info", "+time", "~*", ">pw"]
+            client.execute_command("ACL", "SETUSER", "guest", "on", *rules)
+            url = url.replace("redis://", "redis://guest:pw@")
+        yield url
+
+
+def test_a_server_that_answers_and_refuses_is_not_said_to_be_away(refusing: str) -> None:
+    ledger = RedisLedger(refusing, LedgerRules())
+    with pytest.raises(StoreRefused, match=r"^The Redis ledger answers and refuses \("):
+        record(ledger, "first")
+    ledger.client.close()
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_checking_finds_a_server_that_takes_nothing(refusing: str, level: int) -> None:
+    options = {"fanout_store_url": "backend"} if level == 1 else {}
+    app = Celery("shop", broker="memory://", backend=refusing, set_as_current=False, **options)
+    found = {finding.id: finding for finding in live_findings(get_fanout(app))}
+    assert "takes no " in found["fanout.E010"].message
+    app.close()

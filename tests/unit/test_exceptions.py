@@ -53,6 +53,7 @@ from celery_fanout.exceptions import (
     StepFailed,
     StepTimeout,
     StepTimeoutUnsupported,
+    StoreRefused,
     StoreUnavailable,
     StoreUnsupported,
     Superseded,
@@ -310,6 +311,13 @@ MESSAGES = [
         (
             "The result backend RedisBackend cannot be reached (ConnectionError: refused). "
             "The run continues when it can be."
+        ),
+    ),
+    (
+        StoreRefused("The Redis ledger", "ReadOnlyError: a replica"),
+        (
+            "The Redis ledger answers and refuses (ReadOnlyError: a replica). The run continues "
+            "when it no longer does."
         ),
     ),
     (RunFailed("No retry is left."), "No retry is left."),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING
+
+from celery_fanout.model.locks import fork_safe_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ class MemoryStore:
         self.longest: float | None = None
         self._expires = expires
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
         self._entries: dict[tuple[str, StepKey], tuple[str, float]] = {}
         self._puts = 0
 

@@ -8,9 +8,17 @@ from hashlib import sha1
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ClusterError,
+    NoScriptError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
 
-from celery_fanout.exceptions import StoreUnavailable
+from celery_fanout.exceptions import StoreRefused, StoreUnavailable
 from celery_fanout.exceptions.describing import text_of
 
 if TYPE_CHECKING:
@@ -18,6 +26,10 @@ if TYPE_CHECKING:
 
     from celery_fanout.stores.redis.calls import Answer, Call
     from celery_fanout.stores.redis.client import RedisConnection
+
+
+#: What a server that answers refuses with; that a cluster is down says the part that is not.
+_REFUSALS = (ResponseError, AuthenticationError, AuthorizationError)
 
 
 class Scripts:
@@ -55,13 +67,16 @@ class Scripts:
         """Call the client.
 
         Raises:
-            StoreUnavailable: if Redis does not answer, or refuses.
+            StoreUnavailable: if Redis does not answer.
+            StoreRefused: if it answers and refuses.
         """
         try:
             return call(*args, **kwargs)
         except (RedisError, RedisClusterException) as exc:  # the second is none of the first
             text = text_of(exc).split("\n", 1)[0][:500]
-            raise StoreUnavailable(self._name, f"{type(exc).__name__}: {text}") from exc
+            refused = isinstance(exc, _REFUSALS) and not isinstance(exc, ClusterError)
+            error = StoreRefused if refused else StoreUnavailable
+            raise error(self._name, f"{type(exc).__name__}: {text}") from exc
 
     def command(self, call: Call[Any]) -> list[Any]:
         """Return the whole command of a call."""

@@ -13,7 +13,7 @@ from kombu.utils import json as kombu_json
 
 from celery_fanout import Emission, Event, Outcome, RunHandle, get_fanout, on_event
 from celery_fanout.emitting.emission import RunResult, error_of, value_of
-from celery_fanout.exceptions import EmissionTimeout, RunFailed
+from celery_fanout.exceptions import EmissionTimeout, RunFailed, StoreRefused, StoreUnavailable
 from celery_fanout.stores.memory.ledger import MemoryLedger
 from celery_fanout.stores.records import LedgerRules, NewEvent, NewRun, RunOutcome
 from celery_fanout.stores.states import RunState
@@ -138,6 +138,42 @@ def test_failure(ledger):
     assert str(result.get(propagate=False)) == "shop.Boom: no"
     assert (result.ready(), result.successful(), result.failed()) == (True, False, True)
     assert (result.state, result.traceback) == ("FAILURE", "Traceback ...")
+
+
+class Away:
+    """A ledger that raises errors first."""
+
+    name = "The ledger"
+
+    def __init__(self, ledger, *errors):
+        self.ledger, self.errors = ledger, list(errors)
+
+    def outcomes(self, ids):
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.ledger.outcomes(ids)
+
+
+AWAY = StoreUnavailable("The ledger", "ConnectionError: refused")
+
+
+def test_a_ledger_that_is_away_is_waited_for(ledger):
+    end(ledger, S.SUCCEEDED, result="7")
+    assert RunResult(Away(ledger, *[AWAY] * 3), "r").get(timeout=60) == 7
+    assert RunResult(Away(ledger, *[AWAY] * 3), "r").get() == 7
+
+
+def test_it_is_waited_for_no_longer_than_was_asked(ledger):
+    with pytest.raises(CeleryTimeoutError) as caught:
+        RunResult(Away(ledger, *[AWAY] * 1000), "r").get(timeout=0)
+    assert str(caught.value) == "The run r has not ended after 0 s: The ledger cannot be reached."
+    assert caught.value.__cause__ is AWAY
+
+
+def test_a_ledger_that_refuses_is_not_waited_for(ledger):
+    refused = StoreRefused("The ledger", "NoPermissionError: no")
+    with pytest.raises(StoreRefused):
+        RunResult(Away(ledger, refused), "r").get()
 
 
 def test_cancellation(ledger):

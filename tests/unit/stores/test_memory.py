@@ -128,7 +128,7 @@ def test_what_lua_says_is_told(match, text):
     new = NewRun("r", "a@doc/up", cancel_on=(("doc/gone", match),))
     with pytest.raises(StoreUnavailable) as caught:
         ledger.record([NewEvent("e1", "doc/up", "{}", "null", [new])])
-    assert str(caught.value).startswith("The memory ledger cannot be reached (ResponseError: ")
+    assert str(caught.value).startswith("The memory ledger answers and refuses (ResponseError: ")
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
 
