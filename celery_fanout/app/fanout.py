@@ -305,6 +305,12 @@ class Fanout:
         cause = current_run()
         drafted: list[Event] = []
         for item in events:
+            if isinstance(item, (str, bytes)):  # of a text each letter, of a mapping each key
+                raise InvalidEvent(
+                    str(item),
+                    "is a name without its data",
+                    "Pass pairs of name and data; of a mapping, its items().",
+                )
             pair: Any = cast("Any", item) if isinstance(item, tuple) else (item, None)
             if len(pair) != 2:  # noqa: PLR2004 - a name and its data
                 raise InvalidEvent(

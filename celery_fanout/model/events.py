@@ -148,13 +148,16 @@ class Event:
         Args:
             event: in structured mode the JSON object, as a mapping or as text; in binary mode the
                 body.
-            headers: the HTTP headers, in binary mode only. Case does not matter.
+            headers: the HTTP headers. Case does not matter. Their Content-Type tells the modes
+                apart, as a structured message may carry the ``ce-`` headers too (CloudEvents' HTTP
+                binding, sections 3 and 3.2.3).
 
         Raises:
             InvalidEvent: if it is no CloudEvent 1.0 with JSON data.
         """
         lowered = {key.lower(): value for key, value in (headers or {}).items()}
-        if "ce-specversion" in lowered:
+        structured = _media_type(lowered.get("content-type")).startswith("application/cloudevents")
+        if "ce-specversion" in lowered and not structured:
             attributes: dict[str, Any] = {
                 key[3:]: _percent_decode(value)
                 for key, value in lowered.items()
@@ -192,10 +195,13 @@ def _decode_base64(attributes: dict[str, Any]) -> bytes:
         ) from exc
 
 
+def _media_type(content_type: object) -> str:
+    return str(content_type or "").partition(";")[0].strip().lower()
+
+
 def _load_body(attributes: Mapping[str, Any], body: bytes | str) -> Any:
-    content_type = str(attributes.get("datacontenttype") or "application/json")
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type != "application/json" and not media_type.endswith("+json"):
+    media_type = _media_type(attributes.get("datacontenttype")) or "application/json"
+    if not media_type.endswith(("/json", "+json")):  # what CloudEvents' JSON format calls JSON
         remedy = "Send application/json; other content belongs into a store, with a reference here."
         raise InvalidEvent(_type_of(attributes), f"carries {media_type}", remedy)
     if not body:

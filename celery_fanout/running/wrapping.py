@@ -7,6 +7,7 @@ It stands outside Celery's own ``autoretry`` wrapper and is put there in the sam
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore, Reject, Retry
@@ -153,5 +154,6 @@ def _delivered(task: Any) -> Any:
     """
     for request in reversed(task.request_stack.stack):
         if not request.called_directly:
-            return request if RUN_HEADER in (request.headers or ()) else None
+            headers = request.headers  # Celery lets them be anything
+            return request if isinstance(headers, Mapping) and RUN_HEADER in headers else None
     return None

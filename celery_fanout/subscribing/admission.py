@@ -195,14 +195,17 @@ def _key_of(
 ) -> str | None:
     """Return the value of a limit's key; ``None`` if the limit does not concern the event.
 
-    Events that have nothing at the path share one value. For an idempotency that would be to drop
-    all of them but the first, so each of them counts by itself.
+    Events that have nothing at the path share one value, that of ``null``. For an idempotency that
+    would be to drop all but the first, so each of them counts by itself: a typed event sends
+    ``null`` for a field that was not given.
     """
-    if not isinstance(key, str):
-        return _as_text(_returned(key, name, subscription, event))
-    value = look_up(event.data, key)
+    apart = isinstance(limit, Idempotency)
+    if isinstance(key, str):
+        value = look_up(event.data, key)
+    else:
+        value = _returned(key, name, subscription, event)
     if value is MISSING:
-        apart = isinstance(limit, Idempotency)
+        value = None
         if name not in _logged:  # once for each limit and process: it is so for every event, mostly
             _logged.add(name)
             logger.warning(
@@ -212,8 +215,7 @@ def _key_of(
                 name,
                 "each by itself" if apart else "as one",
             )
-        return None if apart else "null"
-    return _as_text(value)
+    return None if apart and value is None else _as_text(value)
 
 
 def _returned(

@@ -619,3 +619,23 @@ def test_threads_that_ask_first_at_once_get_the_same_parts():
         assert len(found) == 8
         assert len({tuple(map(id, parts)) for parts in found}) == 1
         assert not fanout.emitter.in_test
+
+
+@pytest.mark.parametrize("events", [{"thing/made": {"id": 1}}, "abc", [b"thing/made"]])
+def test_emit_many_takes_no_names_without_data(app, events):
+    with pytest.raises(InvalidEvent) as caught:
+        emit_many(events, app=app)
+    assert str(caught.value).endswith(
+        " is a name without its data. Pass pairs of name and data; of a mapping, its items()."
+    )
+
+
+@pytest.mark.parametrize("headers", [None, 456, ["ce_id"], "ce_id"])
+def test_a_subscriber_takes_the_headers_that_celery_takes(app, headers):
+    @on_event("thing/made")
+    @app.task
+    def look(thing):
+        return thing
+
+    app.finalize()
+    assert look.apply(args=(1,), headers=headers).get() == 1

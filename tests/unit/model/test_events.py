@@ -466,3 +466,25 @@ def test_no_time(value, message):
 def test_times_as_rfc_3339(offset, text):
     event = Event("a", time=NOON.astimezone(dt.timezone(offset)))
     assert event.attributes()["time"] == text
+
+
+@pytest.mark.parametrize(
+    "media_type", ["application/cloudevents+json", "Application/CloudEvents+JSON; charset=UTF-8"]
+)
+def test_a_structured_message_may_carry_the_headers_of_a_binary_one(media_type):
+    headers = {f"ce-{key}": value for key, value in FULL.attributes().items()}
+    headers["Content-Type"] = media_type
+    assert Event.from_cloudevent(json.dumps(FULL.to_cloudevent()), headers) == FULL
+
+
+@pytest.mark.parametrize("headers", [{}, {"ce-specversion": "1.0"}])
+def test_a_batch_is_refused(headers):
+    headers = {**headers, "content-type": "application/cloudevents-batch+json"}
+    with pytest.raises(InvalidEvent, match="Pass one CloudEvent, not a batch"):
+        Event.from_cloudevent(json.dumps([FULL.to_cloudevent()]), headers)
+
+
+@pytest.mark.parametrize("media_type", ["text/json", "application/problem+json", "a/JSON; x=y"])
+def test_what_is_json(media_type):
+    headers, body = FULL.to_cloudevent_binary()
+    assert Event.from_cloudevent(body, {**headers, "content-type": media_type}) == FULL

@@ -6,6 +6,8 @@ import uuid
 
 import pytest
 from celery import Celery
+from hypothesis import given
+from hypothesis import strategies as st
 
 from celery_fanout import (
     Batch,
@@ -403,3 +405,11 @@ def test_where_there_is_nothing(caplog: pytest.LogCaptureFixture) -> None:
 
 
 AS_ONE, APART = "Such events count as one.", "Such events count each by itself."
+
+
+@given(value=st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.text(max_size=5)))
+def test_null_is_no_key_of_an_idempotency(value: object) -> None:
+    """A typed event sends null for a field that was not given: only one of them would be run."""
+    for key in ("invoice", lambda event: event.data["invoice"]):
+        found = flow({"invoice": value}, idempotency=key)
+        assert (found is None or found.once is None) is (value is None)
