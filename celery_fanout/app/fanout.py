@@ -27,6 +27,7 @@ from celery_fanout.keeping.supervisor import supervise_requests
 from celery_fanout.model.locks import fork_safe_lock
 from celery_fanout.model.settings import Settings
 from celery_fanout.operating.explaining import explain
+from celery_fanout.operating.redaction import redactor_of
 from celery_fanout.running.current import app_in_use, current_run
 from celery_fanout.running.execution import Engine
 from celery_fanout.running.suspending import Republisher
@@ -328,7 +329,8 @@ class Fanout:
         self.load()
         level2 = self.level2
         drafted = draft_event(self.settings, event, data, cause=current_run())
-        return explain(self.registry, drafted, None if level2 is None else level2.ledger)
+        ledger = None if level2 is None else level2.ledger
+        return explain(self.registry, drafted, ledger, redactor_of(self.settings))
 
 
 @contextmanager

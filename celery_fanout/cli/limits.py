@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -176,10 +176,7 @@ def _use(record: LimitRecord | GateRecord, now: float) -> list[str]:
 
 def _key(fanout: Fanout, record: LimitRecord, value: str) -> str:
     """Return the value of a key, unless the key sounds like that of a secret."""
-    from celery_fanout.operating.redaction import redactor_of
+    from celery_fanout.operating.redaction import redacted_key, redactor_of
 
-    word = record.name.rpartition(" by ")[2].rpartition(".")[2]
     event = record.subscriptions[0].rpartition("@")[2] if record.subscriptions else ""
-    shown: Any = redactor_of(fanout.settings)(event, {word: value})
-    as_pair = isinstance(shown, dict) and word in shown
-    return str(cast("Any", shown)[word] if as_pair else cast("Any", shown))
+    return redacted_key(event, record.name, value, redactor_of(fanout.settings))

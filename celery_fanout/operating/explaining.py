@@ -6,31 +6,36 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_fanout.exceptions import InvalidEvent, StoreUnavailable
+from celery_fanout.operating.redaction import redacted_key
 from celery_fanout.operating.texts import age
 from celery_fanout.subscribing.admission import flow_of
 
 if TYPE_CHECKING:
     from celery_fanout.model.events import Event
+    from celery_fanout.operating.redaction import Redact
     from celery_fanout.stores.ledger import Ledger
     from celery_fanout.stores.limits import Gate, Preview
     from celery_fanout.subscribing.registry import Explanation, Registry
 
 
-def explain(registry: Registry, event: Event, ledger: Ledger | None) -> list[Explanation]:
+def explain(
+    registry: Registry, event: Event, ledger: Ledger | None, redact: Redact
+) -> list[Explanation]:
     """Return whom an event would reach, and what would happen there now; nothing is changed.
 
     Args:
         registry: the app's subscriptions.
         event: the event.
         ledger: the app's ledger, or ``None`` on level 1.
+        redact: what is done to the values of keys.
     """
     return [
-        replace(item, flow=_outlook(item, event, ledger)) if item.matches else item
+        replace(item, flow=_outlook(item, event, ledger, redact)) if item.matches else item
         for item in registry.explain(event)
     ]
 
 
-def _outlook(item: Explanation, event: Event, ledger: Ledger | None) -> str:
+def _outlook(item: Explanation, event: Event, ledger: Ledger | None, redact: Redact) -> str:
     if item.subscription.limits is None:
         return ""
     if ledger is None:
@@ -38,18 +43,22 @@ def _outlook(item: Explanation, event: Event, ledger: Ledger | None) -> str:
     if not ledger.supports_flow:
         return "emit would refuse it: flow control needs fanout_shards = 1"
     try:
-        return _from(ledger, item, event)
+        return _from(ledger, item, event, redact)
     except InvalidEvent as exc:
         return f"emit would refuse it: {exc}"
     except StoreUnavailable as exc:
         return f"what would happen now is not known: {exc}"
 
 
-def _from(ledger: Ledger, item: Explanation, event: Event) -> str:
+def _from(ledger: Ledger, item: Explanation, event: Event, redact: Redact) -> str:
     flow = flow_of(item.subscription, event)
     if flow is None:
         return ""
     preview = ledger.preview(flow)
+    gate = preview.gate
+    if gate is not None:
+        shown = replace(gate, key=redacted_key(event.name, gate.limit, gate.key, redact))
+        preview = replace(preview, gate=shown)
     if preview.verdict in ("start", "wait") and item.subscription.id in ledger.paused():
         return "would wait: its subscription is paused"
     return outlook(preview, ledger.time())

@@ -37,14 +37,25 @@ REDACTED = "[redacted]"
 _SECRET = re.compile(
     "passw(or)?d|passphrase|secret|token|authori[sz]ation|cookie|credential|signature"
     "|apikey|accesskey|privatekey|encryptionkey|sessionid|cvv|cvc|^ssn$|iban$|^auth$|^pwd$|^pin$"
+    "|^pass$|passcode|passkey|^t?otp|otp(code)?$|onetimecode|jwt|dsn$|database(url|uri)"
+    "|connectionstring"
 )
+
+#: What a name is called that stands beside its value: ``{"name": "password", "value": "..."}``.
+_NAMES = ("name", "key", "field", "header")
+
+#: The password in a URL, and the parameters of one.
+_URL_PASSWORD = re.compile(r"(?<=://)([^\s/?#@:]*):[^\s/?#]*@(?=[^\s/?#@]*)")
+_URL_PARAMETER = re.compile(r"(?<=[?&#;])([^\s=&#;]+)=([^\s&#;]+)")
 
 
 def redact(name: str, data: Any) -> Any:
     """Return a copy of data without the values whose keys sound like secrets.
 
     Such are ``password``, ``api_key``, ``accessToken``, ``Authorization``, ``Set-Cookie``, however
-    they are written. Numbers of tokens are none: ``{"prompt_tokens": 812}`` stays.
+    they are written. Numbers of tokens are none: ``{"prompt_tokens": 812}`` stays. The name may be
+    in the data, too: ``["Authorization", "..."]``, ``{"name": "password", "value": "..."}``. Of a
+    URL the password and such parameters are left out.
 
     Args:
         name: the event's name.
@@ -52,14 +63,42 @@ def redact(name: str, data: Any) -> Any:
     """
     if isinstance(data, dict):
         mapping: dict[Any, Any] = cast("Any", data)
+        named = [mapping[key] for key in _NAMES if isinstance(mapping.get(key), str)]
+        hidden = {"value"} if any(_is_secret(each, "") for each in named) else set[str]()
         return {
-            key: REDACTED if _is_secret(str(key), value) else redact(name, value)
+            key: REDACTED if key in hidden or _is_secret(str(key), value) else redact(name, value)
             for key, value in mapping.items()
         }
     if isinstance(data, (list, tuple)):
         items: list[Any] = cast("Any", data)
+        if len(items) == 2 and isinstance(items[0], str) and _is_secret(*items):  # noqa: PLR2004
+            return [items[0], REDACTED]  # such as a header
         return [redact(name, value) for value in items]
-    return data
+    return _redacted_urls(data) if isinstance(data, str) and "://" in data else data
+
+
+def _redacted_urls(text: str) -> str:
+    """Return a text without the passwords and secret parameters of the URLs in it."""
+
+    def parameter(found: re.Match[str]) -> str:
+        return f"{found[1]}={REDACTED}" if _is_secret(found[1], found[2]) else found[0]
+
+    return _URL_PARAMETER.sub(parameter, _URL_PASSWORD.sub(rf"\1:{REDACTED}@", text))
+
+
+def redacted_key(event: str, limit: str, key: str, redact: Redact) -> str:
+    """Return the value of a limit's key, unless the key sounds like that of a secret.
+
+    Args:
+        event: the event's name.
+        limit: the limit's name, such as ``"concurrency shop.mail@order/paid by customer.token"``.
+        key: the value of its key.
+        redact: what is done to values.
+    """
+    word = limit.rpartition(" by ")[2].rpartition(".")[2]
+    shown: Any = redact(event, {word: key})
+    as_pair = isinstance(shown, dict) and word in shown
+    return str(cast("Any", shown)[word] if as_pair else cast("Any", shown))
 
 
 def _is_secret(key: str, value: Any) -> bool:

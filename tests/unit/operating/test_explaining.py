@@ -5,7 +5,7 @@ import json
 import pytest
 from celery import Celery
 
-from celery_fanout import Concurrency, RateLimit, explain, on_event
+from celery_fanout import Concurrency, RateLimit, emit, explain, on_event
 from celery_fanout.app.fanout import get_fanout
 from celery_fanout.exceptions import StoreUnsupported
 from celery_fanout.model.events import Event
@@ -76,6 +76,22 @@ def test_what_would_happen_and_why(app):
             ),
         }
     assert said(app, {"tenant": "b"})["shop.ship"] == "would start"
+
+
+def test_the_value_of_a_key_that_is_a_secret_is_not_told():
+    app = make_app()
+
+    @on_event("order/charged", concurrency=Concurrency(1, key="card.api_key"))
+    @app.task(name="shop.charge")
+    def charge(order):
+        """Stand for a task."""
+
+    data = {"tenant": "a", "card": {"api_key": "sk-1"}}
+    emit("order/charged", data, app=app)
+    told = said(app, data, "order/charged")["shop.charge"]
+    assert told.startswith("would wait: concurrency shop.charge@order/charged by card.api_key ")
+    assert "[redacted]" in told
+    assert "sk-1" not in told
 
 
 def test_what_is_paused_waits_for_that(app):

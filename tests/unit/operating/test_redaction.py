@@ -5,6 +5,8 @@ import logging
 
 import pytest
 from celery import Celery
+from hypothesis import given
+from hypothesis import strategies as st
 
 from celery_fanout.exceptions import InvalidSetting
 from celery_fanout.model.settings import Settings
@@ -23,6 +25,8 @@ KEYS = [
     *("password", "userPassword", "PASSWD", "pass_phrase", "client_secret", "token", "accessToken"),
     *("refresh-token", "Authorization", "Proxy-Authorization", "authorisation", "cookie"),
     *("Set-Cookie", "api_key", "apiKey", "X-API-Key", "aws_access_key_id", "private_key", "pin"),
+    *("pass", "otp", "otp_code", "totp", "jwt", "id_jwt", "dsn", "SENTRY_DSN", "database_url"),
+    *("DATABASE_URI", "connection_string", "passcode"),
     *("credentials", "sessionid", "csrf_token", "signature", "cvv", "ssn", "auth", "pwd", "iban"),
 ]
 
@@ -46,6 +50,50 @@ def test_what_stays(data):
     assert redact("a/b", data) == data
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_names_of_secrets_that_are_data(key):
+    pairs = [[key, "s3cret"], ("x", "y"), [key], [key, None]]
+    assert redact("a/b", pairs) == [[key, REDACTED], ["x", "y"], [key], [key, None]]
+    for word in ("name", "key", "field", "header"):
+        named = {word: key, "value": "s3cret", "other": 1}
+        assert redact("a/b", [named]) == [{**named, "value": REDACTED}]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://:pw@h:1/0", "redis://:[redacted]@h:1/0"),
+        ("see amqp://me:p:w@h/v, or x://y", "see amqp://me:[redacted]@h/v, or x://y"),
+        ("https://me@h/?a=1&api_key=s&b=2", "https://me@h/?a=1&api_key=[redacted]&b=2"),
+        ("https://h/cb#access_token=s", "https://h/cb#access_token=[redacted]"),
+        ("https://h:8/a@b:c@d", "https://h:8/a@b:c@d"),
+    ],
+)
+def test_secrets_in_urls(text, shown):
+    assert redact("a/b", {"at": [text]}) == {"at": [shown]}
+
+
+_ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(data=_ANY)
+def test_what_was_redacted_stays_as_it_is(data):
+    once = redact("a/b", data)
+    assert redact("a/b", once) == once
+
+
+@given(
+    user=st.from_regex(r"[a-z]{0,5}", fullmatch=True),
+    password=st.from_regex(r"[A-Za-z0-9:%!*_-]{1,20}", fullmatch=True),
+)
+def test_no_password_of_a_url_is_shown(user, password):
+    shown = redact("a/b", f"redis://{user}:{password}@localhost/1?x=1")
+    assert shown == f"redis://{user}:{REDACTED}@localhost/1?x=1"
+
+
 def test_data_are_not_changed_in_place():
     data = {"token": "s", "list": [{"secret": "s"}]}
     redact("a/b", data)
@@ -61,8 +109,8 @@ def of_domain(name, data):
 
 
 def test_ones_own_function():
-    for given in (of_domain, f"{__name__}.of_domain", f"{__name__}:of_domain"):
-        found = redactor_of(settings(fanout_redact=given))
+    for own in (of_domain, f"{__name__}.of_domain", f"{__name__}:of_domain"):
+        found = redactor_of(settings(fanout_redact=own))
         assert found("a/b", {"x": 1, "token": "s"}) == {"name": "a/b", "keys": ["token", "x"]}
 
 
