@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 #: The longest attribute of an event, in characters.
 MAX_TEXT = 1000
+
+#: What no attribute may contain: CloudEvents' type system (section "String") rules out control
+#: characters; line separators and changes of direction forge lines of a log as well.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def draft_event(
@@ -104,11 +109,14 @@ def _checked(event: Event, settings: Settings, cause: Run | None) -> Event:
 
 
 def _text(name: str, attribute: str, value: Any) -> Any:
-    if value is None or (isinstance(value, str) and 0 < len(value) <= MAX_TEXT and _encodes(value)):
+    if value is None:
         return value
-    raise InvalidEvent(
-        name, f"has the {attribute} {str(value)[:100]!r}", "Use a text of 1 to 1,000 characters."
-    )
+    remedy = "Use a text of 1 to 1,000 characters."
+    if isinstance(value, str) and 0 < len(value) <= MAX_TEXT and _encodes(value):
+        if not _CONTROL.search(value):
+            return value
+        remedy = "Leave out control characters, as CloudEvents asks: logs and terminals obey them."
+    raise InvalidEvent(name, f"has the {attribute} {str(value)[:100]!r}", remedy)
 
 
 def _encodes(value: str) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 from celery import Celery
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from celery_fanout import Event, Run, event_type, get_fanout
@@ -276,3 +278,24 @@ def test_the_first_event_correlates_the_whole_chain():
     run = dataclasses.replace(CAUSE, event=Event("a", id="e-5", correlationid="e-0"))
     event = made("thing/made", cause=run)
     assert (event.correlationid, event.causationid) == ("e-0", "r-1")
+
+
+@given(
+    control=st.one_of(
+        st.characters(categories=["Cc", "Zl", "Zp"]), st.sampled_from("\u202a\u202e\u2066\u2069")
+    ),
+    before=st.text("ab", max_size=3),
+    attribute=st.sampled_from(["id", "subject", "source"]),
+)
+def test_no_control_characters(control, before, attribute):
+    """They forge lines of logs, and terminals obey them."""
+    value = f"{before}{control}x"
+    wrong = f"The event 'thing/made' has the {attribute} {value!r}. Leave out control characters, "
+    assert error("thing/made", **{attribute: value}).startswith(wrong)
+    event = dataclasses.replace(Event("thing/made"), **{attribute: value})
+    assert error(event).startswith(wrong)
+
+
+@given(text=st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), min_size=1, max_size=50))
+def test_any_other_text_is_an_attribute(text):
+    assert made("thing/made", id=text, subject=text).subject == text
