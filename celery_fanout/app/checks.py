@@ -338,8 +338,9 @@ def retry_horizon(task: Any) -> float:
     retries = task.max_retries
     if retries is None:
         return float("inf") if getattr(task, "autoretry_for", ()) else 0.0
-    factor = float(getattr(task, "retry_backoff", False) or 0)
-    longest = longest_delay(task)
-    if not factor:
-        return float(retries) * longest
-    return float(sum(min(longest, factor * 2**n) for n in range(min(retries, 10_000))))
+    count = float(min(retries, 10**100))  # Celery has no bound, and a float has one
+    wait, longest = float(getattr(task, "retry_backoff", False) or 0), longest_delay(task)
+    total = 0.0
+    while count > 0 and 0 < wait < longest:
+        total, wait, count = total + wait, 2 * wait, count - 1
+    return total + (count * longest if count > 0 else 0.0)

@@ -99,17 +99,17 @@ def read_json(argument: str | None) -> Any:
     if argument is None:
         return None
     text: str = argument
-    if text == "-":
-        text = sys.stdin.read()
-    elif text.startswith("@"):
-        try:
+    try:
+        if text == "-":
+            text = sys.stdin.read()
+        elif text.startswith("@"):
             with click.open_file(text[1:]) as file:
                 text = str(file.read())
-        except OSError as exc:
-            raise click.UsageError(f"DATA cannot be read: {exc}.") from exc
+    except (OSError, ValueError) as exc:  # the second of what is not in UTF-8, or no path
+        raise click.UsageError(f"DATA cannot be read: {exc}.") from exc
     try:
         return json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise click.UsageError(
             f"DATA is no JSON ({exc}). Quote it for the shell: '{{\"id\": 1}}'."
         ) from exc

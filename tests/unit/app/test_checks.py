@@ -1,11 +1,15 @@
 """Every finding: when it is made, and its whole text."""
 
+from types import SimpleNamespace
+
 import celery
 import pytest
 from celery import Celery
+from hypothesis import given
+from hypothesis import strategies as st
 
 from celery_fanout import Concurrency, Throttle, get_fanout, on_event
-from celery_fanout.app.checks import Finding, findings
+from celery_fanout.app.checks import Finding, findings, retry_horizon
 
 LATE = {"acks_late": True, "reject_on_worker_lost": True, "time_limit": 60}
 QUIET = {"max_retries": 0, **LATE}
@@ -355,3 +359,20 @@ def test_a_backend_that_cannot_be_loaded():
         "result_backend is 'nonsense', which cannot be loaded (No module named 'nonsense'). It "
         "must be a result backend that is installed."
     )
+
+
+@given(
+    retries=st.one_of(st.integers(0, 300), st.integers(0, 10**400)),
+    backoff=st.one_of(st.booleans(), st.floats(0, 1e300), st.integers(0, 10)),
+    longest=st.one_of(st.integers(0, 10**6), st.floats(0, 1e300), st.just(float("inf"))),
+)
+def test_how_long_a_task_is_retried(retries, backoff, longest):
+    """It is what the waits add up to, and no number of them is too large."""
+    task = SimpleNamespace(
+        max_retries=retries, retry_backoff=backoff, retry_backoff_max=longest, default_retry_delay=7
+    )
+    horizon = retry_horizon(task)
+    assert horizon >= 0
+    if retries <= 300:
+        waits = [min(longest, float(backoff) * 2**n) if backoff else 7 for n in range(retries)]
+        assert horizon == pytest.approx(sum(waits))
